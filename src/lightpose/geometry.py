@@ -1,0 +1,93 @@
+"""Boxes, affine matrices and pixel grids: the only home of a pixel convention.
+
+A *grid* says which input pixel a map cell stands for, and how a box fills the input:
+
+=============  ============================================  =========================================
+grid           input pixel of map cell ``i``                 box of width ``w`` fills
+=============  ============================================  =========================================
+``stride``     ``i * stride``                                ``input_w`` pixels, centre to ``input_w / 2``
+``udp``        ``i * (input_w - 1) / (map_w - 1)``           ``input_w - 1`` steps, centre to ``(input_w - 1) / 2``
+``half_pixel`` ``(i + 0.5) * stride - 0.5``                  ``input_w`` pixels, centre to ``(input_w - 1) / 2``
+=============  ============================================  =========================================
+
+``stride`` is the convention of most published heatmap weights, ``udp`` that of Unbiased Data Processing
+(arXiv:1911.07524), ``half_pixel`` the unbiased default for new recipes.
+"""
+
+import math
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightpose.errors import UserError
+from lightpose.structures import Array
+
+Grid = Literal["stride", "udp", "half_pixel"]
+
+
+def check_grid(grid: str) -> None:
+    """Refuse an unknown grid.
+
+    Raises:
+        UserError: with the known ones.
+    """
+    if grid not in get_args(Grid):
+        raise UserError(f"grid={grid!r} is unknown; use one of {', '.join(get_args(Grid))}")
+
+
+def input_from_map(grid: Grid, input_hw: tuple[int, int], map_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """``(scale, offset)``, each (2,) float32 in (x, y) order, with ``input = map * scale + offset``."""
+    size_in = torch.tensor([input_hw[1], input_hw[0]], dtype=torch.float32)
+    size_map = torch.tensor([map_hw[1], map_hw[0]], dtype=torch.float32)
+    if grid == "udp":
+        return (size_in - 1) / (size_map - 1), torch.zeros(2)
+    scale = size_in / size_map
+    return scale, (scale - 1) / 2 if grid == "half_pixel" else torch.zeros(2)
+
+
+def mirror_lag(grid: Grid, input_hw: tuple[int, int], map_hw: tuple[int, int]) -> int:
+    """How many pixels a mirrored input must move left for its maps to mirror cell by cell.
+
+    Mirroring an image sends pixel x to ``input_w - 1 - x``, mirroring a map sends cell i to ``map_w - 1 - i``. On the
+    ``stride`` grid the two disagree by ``stride - 1`` input pixels, on the other grids they agree.
+    """
+    return input_hw[1] // map_hw[1] - 1 if grid == "stride" else 0
+
+
+def expand_boxes(boxes_xyxy: Array, input_hw: tuple[int, int], padding: float) -> tuple[Array, Array]:
+    """Centres and sizes (w, h), each (M, 2) float64, of boxes scaled by ``padding`` and widened to the input aspect."""
+    boxes = np.asarray(boxes_xyxy, np.float64)
+    centers, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) * padding
+    aspect = input_hw[1] / input_hw[0]
+    width = np.maximum(sizes[:, 0], sizes[:, 1] * aspect)
+    return centers, np.stack([width, width / aspect], -1)
+
+
+def crop_matrix(center: Array, size_wh: Array, input_hw: tuple[int, int], grid: Grid, degrees: float = 0.0) -> Array:
+    """``input_from_image`` (3, 3) float64: the box ``center``, ``size_wh`` (image px) fills the input.
+
+    Positive ``degrees`` turn the crop window clockwise on screen, so its content counter-clockwise.
+    """
+    inner = np.array([input_hw[1], input_hw[0]], np.float64) - (grid == "udp")
+    target = (np.array([input_hw[1], input_hw[0]], np.float64) - (grid != "stride")) / 2
+    scale = inner / np.asarray(size_wh, np.float64)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    linear = np.diag(scale) @ np.array([[cos, sin], [-sin, cos]])
+    matrix = np.eye(3)
+    matrix[:2, :2] = linear
+    matrix[:2, 2] = target - linear @ np.asarray(center, np.float64)
+    return matrix
+
+
+def mirror_matrix(input_w: int) -> Array:
+    """(3, 3): horizontal flip of the input, pixel x to ``input_w - 1 - x``."""
+    return np.array([[-1.0, 0.0, input_w - 1], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+
+
+def apply_affine(matrices: Tensor, points: Tensor) -> Tensor:
+    """Map (N, K, D) points by (N, 3, 3) matrices in float32; only x and y change."""
+    matrices = matrices.to(points.dtype)
+    xy = points[..., :2] @ matrices[:, :2, :2].mT + matrices[:, None, :2, 2]
+    return torch.cat([xy, points[..., 2:]], -1)

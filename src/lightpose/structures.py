@@ -1,0 +1,249 @@
+"""What flows through lightpose: samples on the CPU, batches on the device, targets, poses.
+
+Three frames are always named: *image* (original pixels), *input* (network pixels), *map* (output cells). Points are
+(x, y), sizes are (h, w), boxes are xyxy, and a pixel's centre has integer coordinates.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[Any]
+
+
+def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, TensorStruct):
+        return value.map(function)
+    if isinstance(value, Mapping):
+        return {key: _map(item, function) for key, item in value.items()}
+    return value
+
+
+class TensorStruct:
+    """Mixin for frozen dataclasses of tensors: moves and pins them as one."""
+
+    __slots__ = ()
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """A copy with ``function`` applied to every tensor inside."""
+        data: Any = self
+        return replace(data, **{field.name: _map(getattr(self, field.name), function) for field in fields(data)})
+
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Self:
+        """A copy on ``device``. Transfers *to* an accelerator don't block, transfers to the CPU do, unless told."""
+        if non_blocking is None:
+            non_blocking = torch.device(device).type != "cpu"
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """A copy in page-locked memory."""
+        return self.map(lambda tensor: tensor.pin_memory())
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """The labelled instances of one sample, as NumPy arrays in image pixels.
+
+    Attributes:
+        keypoints: (M, K, D) float32.
+        visible: (M, K) float32 in {0: not labelled, 1: labelled but hidden, 2: visible}.
+        boxes_xyxy: (M, 4) float32.
+        areas: (M,) float32, square pixels.
+        categories: (M,) int64, index into the data set's categories.
+        ids: (M,) int64, annotation ids of the file.
+        scores: (M,) float32, confidence of the box (1 for ground truth).
+    """
+
+    keypoints: Array
+    visible: Array
+    boxes_xyxy: Array
+    areas: Array
+    categories: Array
+    ids: Array
+    scores: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One item on its way to the network, on the CPU.
+
+    Keypoints and boxes stay in image pixels; the transforms only build up ``input_from_image``, and `collate` applies
+    it. So geometry can't drift from pixels.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB; or (T, K, C) float32, a keypoint sequence, for lifting.
+        instances: labelled instances in image pixels.
+        input_from_image: (3, 3) float64, maps image points to input points.
+        image_id: id of the image in the annotation file.
+        index: position in the data set; identifies the sample when results of several processes are gathered.
+        image_hw: size of the original image.
+    """
+
+    image: Array
+    instances: Annotations
+    input_from_image: Array
+    image_id: int
+    index: int
+    image_hw: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Instances(TensorStruct):
+    """The labelled instances of a batch in input pixels, padded to the same M (M = 1 for top-down).
+
+    Attributes:
+        keypoints: (B, M, K, D).
+        visible: (B, M, K) in {0, 1, 2}.
+        boxes_xyxy: (B, M, 4); the axis-aligned hull of the box when the crop rotates.
+        areas: (B, M) in square input pixels.
+        categories: (B, M) int64.
+        ids: (B, M) int64, annotation ids; -1 where padded.
+        scores: (B, M) box confidence.
+        valid: (B, M) bool, False where padded.
+    """
+
+    keypoints: Tensor
+    visible: Tensor
+    boxes_xyxy: Tensor
+    areas: Tensor
+    categories: Tensor
+    ids: Tensor
+    scores: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(TensorStruct):
+    """What an estimator receives.
+
+    Attributes:
+        inputs: (B, 3, H, W) uint8 RGB, or (B, T, K, C) float32 for lifting.
+        instances: in input pixels.
+        image_from_input: (B, 3, 3) float32, maps input points back to the original image.
+        image_ids: (B,) int64.
+        indices: (B,) int64, positions in the data set.
+        image_hw: (B, 2) int64.
+        ignore: (B, H, W) bool, input pixels that no loss may count, or None.
+    """
+
+    inputs: Tensor
+    instances: Instances
+    image_from_input: Tensor
+    image_ids: Tensor
+    indices: Tensor
+    image_hw: Tensor
+    ignore: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Batch size."""
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Targets(TensorStruct):
+    """What a codec makes of `Instances`, under the names of the head's outputs.
+
+    Attributes:
+        maps: name → (B, ...) target tensor.
+        weights: name → tensor that broadcasts over the target of that name from the left, e.g. (B, K).
+    """
+
+    maps: dict[str, Tensor]
+    weights: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Poses(TensorStruct):
+    """Predicted poses, flat over the batch, so that an image without a person is an ordinary case.
+
+    Attributes:
+        keypoints: (N, K, D), input pixels out of a codec, image pixels out of an estimator.
+        keypoint_scores: (N, K).
+        scores: (N,) confidence of the pose.
+        batch_index: (N,) int64, row of the batch that the pose belongs to.
+        boxes_xyxy: (N, 4) or None.
+        box_scores: (N,) confidence of the box the pose was found in, or None.
+    """
+
+    keypoints: Tensor
+    keypoint_scores: Tensor
+    scores: Tensor
+    batch_index: Tensor
+    boxes_xyxy: Tensor | None = None
+    box_scores: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Number of poses."""
+        return len(self.keypoints)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a codec expects of a head.
+
+    Attributes:
+        outputs: name → shape without the batch dimension, e.g. ``{"heatmap": (17, 64, 48)}``.
+        input_hw: network input size; None for inputs that are not images.
+    """
+
+    outputs: Mapping[str, tuple[int, ...]]
+    input_hw: tuple[int, int] | None
+
+
+def _pad(arrays: Sequence[Array], length: int, fill: float = 0) -> Tensor:
+    """Stack arrays of different first dimension into (B, length, ...)."""
+    out = np.full((len(arrays), length, *arrays[0].shape[1:]), fill, arrays[0].dtype)
+    for row, array in zip(out, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(out)
+
+
+def transform_points(matrix: Array, points: Array) -> Array:
+    """Apply a (3, 3) affine matrix to (..., 2) points; further dimensions pass through."""
+    xy = points[..., :2] @ matrix[:2, :2].T + matrix[:2, 2]
+    return np.concatenate([xy, points[..., 2:]], -1).astype(points.dtype)
+
+
+def transform_boxes(matrix: Array, boxes_xyxy: Array) -> Array:
+    """Axis-aligned hulls (M, 4) of affinely transformed boxes (M, 4)."""
+    corners = boxes_xyxy[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]  # (M, 4, 2)
+    moved = transform_points(matrix, corners)
+    return np.concatenate([moved.min(1), moved.max(1)], -1)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Join samples into a `Batch`: instances to input pixels, padded; images stay uint8, channels last in memory."""
+    labels = [sample.instances for sample in samples]
+    matrices = [sample.input_from_image for sample in samples]
+    most = max(1, *(len(label.ids) for label in labels))
+    pairs = list(zip(matrices, labels, strict=True))
+    instances = Instances(
+        keypoints=_pad([transform_points(matrix, label.keypoints) for matrix, label in pairs], most),
+        visible=_pad([label.visible for label in labels], most),
+        boxes_xyxy=_pad([transform_boxes(matrix, label.boxes_xyxy) for matrix, label in pairs], most),
+        areas=_pad(
+            [(label.areas * abs(np.linalg.det(matrix[:2, :2]))).astype(np.float32) for matrix, label in pairs], most
+        ),
+        categories=_pad([label.categories for label in labels], most),
+        ids=_pad([label.ids for label in labels], most, fill=-1),
+        scores=_pad([label.scores for label in labels], most),
+        valid=_pad([np.ones(len(label.ids), bool) for label in labels], most),
+    )
+    inputs = torch.from_numpy(np.stack([sample.image for sample in samples]))
+    if inputs.dtype == torch.uint8:
+        inputs = inputs.permute(0, 3, 1, 2)
+    return Batch(
+        inputs=inputs,
+        instances=instances,
+        image_from_input=torch.from_numpy(np.linalg.inv(np.stack(matrices)).astype(np.float32)),
+        image_ids=torch.tensor([sample.image_id for sample in samples]),
+        indices=torch.tensor([sample.index for sample in samples]),
+        image_hw=torch.tensor([sample.image_hw for sample in samples]),
+    )
