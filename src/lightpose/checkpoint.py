@@ -1,0 +1,94 @@
+"""Checkpoints that carry all that is needed to run them: weights, configuration and skeleton, as plain data."""
+
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightpose.errors import UserError
+from lightpose.estimators.base import PoseEstimator
+from lightpose.skeleton import Skeleton
+
+TRUSTED = ("lightpose.", "torch.", "timm.")
+"""Prefixes of the classes that a checkpoint may name without being asked for."""
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The content of a lightpose checkpoint, loaded with ``weights_only=True``.
+
+    Raises:
+        UserError: for a missing or unreadable file, or one that lightpose didn't write.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}; give the path of a .ckpt file that lightpose-train wrote")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path} can't be read as a checkpoint ({reason}); copy or train it again") from error
+    if not isinstance(content, dict) or "lightpose" not in content or content["lightpose"]["config"] is None:
+        raise UserError(
+            f"{path} holds weights but no lightpose configuration; to start training from its weights use init_from={path}"
+        )
+    return content
+
+
+def targets(config: Any) -> Iterator[str]:
+    """Every ``_target_`` inside plain nested data."""
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield config["_target_"]
+        for value in config.values():
+            yield from targets(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from targets(value)
+
+
+def build(config: dict[str, Any], skeleton: Skeleton, trust: Sequence[str] = ()) -> PoseEstimator:
+    """The estimator that a resolved configuration describes, with fresh weights and nothing downloaded.
+
+    Args:
+        config: the root configuration, as a checkpoint holds it.
+        skeleton: the keypoints.
+        trust: prefixes of further classes that it may name, such as ``("my_heads.",)``.
+
+    Raises:
+        UserError: when the configuration names a class outside the trusted prefixes.
+    """
+    from hydra.utils import instantiate
+
+    estimator = config["estimator"]
+    strangers = sorted({target for target in targets(estimator) if not target.startswith((*TRUSTED, *trust))})
+    if strangers:
+        prefixes = sorted({target.split(".")[0] for target in strangers})
+        raise UserError(
+            f"the checkpoint wants to run {', '.join(strangers)}, which is not part of lightpose; if you trust its "
+            f"source, say so with trust={list(prefixes)}"
+        )
+    offline = {
+        key: value for key, value in {"pretrained": False, "weights": None}.items() if key in estimator["backbone"]
+    }
+    estimator = {**estimator, "backbone": {**estimator["backbone"], **offline}}
+    built = instantiate(estimator, skeleton=skeleton)
+    built.config = config
+    return built
+
+
+def load(path: str | Path, trust: Sequence[str] = ()) -> PoseEstimator:
+    """The trained estimator in a checkpoint, on the CPU, ready to predict.
+
+    Args:
+        path: a ``.ckpt`` file that lightpose-train wrote; nothing else is needed.
+        trust: prefixes of classes outside lightpose, torch and timm that it may instantiate.
+
+    Raises:
+        UserError: for a file that can't be used, or that names untrusted classes.
+    """
+    content = read(path)
+    estimator = build(content["lightpose"]["config"], Skeleton.from_dict(content["lightpose"]["skeleton"]), trust)
+    estimator.load_state_dict(content["state_dict"])
+    return estimator.eval()

@@ -1,0 +1,192 @@
+"""The one LightningModule behind every paradigm: it joins a network and a codec and holds every hook."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
+
+import lightpose
+from lightpose.codecs.base import Codec
+from lightpose.errors import UserError
+from lightpose.estimators.optim import parameter_groups
+from lightpose.geometry import Grid, check_grid
+from lightpose.models.base import FeatureModule, Head
+from lightpose.models.net import PoseNet
+from lightpose.skeleton import Skeleton
+from lightpose.structures import Batch, Poses
+
+log = logging.getLogger(__name__)
+
+
+class PoseEstimator(L.LightningModule):
+    """Network and codec under Lightning's hooks. A paradigm says how poses return to the image (`to_image`).
+
+    Args:
+        skeleton: the keypoints.
+        input_hw: network input size.
+        grid: pixel grid shared by crop and codec.
+        preprocessor: pixels to network pixels.
+        backbone: image to features.
+        neck: builds the neck from ``in_channels`` and ``strides``.
+        head: builds the head from ``in_channels``, ``strides`` and ``spec``.
+        codec: builds the codec from ``skeleton``, ``input_hw`` and ``grid``.
+        optimizer: builds the optimizer from parameter groups.
+        scheduler: builds the schedule from the optimizer and ``total_steps``; it steps once per optimizer step.
+        metrics: name → builds a metric from ``skeleton``.
+        flip_test: average the outputs with those of the mirrored input when validating, testing and predicting.
+        layer_decay: factor on the learning rate per backbone layer, from the last to the first; 1 for none.
+        decay_norm_and_bias: apply weight decay to norms and biases too.
+        base_batch: batch size that the optimizer's ``lr`` is meant for; the rate is scaled to the effective batch
+            (all devices, accumulation included). None leaves it alone.
+    """
+
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        input_hw: Sequence[int] | None,
+        grid: Grid,
+        preprocessor: nn.Module,
+        backbone: FeatureModule,
+        neck: Callable[..., FeatureModule],
+        head: Callable[..., Head],
+        codec: Callable[..., Codec],
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        metrics: Mapping[str, Callable[..., Metric]],
+        flip_test: bool = True,
+        layer_decay: float = 1.0,
+        decay_norm_and_bias: bool = False,
+        base_batch: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_grid(grid)
+        self.skeleton = skeleton
+        self.input_hw = None if input_hw is None else (int(input_hw[0]), int(input_hw[1]))
+        self.grid: Grid = grid
+        self.codec = codec(skeleton=skeleton, input_hw=self.input_hw, grid=grid)
+        self.net = PoseNet(preprocessor, backbone, neck, head, self.codec.spec)
+        self.metrics = nn.ModuleDict({name: metric(skeleton=skeleton) for name, metric in metrics.items()})
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.flip_test = flip_test
+        self.layer_decay = layer_decay
+        self.decay_norm_and_bias = decay_norm_and_bias
+        self.base_batch = base_batch
+        self.config: dict[str, Any] | None = None
+        """The resolved configuration, set by whoever composed it; `lightpose.load` rebuilds the estimator from it."""
+
+    # -- what a paradigm may change ------------------------------------------------------------------------------
+
+    def to_image(self, poses: Poses, batch: Batch) -> Poses:
+        """Poses from input pixels to where the user wants them."""
+        raise NotImplementedError
+
+    def mirror(self, inputs: Tensor) -> Tensor:
+        """Inputs mirrored left to right so that ``codec.flip`` undoes it."""
+        mirrored = inputs.flip(-1)
+        lag = self.codec.mirror_lag
+        if lag:
+            mirrored = torch.cat([mirrored[..., lag:], mirrored[..., -1:].expand(*mirrored.shape[:-1], lag)], -1)
+        return mirrored
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The sum of the head's losses; the terms stand beside it for callbacks."""
+        targets = self.codec.encode(batch.instances)
+        losses = self.net.head.loss(self.net.features(batch.inputs), targets)
+        loss = torch.stack(list(losses.values())).sum()
+        self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(batch))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        return {"loss": loss, "losses": losses}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Optimizer over parameter groups, and a schedule that steps once per optimizer step."""
+        options = getattr(self.optimizer, "keywords", {})
+        lr = options["lr"] * self._lr_scale()
+        groups = parameter_groups(
+            self.net,
+            lr=lr,
+            weight_decay=options.get("weight_decay", 0.0),
+            layer_decay=self.layer_decay,
+            decay_norm_and_bias=self.decay_norm_and_bias,
+        )
+        optimizer = self.optimizer(groups)
+        total_steps = self.trainer.estimated_stepping_batches
+        if total_steps == float("inf"):
+            raise UserError("the schedule needs the length of the run; give trainer.max_epochs or trainer.max_steps")
+        schedule = self.scheduler(optimizer, total_steps=int(total_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _lr_scale(self) -> float:
+        if self.base_batch is None:
+            return 1.0
+        per_device: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        effective = per_device * self.trainer.world_size * self.trainer.accumulate_grad_batches
+        log.info("learning rate scaled by %d / %d (effective batch / base_batch)", effective, self.base_batch)
+        return effective / self.base_batch
+
+    # -- evaluation and prediction -------------------------------------------------------------------------------
+
+    def outputs(self, inputs: Tensor) -> dict[str, Tensor]:
+        """The head's outputs by name, averaged with those of the mirrored input if `flip_test`."""
+        return self._merge(self.net(self._test_inputs(inputs)))
+
+    def _test_inputs(self, inputs: Tensor) -> Tensor:
+        return torch.cat([inputs, self.mirror(inputs)]) if self.flip_test else inputs
+
+    def _merge(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if not self.flip_test:
+            return outputs
+        plain = {name: output.chunk(2)[0] for name, output in outputs.items()}
+        mirrored = self.codec.flip({name: output.chunk(2)[1] for name, output in outputs.items()})
+        return {name: (output + mirrored[name]) / 2 for name, output in plain.items()}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Poses:
+        """Poses where `to_image` puts them."""
+        return self.to_image(self.codec.decode(self.outputs(batch.inputs)), batch)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Poses:
+        """Logs the validation loss, updates the metrics, returns the poses; the network runs once."""
+        features = self.net.features(self._test_inputs(batch.inputs))
+        outputs = self._merge(self.net.head(features))
+        poses = self.to_image(self.codec.decode(outputs), batch)
+        losses = self.net.head.loss([feature[: len(batch)] for feature in features], self.codec.encode(batch.instances))
+        labelled = int((batch.instances.visible > 0).flatten(1).any(1).sum())  # none where boxes come from a detector
+        loss = torch.stack(list(losses.values())).sum()
+        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=labelled)
+        for metric in self.metrics.values():
+            metric.update(poses, batch)
+        return poses
+
+    def on_validation_start(self) -> None:
+        """Hand the annotation file's content to the metrics that score against it."""
+        dataset = self.trainer.val_dataloaders.dataset  # type: ignore[union-attr]
+        for metric in self.metrics.values():
+            if hasattr(metric, "set_ground_truth"):
+                metric.set_ground_truth(dataset.ground_truth())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log every figure of every metric, and start afresh."""
+        for metric in self.metrics.values():
+            if not self.trainer.sanity_checking:
+                for name, value in metric.compute().items():
+                    self.log(f"val/{name}", value, prog_bar=name == "AP")
+            metric.reset()
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write what `lightpose.load` needs besides the weights: configuration and skeleton, as plain data."""
+        checkpoint["lightpose"] = {
+            "version": lightpose.__version__,
+            "config": self.config,
+            "skeleton": self.skeleton.to_dict(),
+        }
