@@ -31,7 +31,8 @@ def read(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} can't be read as a checkpoint ({reason}); copy or train it again") from error
     if not isinstance(content, dict) or "lightpose" not in content or content["lightpose"]["config"] is None:
         raise UserError(
-            f"{path} holds weights but no lightpose configuration; to start training from its weights use init_from={path}"
+            f"{path} holds no lightpose configuration, perhaps only weights; to start training from them use "
+            f"init_from={path}"
         )
     return content
 
@@ -48,6 +49,31 @@ def targets(config: Any) -> Iterator[str]:
             yield from targets(value)
 
 
+def check_targets(config: Any, trust: Sequence[str] = ()) -> None:
+    """Refuse to instantiate classes from outside lightpose, torch and timm that the caller doesn't name.
+
+    Raises:
+        UserError: naming them, and how to trust them.
+    """
+    strangers = sorted({target for target in targets(config) if not target.startswith((*TRUSTED, *trust))})
+    if strangers:
+        prefixes = sorted({target.split(".")[0] for target in strangers})
+        raise UserError(
+            f"the checkpoint wants to run {', '.join(strangers)}, which is not part of lightpose; if you trust its "
+            f"source, say so with trust=[{','.join(prefixes)}]"
+        )
+
+
+def assemble(config: Any, **given: Any) -> Any:
+    """Instantiate a configuration with objects that are not configuration, such as the skeleton.
+
+    Hydra would turn a dataclass passed to ``instantiate`` into a config node, hence the detour over a partial.
+    """
+    from hydra.utils import instantiate
+
+    return instantiate(config, _partial_=True, _convert_="all")(**given)
+
+
 def build(config: dict[str, Any], skeleton: Skeleton, trust: Sequence[str] = ()) -> PoseEstimator:
     """The estimator that a resolved configuration describes, with fresh weights and nothing downloaded.
 
@@ -59,21 +85,11 @@ def build(config: dict[str, Any], skeleton: Skeleton, trust: Sequence[str] = ())
     Raises:
         UserError: when the configuration names a class outside the trusted prefixes.
     """
-    from hydra.utils import instantiate
-
     estimator = config["estimator"]
-    strangers = sorted({target for target in targets(estimator) if not target.startswith((*TRUSTED, *trust))})
-    if strangers:
-        prefixes = sorted({target.split(".")[0] for target in strangers})
-        raise UserError(
-            f"the checkpoint wants to run {', '.join(strangers)}, which is not part of lightpose; if you trust its "
-            f"source, say so with trust={list(prefixes)}"
-        )
-    offline = {
-        key: value for key, value in {"pretrained": False, "weights": None}.items() if key in estimator["backbone"]
-    }
-    estimator = {**estimator, "backbone": {**estimator["backbone"], **offline}}
-    built = instantiate(estimator, skeleton=skeleton)
+    check_targets(estimator, trust)
+    offline = {"pretrained": False, "weights": None}
+    backbone = {**estimator["backbone"], **{key: offline[key] for key in offline if key in estimator["backbone"]}}
+    built: PoseEstimator = assemble({**estimator, "backbone": backbone}, skeleton=skeleton)
     built.config = config
     return built
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -45,7 +45,12 @@ class PoseEstimator(L.LightningModule):
         decay_norm_and_bias: apply weight decay to norms and biases too.
         base_batch: batch size that the optimizer's ``lr`` is meant for; the rate is scaled to the effective batch
             (all devices, accumulation included). None leaves it alone.
+
+    Attributes:
+        takes_boxes: True where a sample is one box of an image, False where it is the whole image.
     """
+
+    takes_boxes: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -167,19 +172,20 @@ class PoseEstimator(L.LightningModule):
         return poses
 
     def on_validation_start(self) -> None:
-        """Hand the annotation file's content to the metrics that score against it."""
+        """Start the metrics afresh, and hand the annotation file's content to those that score against it."""
         dataset = self.trainer.val_dataloaders.dataset  # type: ignore[union-attr]
         for metric in self.metrics.values():
+            metric.reset()
             if hasattr(metric, "set_ground_truth"):
                 metric.set_ground_truth(dataset.ground_truth())
 
     def on_validation_epoch_end(self) -> None:
-        """Log every figure of every metric, and start afresh."""
+        """Log every figure of every metric."""
+        if self.trainer.sanity_checking:
+            return
         for metric in self.metrics.values():
-            if not self.trainer.sanity_checking:
-                for name, value in metric.compute().items():
-                    self.log(f"val/{name}", value, prog_bar=name == "AP")
-            metric.reset()
+            for name, value in metric.compute().items():
+                self.log(f"val/{name}", value, prog_bar=name == "AP")
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 

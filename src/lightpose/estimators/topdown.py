@@ -1,6 +1,7 @@
 """Top-down: one crop, one instance."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 from lightpose.estimators.base import PoseEstimator
 from lightpose.geometry import apply_affine
@@ -9,6 +10,8 @@ from lightpose.structures import Batch, Poses
 
 class TopDown(PoseEstimator):
     """One pose for each box."""
+
+    takes_boxes: ClassVar[bool] = True
 
     def to_image(self, poses: Poses, batch: Batch) -> Poses:
         """Keypoints to image pixels, with the box that each pose was found in."""

@@ -1,0 +1,121 @@
+"""What the commands share: Hydra's start, and errors that a person can act on. Imports nothing heavy."""
+
+import difflib
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lightpose.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def conf_dir() -> Path:
+    """The folder of configuration groups: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parents[1] / "conf"
+
+
+def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
+    """Run ``task`` on the configuration that ``conf/<config_name>.yaml`` and the command line compose.
+
+    A `UserError`, or a mistake in the command line, becomes one paragraph on stderr and exit code 1; with
+    ``LIGHTPOSE_DEBUG=1`` the traceback comes before it.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the message is ours to write
+
+    def guarded(config: DictConfig) -> Any:
+        try:
+            return task(config)
+        except UserError as error:
+            stop(str(error))
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
+    except (HydraException, OmegaConfBaseException) as error:
+        stop(explain(error, config_name))
+
+
+def stop(message: str) -> NoReturn:
+    """Print the message, with the traceback of the exception at hand if the user debugs, and exit with code 1."""
+    if os.environ.get("LIGHTPOSE_DEBUG") == "1":
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """One sentence for a mistake in the command line, with the nearest names that exist."""
+    text = str(error)
+    option = re.search(r"Could not find '([\w/]+)'\n\nAvailable options in '([\w/]+)':", text)
+    if option:
+        group = option[2]
+        options = sorted(_options(group))
+        name = option[1].removeprefix(f"{group}/")
+        return f"{group}={name} is not an option; {_nearest(name, options)}. Options: {', '.join(options)}"
+    key = re.search(r"Could not override '([^']+)'", text)
+    if key:
+        name = key[1].split("@")[0]
+        return f"there is no key {name!r}; {_nearest(name, list(_keys(config_name)))} (+{name}=... adds a new key)"
+    missing = re.search(r"Missing mandatory value: (\S+)", text)
+    if missing:
+        return f"{missing[1]} is not given; add {missing[1]}=... to the command"
+    return " ".join(text.split())
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    leaf = name.rsplit(".", 1)[-1]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    near += [key for key in known if key.rsplit(".", 1)[-1] == leaf and key not in near][:3]
+    return f"did you mean {' or '.join(near)}?" if near else "see --help for what there is"
+
+
+def _options(group: str) -> Iterator[str]:
+    folder = conf_dir() / group
+    return (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def _keys(config_name: str) -> Iterator[str]:
+    """Dotted keys of the configuration without overrides, and the names of its groups."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = hydra.compose(config_name)
+
+    def walk(node: Any, prefix: str) -> Iterator[str]:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                yield f"{prefix}{key}"
+                yield from walk(value, f"{prefix}{key}.")
+
+    yield from walk(OmegaConf.to_container(config), "")
+    yield from (path.name for path in conf_dir().iterdir() if path.is_dir())
+
+
+class SweepSummary(Callback):
+    """Hydra callback that prints what each job of a multirun returned."""
+
+    def __init__(self) -> None:
+        self.results: list[tuple[str, Any]] = []
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Remember the job's overrides and its figure."""
+        self.results.append((" ".join(job_return.overrides or ()), job_return._return_value))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print a line for each job."""
+        for overrides, value in self.results:
+            print(f"{value if value is not None else 'n/a'}  {overrides}")

@@ -1,0 +1,104 @@
+"""``lightpose-train``: train a model on a COCO-format data set."""
+
+import errno
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightpose.cli import app
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app.run("train", train)
+
+
+def train(composed: DictConfig) -> float | None:
+    """Train as configured; returns the best value of the monitored figure, for sweeps."""
+    import lightning as L
+    import torch
+
+    from lightpose.checkpoint import assemble
+    from lightpose.cli.setup import make_estimator, make_skeleton, make_trainer, resolved
+    from lightpose.errors import UserError
+    from lightpose.models.weights import load_weights
+
+    config = resolved(composed)
+    L.seed_everything(config["seed"], workers=True, verbose=False)
+    torch.set_float32_matmul_precision("high")
+    skeleton = make_skeleton(config)
+    config["callbacks"] = _without_validation(config)
+    datamodule = assemble(config["data"], skeleton=skeleton)
+    estimator = make_estimator(config, skeleton)
+    trainer = make_trainer(config)
+    resume = _check_resume(config, skeleton) if config["resume"] else None
+    if config["init_from"]:
+        log.info("%s", load_weights(estimator.net, config["init_from"]))
+    folder = Path(config["output_dir"])
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+    log.info("%s: %s keypoints, run folder %s", config["name"], skeleton.num_keypoints, folder)
+    try:
+        trainer.fit(estimator, datamodule=datamodule, ckpt_path=resume, weights_only=True if resume else None)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UserError(
+            f"the disk is full ({error}): a checkpoint could not be written to {folder}; the one before is intact. "
+            f"Free some space and go on with resume={folder}/checkpoints/last.ckpt"
+        ) from error
+    return _report(trainer, config)
+
+
+def _without_validation(config: dict[str, Any]) -> dict[str, Any]:
+    """The callbacks, less those that need figures which this run won't have."""
+    callbacks: dict[str, Any] = dict(config["callbacks"])
+    if config["data"]["val"] is None:
+        log.info("no data.val: nothing is validated, and no best checkpoint is chosen; last.ckpt is kept")
+        callbacks["best"] = None
+    return callbacks
+
+
+def _check_resume(config: dict[str, Any], skeleton: Any) -> str:
+    """The checkpoint to go on from.
+
+    Raises:
+        UserError: when its run is finished, or it is of another skeleton.
+    """
+    from lightpose.checkpoint import read
+    from lightpose.errors import UserError
+
+    content = read(config["resume"])
+    keypoints = tuple(content["lightpose"]["skeleton"]["keypoints"])
+    if keypoints != skeleton.keypoints:
+        raise UserError(
+            f"{config['resume']} was trained on the {len(keypoints)} keypoints {', '.join(keypoints)}, the data has "
+            f"{', '.join(skeleton.keypoints)}; use init_from= to start a new run from its weights"
+        )
+    epochs, steps = config["trainer"]["max_epochs"], config["trainer"]["max_steps"]
+    done = content["epoch"] + 1
+    if (epochs is not None and 0 <= epochs <= done) or 0 <= steps <= content["global_step"]:
+        raise UserError(
+            f"{config['resume']} is of a finished run ({done} epochs, {content['global_step']} steps); to train on, "
+            f"raise trainer.max_epochs above {done}, or start a new run from its weights with init_from="
+        )
+    return str(config["resume"])
+
+
+def _report(trainer: Any, config: dict[str, Any]) -> float | None:
+    """Say where the checkpoints are; the best value of the monitored figure."""
+    best = next((callback for callback in trainer.checkpoint_callbacks if callback.monitor), None)
+    if best is None or best.best_model_score is None:
+        log.info("checkpoint: %s/checkpoints/last.ckpt", config["output_dir"])
+        return None
+    score = float(best.best_model_score)
+    log.info("best %s %.4f: %s", best.monitor, score, best.best_model_path)
+    return score
+
+
+if __name__ == "__main__":
+    main()
