@@ -1,0 +1,6 @@
+# Sourced by the other scripts: makes .venv next to them on first use, and activates it.
+if [ ! -x .venv/bin/python ]; then
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "lightpose needs Python 3.11 or newer, found $(python3 --version)" >&2; exit 1; }
+  python3 -m venv .venv
+fi
+source .venv/bin/activate

@@ -1,0 +1,93 @@
+"""``lightpose-data``: make, check and look at data sets."""
+
+import logging
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from lightpose.cli import app
+
+log = logging.getLogger(__name__)
+
+USAGE = """lightpose-data: make, check and look at data sets.
+
+  lightpose-data synthetic out=DIR images=1000 seed=0       draw people, with COCO annotations
+  lightpose-data check data=annotations.json images=DIR     report what would be used, dropped, or is wrong
+  lightpose-data preview data.train=annotations.json ...    draw training samples as the network sees them
+
+Each takes --help."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    tasks = {"synthetic": synthetic, "check": check, "preview": preview}
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(USAGE)
+        return
+    if name not in tasks:
+        app.stop(f"lightpose-data has no command {name!r}; use one of {', '.join(tasks)}")
+    del sys.argv[1]
+    app.run(f"data_{name}", tasks[name])
+
+
+def synthetic(config: DictConfig) -> None:
+    """Write the embedded data set: JPEG files and COCO annotations."""
+    from lightpose.data.synthetic import generate
+
+    annotations = generate(Path(config.out), images=config.images, seed=config.seed, image_hw=tuple(config.image_hw))
+    log.info("%d images: %s", config.images, annotations)
+
+
+def check(composed: DictConfig) -> None:
+    """Print what a data set holds; exit code 1 if it can't be trained on."""
+    from lightpose.checkpoint import assemble
+    from lightpose.cli.setup import resolved
+    from lightpose.data.report import check as check_data
+
+    config = resolved(composed)
+    skeleton = assemble(config["skeleton"]) if "_target_" in config["skeleton"] else None
+    report = check_data(config["data"], config["images"], skeleton, decode=config["decode"])
+    print(report)
+    if report.has_errors:
+        sys.exit(1)
+
+
+def preview(composed: DictConfig) -> None:
+    """Draw training samples, augmented, with keypoint names and links, to one PNG file."""
+    import cv2
+    import numpy as np
+
+    from lightpose.checkpoint import assemble
+    from lightpose.cli.setup import make_skeleton, resolved
+    from lightpose.draw import draw_poses, grid
+    from lightpose.structures import collate
+
+    config = resolved(composed)
+    skeleton = make_skeleton(config)
+    datamodule = assemble(config["data"], skeleton=skeleton)
+    datamodule.setup("fit")
+    dataset = datamodule.train_dataset
+    chosen = np.random.default_rng(config["seed"]).permutation(len(dataset))[: config["count"]]
+    batch = collate([dataset[int(index)] for index in chosen])
+    pictures = [
+        draw_poses(image, keypoints[valid, :, :2], visible[valid] / 2, skeleton, threshold=0.1, names=config["names"])
+        for image, keypoints, visible, valid in zip(
+            batch.inputs.permute(0, 2, 3, 1).numpy(),
+            batch.instances.keypoints.numpy(),
+            batch.instances.visible.numpy(),
+            batch.instances.valid.numpy(),
+            strict=True,
+        )
+    ]
+    out = Path(config["out"])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(out), grid(pictures, columns=config["columns"])[..., ::-1])
+    swapped = [f"{skeleton.keypoints[i]} ↔ {skeleton.keypoints[j]}" for i, j in enumerate(skeleton.swap) if i < j]
+    log.info("flips exchange %s", ", ".join(swapped) or "nothing")
+    log.info("%d samples: %s", len(pictures), out)
+
+
+if __name__ == "__main__":
+    main()
