@@ -1,0 +1,109 @@
+"""Heads that emit maps."""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from lightpose.errors import UserError
+from lightpose.models.base import Criterion, Head
+from lightpose.structures import Spec
+
+
+class HeatmapHead(Head):
+    """One map per keypoint from the finest feature map; coarser ones are not used.
+
+    How far to upsample follows from the strides. Where the input is no multiple of a stride, feature maps reach past
+    the input on the right and bottom, and the outputs are cut to the size that the codec expects.
+
+    Args:
+        in_channels: channels of each feature map.
+        strides: of each feature map.
+        spec: what the codec expects.
+        criterion: the loss.
+        upsample: ``deconv`` doubles the size with transposed 4x4 convolutions as often as it takes, then a 1x1
+            convolution (arXiv:1804.06208); ``bilinear`` resizes at once, then a 3x3 convolution (arXiv:2204.12484).
+        channels: of each transposed convolution.
+
+    Raises:
+        UserError: when the features can't be upsampled to the map's size.
+    """
+
+    emits: ClassVar[frozenset[str]] = frozenset({"heatmap"})
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        strides: Sequence[int],
+        spec: Spec,
+        criterion: Criterion,
+        upsample: Literal["deconv", "bilinear"] = "deconv",
+        channels: int = 256,
+    ) -> None:
+        super().__init__()
+        self.criterion = criterion
+        self.shapes = {name: spec.outputs[name] for name in sorted(self.emits)}
+        self.level = min(range(len(strides)), key=lambda level: strides[level])
+        width = in_channels[self.level]
+        self.map_hw: tuple[int, ...] = self.shapes["heatmap"][-2:]
+        factor = _upsampling(strides[self.level], spec, self.map_hw)
+        if upsample == "deconv":
+            self.upsample, width = _deconvs(factor, width, channels)
+        elif upsample == "bilinear":
+            self.upsample = nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=factor, mode="bilinear"))
+        else:
+            raise UserError(f"head.upsample={upsample!r} is unknown; use deconv or bilinear")
+        kernel = 1 if upsample == "deconv" else 3
+        self.sizes = [math.prod(shape[:-2]) for shape in self.shapes.values()]
+        self.final = nn.Conv2d(width, sum(self.sizes), kernel, padding=kernel // 2)
+        _start_small(self.final)
+
+    def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Outputs by name, shaped (B, *spec.outputs[name])."""
+        height, width = self.map_hw
+        maps = self.final(self.upsample(features[self.level]))[..., :height, :width]
+        parts = maps.split(self.sizes, 1)
+        return {
+            name: part.unflatten(1, shape[:-2]) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+
+class HeatmapOffsetHead(HeatmapHead):
+    """`HeatmapHead` that emits ``offset`` (K, 2, h, w) next to ``heatmap`` (arXiv:1911.07524)."""
+
+    emits: ClassVar[frozenset[str]] = frozenset({"heatmap", "offset"})
+
+
+def _upsampling(stride: int, spec: Spec, map_hw: tuple[int, ...]) -> float:
+    if spec.input_hw is None:
+        raise UserError("a heatmap head needs a codec of images, but this codec's spec has no input_hw")
+    factor = stride * map_hw[0] / spec.input_hw[0]
+    if factor < 1:
+        raise UserError(
+            f"the backbone's features have stride {stride}, finer than the codec's maps of size {list(map_hw)} for "
+            f"input_hw={list(spec.input_hw)}; set codec.stride={stride}, or choose a coarser level with neck=select"
+        )
+    return factor
+
+
+def _deconvs(factor: float, in_channels: int, channels: int) -> tuple[nn.Sequential, int]:
+    """Transposed convolutions that upsample by ``factor``, and their output channels."""
+    steps = round(math.log2(factor))
+    if 2**steps != factor:
+        raise UserError(
+            f"head.upsample=deconv doubles sizes and can't upsample {factor:g} times; use head.upsample=bilinear, "
+            "or a codec.stride that is the features' stride divided by a power of two"
+        )
+    layers: list[nn.Module] = []
+    for width in [in_channels, *[channels] * (steps - 1)] if steps else []:
+        deconv = nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1, bias=False)
+        _start_small(deconv)
+        layers += [deconv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers), channels if steps else in_channels
+
+
+def _start_small(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    nn.init.normal_(conv.weight, std=0.001)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
