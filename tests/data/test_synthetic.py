@@ -122,10 +122,10 @@ def test_an_object_in_front_hides_joints() -> None:
     paint_person(canvas, body, Look.sample(rng), camera, person=2)
     before = visibility(canvas, body, camera, person=2)
     assert (before[[0, 5, 6, 13, 14]] == 2).all()
-    wrist = camera.project(body.points[9])
-    canvas.hull(wrist + 5 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]), (0, 0, 0), label=0)
+    knee = camera.project(body.points[13])
+    canvas.hull(knee + 5 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]), (0, 0, 0), label=0)
     after = visibility(canvas, body, camera, person=2)
-    assert (before[9], after[9]) == (2, 1)
+    assert (before[13], after[13]) == (2, 1)
     far = body.moved(np.eye(3), np.array([3000.0, 0, 0]))
     assert (visibility(canvas, far, camera, person=2) == 0).all()
 
