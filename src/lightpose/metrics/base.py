@@ -1,0 +1,62 @@
+"""What the metrics share: rows of tensors, one per pose, gathered once when the epoch ends."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from lightpose.structures import Batch, Poses
+
+
+class PoseMetric(Metric):
+    """Collects rows, one per pose, and hands each back once, in the order of the data set.
+
+    Rows stay on the device, and no process waits for another, until the figures are computed. Samplers of several
+    processes repeat samples so that all get equally many; a repeated pose is known by the position of its sample in the
+    data set and its ordinal within the sample.
+
+    Args:
+        columns: name → tensor without rows, (0, ...), that gives each column its shape and type.
+    """
+
+    full_state_update = False
+
+    def __init__(self, **columns: Tensor) -> None:
+        super().__init__()
+        self._columns = {"sample_keys": torch.empty(0, 2, dtype=torch.int64), **columns}
+        for name in self._columns:
+            self.add_state(name, [], dist_reduce_fx="cat")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all rows. What stays has none but its shape, so a process without poses can take part in gathering."""
+        super().reset()
+        for name, empty in self._columns.items():
+            getattr(self, name).append(empty.to(self.device))
+
+    def append(self, poses: Poses, batch: Batch, **columns: Tensor) -> None:
+        """Keep the columns, each (N, ...), of N poses."""
+        keys = torch.stack([batch.indices[poses.batch_index], ordinals(poses.batch_index)], -1)
+        for name, column in {"sample_keys": keys, **columns}.items():
+            getattr(self, name).append(column.detach().to(self._columns[name].dtype))
+
+    def rows(self) -> dict[str, Tensor]:
+        """The columns on the CPU: ordered by sample and ordinal, repeats dropped."""
+        columns = {name: dim_zero_cat(getattr(self, name)).cpu() for name in self._columns}
+        _, first = np.unique(columns["sample_keys"].numpy(), axis=0, return_index=True)
+        return {name: column[torch.from_numpy(first)] for name, column in columns.items()}
+
+
+def ordinals(groups: Tensor) -> Tensor:
+    """How many earlier elements of ``groups`` (N,) equal each element: ``[4, 7, 4, 4]`` gives ``[0, 0, 1, 2]``."""
+    ordered, order = groups.sort(stable=True)
+    ranks = torch.arange(len(groups), device=groups.device) - torch.searchsorted(ordered, ordered)
+    return torch.empty_like(ranks).scatter_(0, order, ranks)
+
+
+def format_figure(value: float) -> str:
+    """A figure for people; NaN means that there was nothing to measure."""
+    return "n/a (0 instances)" if math.isnan(value) else f"{value:.4f}"

@@ -1,0 +1,207 @@
+"""Distances between predicted and labelled keypoints of matched instances: PCK, AUC, EPE and NME.
+
+A pose answers the only labelled instance of its sample, as in top-down estimation. Only keypoints labelled with v > 0
+count. What distances are divided by stands in the figure's name.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightpose.errors import UserError
+from lightpose.geometry import apply_affine
+from lightpose.metrics.base import PoseMetric
+from lightpose.skeleton import Skeleton
+from lightpose.structures import Batch, Poses
+
+log = logging.getLogger(__name__)
+
+
+def pck_per_joint(distances: Tensor, mask: Tensor, threshold: float) -> Tensor:
+    """Share of each joint's distances below ``threshold``.
+
+    Args:
+        distances: (N, K), in units of the normaliser.
+        mask: (N, K) bool, distances that count.
+        threshold: in units of the normaliser.
+
+    Returns:
+        (K,); NaN for a joint without data.
+    """
+    return ((distances < threshold) & mask).sum(0) / mask.sum(0)
+
+
+def pck(distances: Tensor, mask: Tensor, threshold: float) -> Tensor:
+    """Percentage of correct keypoints as a share: mean of `pck_per_joint` over joints that have data."""
+    return pck_per_joint(distances, mask, threshold).nanmean()
+
+
+def auc(distances: Tensor, mask: Tensor, steps: int = 20) -> Tensor:
+    """Area under the curve of `pck` over the thresholds 0, 1/steps, ..., 1 - 1/steps."""
+    return torch.stack([pck(distances, mask, step / steps) for step in range(steps)]).mean()
+
+
+def mean_distance(distances: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the distances (N, K) that count: the end-point error, or the normalised mean error."""
+    return distances[mask].mean()
+
+
+class MatchedMetric(PoseMetric):
+    """Distances in image pixels between each pose and the instance of its sample.
+
+    Args:
+        skeleton: the keypoints.
+        normalizer: what distances are divided by: ``bbox``, the longer side of the labelled box; two keypoint names,
+            the distance between their labels; None, nothing.
+
+    Attributes:
+        left_out: instances left out of the last figures because their normaliser is zero or not labelled.
+
+    Raises:
+        UserError: for a normaliser that the skeleton doesn't have.
+    """
+
+    def __init__(self, skeleton: Skeleton, normalizer: str | Sequence[str] | None = None) -> None:
+        count = skeleton.num_keypoints
+        super().__init__(
+            distances=torch.empty(0, count), visible=torch.empty(0, count, dtype=torch.bool), norms=torch.empty(0)
+        )
+        self._ends = None if normalizer in (None, "bbox") else _ends(skeleton, normalizer)
+        self._by_box = normalizer == "bbox"
+        self._suffix = "bbox" if self._ends is None else "-".join(skeleton.keypoints[end] for end in self._ends)
+        self.left_out = 0
+
+    def update(self, poses: Poses, batch: Batch) -> None:
+        """Add poses, in image pixels.
+
+        Raises:
+            UserError: when samples hold several instances, so that it isn't known which one a pose answers.
+        """
+        labels = batch.instances
+        if labels.keypoints.shape[1] != 1:
+            raise UserError(
+                f"{type(self).__name__} compares each pose with the one instance of its sample, but samples hold up to "
+                f"{labels.keypoints.shape[1]}; use metric=oks for whole images"
+            )
+        rows = poses.batch_index
+        image_from_input = batch.image_from_input[rows]
+        truth = apply_affine(image_from_input, labels.keypoints[rows, 0, :, :2])
+        corners = apply_affine(image_from_input, labels.boxes_xyxy[rows, 0].unflatten(-1, (2, 2)))  # (N, 2, 2)
+        visible = (labels.visible[rows, 0] > 0) & labels.valid[rows, 0, None]
+        if self._ends is not None:
+            start, end = self._ends
+            norms = (truth[:, start] - truth[:, end]).norm(dim=-1) * (visible[:, start] & visible[:, end])
+        elif self._by_box:
+            norms = (corners[:, 1] - corners[:, 0]).abs().amax(-1)
+        else:
+            norms = torch.ones_like(truth[:, 0, 0])
+        distances = (poses.keypoints[..., :2].float() - truth).norm(dim=-1)
+        self.append(poses, batch, distances=distances, visible=visible, norms=norms)
+
+    def distances_and_mask(self) -> tuple[Tensor, Tensor]:
+        """Distances (N, K) over the normaliser, in float64, and which of them count, (N, K) bool.
+
+        Raises:
+            UserError: when a sample has several poses.
+        """
+        rows = self.rows()
+        if (rows["sample_keys"][:, 1] > 0).any():
+            raise UserError(
+                f"{type(self).__name__} needs one pose for each sample, but some samples have several; "
+                "use metric=oks for whole images"
+            )
+        norms, visible = rows["norms"].double(), rows["visible"]
+        defined = norms > 0
+        self.left_out = int((visible.any(1) & ~defined).sum())
+        if self.left_out:
+            log.warning(
+                "%s leaves out %d of %d instances: their normaliser (%s) is zero or not labelled",
+                type(self).__name__,
+                self.left_out,
+                int(visible.any(1).sum()),
+                self._suffix,
+            )
+        return rows["distances"].double() / norms[:, None], visible & defined[:, None]
+
+
+def _ends(skeleton: Skeleton, normalizer: str | Sequence[str] | None) -> tuple[int, int]:
+    """Indices of the two keypoints whose distance normalises."""
+    if normalizer is None or isinstance(normalizer, str) or len(normalizer) != 2:
+        raise UserError(f"normalizer={normalizer!r} is neither bbox nor two keypoint names, e.g. [left_hip, right_hip]")
+    missing = [name for name in normalizer if name not in skeleton.keypoints]
+    if missing:
+        raise UserError(
+            f"the normaliser is the distance from {normalizer[0]} to {normalizer[1]}, but skeleton {skeleton.name!r} "
+            f"has no {' or '.join(missing)}; set `normalizer` to bbox or to two of {', '.join(skeleton.keypoints)}"
+        )
+    start, end = (skeleton.keypoints.index(name) for name in normalizer)
+    return start, end
+
+
+class PCK(MatchedMetric):
+    """Share of keypoints nearer to their label than ``threshold`` times the normaliser, averaged over joints.
+
+    Args:
+        skeleton: the keypoints.
+        threshold: in units of the normaliser.
+        normalizer: see `MatchedMetric`.
+    """
+
+    def __init__(self, skeleton: Skeleton, threshold: float = 0.2, normalizer: str | Sequence[str] = "bbox") -> None:
+        super().__init__(skeleton, normalizer)
+        self.threshold = threshold
+
+    def compute(self) -> dict[str, Tensor]:
+        """The figure, under a name like ``PCK@0.2_bbox``; NaN without labelled instances."""
+        return {f"PCK@{self.threshold:g}_{self._suffix}": pck(*self.distances_and_mask(), self.threshold)}
+
+
+class AUC(MatchedMetric):
+    """Area under the curve of PCK over thresholds from 0 to ``limit_px`` image pixels, in twentieths.
+
+    Args:
+        skeleton: the keypoints.
+        limit_px: end of the range.
+    """
+
+    def __init__(self, skeleton: Skeleton, limit_px: float = 30.0) -> None:
+        super().__init__(skeleton)
+        self.limit_px = limit_px
+
+    def compute(self) -> dict[str, Tensor]:
+        """The figure, under a name like ``AUC@30px``; NaN without labelled instances."""
+        distances, mask = self.distances_and_mask()
+        return {f"AUC@{self.limit_px:g}px": auc(distances / self.limit_px, mask)}
+
+
+class EPE(MatchedMetric):
+    """End-point error: mean distance in image pixels.
+
+    Args:
+        skeleton: the keypoints.
+    """
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        super().__init__(skeleton)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The figure, under ``EPE_px``; NaN without labelled instances."""
+        return {"EPE_px": mean_distance(*self.distances_and_mask())}
+
+
+class NME(MatchedMetric):
+    """Normalised mean error: mean distance over the normaliser.
+
+    Args:
+        skeleton: the keypoints.
+        normalizer: see `MatchedMetric`; for faces commonly the outer eye corners.
+    """
+
+    def __init__(self, skeleton: Skeleton, normalizer: str | Sequence[str] = "bbox") -> None:
+        super().__init__(skeleton, normalizer)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The figure, under a name like ``NME_bbox``; NaN without labelled instances."""
+        return {f"NME_{self._suffix}": mean_distance(*self.distances_and_mask())}

@@ -1,0 +1,271 @@
+"""COCO's average precision and recall over object keypoint similarity (OKS)."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from faster_coco_eval import COCO, COCOeval_faster
+from torch import Tensor
+
+from lightpose.errors import UserError
+from lightpose.metrics.base import PoseMetric
+from lightpose.metrics.nms import oks_nms, soft_oks_nms
+from lightpose.skeleton import Skeleton
+from lightpose.structures import Array, Batch, Poses
+
+log = logging.getLogger(__name__)
+
+ScoreMode = Literal["bbox_keypoint", "keypoint", "bbox", "bbox_rle"]
+Suppression = Literal["oks", "soft_oks", "none"]
+
+FIGURES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
+
+
+class OKS(PoseMetric):
+    """Average precision and recall over OKS, as COCO's keypoint evaluation defines them.
+
+    Args:
+        skeleton: the keypoints; its sigmas scale the similarity.
+        score_mode: what ranks poses, see `pose_scores`.
+        keypoint_threshold: keypoints must score above it to count in ``bbox_keypoint``.
+        nms: which near-duplicates in an image to drop: those of `oks_nms`, of `soft_oks_nms`, or none.
+        nms_threshold: similarity above which a pose is a duplicate; for ``soft_oks`` the width of the penalty.
+        max_poses: poses kept in each image, best first. The evaluation itself counts no more than 20.
+
+    Raises:
+        UserError: for an unknown score mode or suppression.
+    """
+
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        score_mode: ScoreMode = "bbox_keypoint",
+        keypoint_threshold: float = 0.2,
+        nms: Suppression = "oks",
+        nms_threshold: float = 0.9,
+        max_poses: int = 20,
+    ) -> None:
+        for option, value, known in (("score_mode", score_mode, ScoreMode), ("nms", nms, Suppression)):
+            if value not in get_args(known):
+                raise UserError(f"{option}={value!r} is unknown to the OKS metric; use {' or '.join(get_args(known))}")
+        count = skeleton.num_keypoints
+        super().__init__(
+            image_ids=torch.empty(0, dtype=torch.int64),
+            categories=torch.empty(0, dtype=torch.int64),
+            keypoints=torch.empty(0, count, 2),
+            keypoint_scores=torch.empty(0, count),
+            box_scores=torch.empty(0),
+            boxes_xyxy=torch.empty(0, 4),
+        )
+        self.skeleton = skeleton
+        self.score_mode: ScoreMode = score_mode
+        self.keypoint_threshold = keypoint_threshold
+        self.nms: Suppression = nms
+        self.nms_threshold = nms_threshold
+        self.max_poses = max_poses
+        self._ground_truth: Mapping[str, Any] | None = None
+        self._kept: tuple[Poses, Array, Array] | None = None
+        if not skeleton.sigmas_known:
+            log.warning(
+                "skeleton %s gives no sigmas, so OKS takes %g for every keypoint: AP can't be compared with published "
+                "figures",
+                skeleton.name,
+                skeleton.sigmas[0],
+            )
+
+    def set_ground_truth(self, coco: Mapping[str, Any]) -> None:
+        """Score against this from now on.
+
+        Args:
+            coco: an annotation file's content: ``images``, ``annotations`` (crowds and unlabelled people included) and
+                ``categories``.
+        """
+        self._ground_truth = coco
+
+    def update(self, poses: Poses, batch: Batch) -> None:
+        """Add poses, in image pixels. Without box scores, as one-stage models give them, the poses' own stand in."""
+        xy = poses.keypoints[..., :2]
+        self.append(
+            poses,
+            batch,
+            image_ids=batch.image_ids[poses.batch_index],
+            categories=batch.instances.categories[poses.batch_index, 0],
+            keypoints=xy,
+            keypoint_scores=poses.keypoint_scores,
+            box_scores=poses.scores if poses.box_scores is None else poses.box_scores,
+            boxes_xyxy=torch.cat([xy.amin(1), xy.amax(1)], -1) if poses.boxes_xyxy is None else poses.boxes_xyxy,
+        )
+
+    def compute(self) -> dict[str, float]:
+        """The ten figures; NaN for one that has no labelled instance in its range.
+
+        Raises:
+            UserError: when no ground truth was set, or it doesn't fit the poses.
+        """
+        if self._ground_truth is None:
+            raise UserError(
+                "OKS needs the content of an annotation file but none was given; validate on a data set that has one, "
+                "or use metric=pck"
+            )
+        self._kept = self._keep(self._ground_truth)
+        return evaluate_oks(self._ground_truth, self.predictions(), self.skeleton.sigmas)
+
+    def poses(self) -> tuple[Poses, Array, Array]:
+        """What the last `compute` scored, of all processes: poses, their image ids and their COCO category ids.
+
+        Scores are those of the score mode, ``batch_index`` is the position of the sample in the data set, everything is
+        on the CPU. It outlives `reset`.
+        """
+        if self._kept is None:
+            raise RuntimeError("call compute() before asking for the poses that it scored")
+        return self._kept
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """The same `poses` as COCO results."""
+        return coco_results(*self.poses())
+
+    def _keep(self, ground_truth: Mapping[str, Any]) -> tuple[Poses, Array, Array]:
+        """Gathered rows as scored poses, duplicates suppressed."""
+        rows = self.rows()
+        scores = pose_scores(rows["box_scores"], rows["keypoint_scores"], self.score_mode, self.keypoint_threshold)
+        image_ids, categories = rows["image_ids"].numpy(), rows["categories"].numpy()
+        groups = np.unique(np.stack([image_ids, categories], -1), axis=0, return_inverse=True)[1].reshape(-1)
+        order = np.argsort(groups, kind="stable")
+        members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+        keypoints, ranks = rows["keypoints"].numpy(), scores.numpy()
+        sides = (rows["boxes_xyxy"][:, 2:] - rows["boxes_xyxy"][:, :2]).clamp_min(0)
+        areas, sigmas = sides.prod(-1).numpy(), np.array(self.skeleton.sigmas)
+        kept: list[Array] = []
+        for group in members:
+            image = (keypoints[group], ranks[group], areas[group], sigmas, self.nms_threshold)
+            if self.nms == "oks":
+                chosen = oks_nms(*image)
+            elif self.nms == "soft_oks":
+                chosen = soft_oks_nms(*image, max_poses=self.max_poses)
+            else:
+                chosen = np.argsort(-ranks[group], kind="stable")
+            kept.append(group[chosen[: self.max_poses]])
+        index = torch.from_numpy(np.concatenate(kept))
+        poses = Poses(
+            keypoints=rows["keypoints"],
+            keypoint_scores=rows["keypoint_scores"],
+            scores=scores,
+            batch_index=rows["sample_keys"][:, 0],
+            boxes_xyxy=rows["boxes_xyxy"],
+            box_scores=rows["box_scores"],
+        ).map(lambda column: column[index])
+        ids = np.array([category["id"] for category in _keypoint_categories(ground_truth)])
+        if len(ids) > 1:  # every sample says which one it is
+            ids = np.array([category["id"] for category in ground_truth["categories"]])[categories[index]]
+        return poses, image_ids[index], np.broadcast_to(ids, len(poses))
+
+
+def pose_scores(box_scores: Tensor, keypoint_scores: Tensor, mode: ScoreMode, threshold: float) -> Tensor:
+    """What ranks poses.
+
+    Args:
+        box_scores: (N,).
+        keypoint_scores: (N, K).
+        mode: ``keypoint``, the mean keypoint score; ``bbox``, the box score; ``bbox_keypoint``, the box score times the
+            mean of the keypoint scores above ``threshold``; ``bbox_rle``, the sum of the box score, the mean and the
+            highest keypoint score.
+        threshold: for ``bbox_keypoint``.
+
+    Returns:
+        (N,).
+    """
+    mean = keypoint_scores.mean(-1)
+    if mode == "bbox":
+        return box_scores
+    if mode == "keypoint":
+        return mean
+    if mode == "bbox_rle":
+        return box_scores + mean + keypoint_scores.amax(-1)
+    confident = keypoint_scores > threshold
+    return box_scores * (keypoint_scores * confident).sum(-1) / confident.sum(-1).clamp_min(1)
+
+
+def coco_results(poses: Poses, image_ids: Sequence[int] | Array, category_ids: int | Array) -> list[dict[str, Any]]:
+    """Poses in COCO's results format, where the third number of a keypoint is its score.
+
+    Args:
+        poses: N poses in image pixels, on the CPU.
+        image_ids: N.
+        category_ids: N, or one for all.
+
+    Returns:
+        N mappings: ``image_id``, ``category_id``, ``keypoints`` (3K numbers, to 1e-4 px) and ``score``.
+    """
+    triples = torch.cat([poses.keypoints[..., :2], poses.keypoint_scores[..., None]], -1).double().flatten(1)
+    return [
+        {"image_id": int(image_id), "category_id": int(category_id), "keypoints": keypoints, "score": score}
+        for image_id, category_id, keypoints, score in zip(
+            image_ids,
+            np.broadcast_to(category_ids, len(poses)),
+            triples.numpy().round(4).tolist(),
+            poses.scores.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def evaluate_oks(
+    ground_truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], sigmas: Sequence[float]
+) -> dict[str, float]:
+    """COCO's keypoint evaluation; neither argument is changed.
+
+    Args:
+        ground_truth: an annotation file's content.
+        predictions: COCO results.
+        sigmas: K falloff constants.
+
+    Returns:
+        Average precision and recall at OKS 0.50:0.95, 0.50 and 0.75 and over 0.50:0.95 for medium (32² to 96² square
+        pixels) and large instances; NaN for a figure that has no labelled instance in its range.
+
+    Raises:
+        UserError: for image ids or categories that the ground truth lacks, or another number of keypoints.
+    """
+    categories = {category["id"] for category in _keypoint_categories(ground_truth)}
+    annotations = [dict(entry) for entry in ground_truth["annotations"] if entry["category_id"] in categories]
+    _check_ids("image_id", "image ids", {image["id"] for image in ground_truth["images"]}, predictions)
+    _check_ids("category_id", "category ids", categories, predictions)
+    _check_keypoints("instances of the ground truth", annotations, len(sigmas))
+    _check_keypoints("the predictions", predictions, len(sigmas))
+    truth = COCO({**ground_truth, "annotations": annotations})
+    answers = truth.loadRes([dict(prediction) for prediction in predictions])
+    evaluation = COCOeval_faster(
+        truth, answers, "keypoints", print_function=log.debug, kpt_oks_sigmas=[float(sigma) for sigma in sigmas]
+    )
+    evaluation.run()
+    return {
+        name: float(value) if value >= 0 else float("nan")
+        for name, value in zip(FIGURES, evaluation.stats, strict=True)
+    }
+
+
+def _keypoint_categories(ground_truth: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Categories that list keypoints; all of them where none does."""
+    categories = list(ground_truth["categories"])
+    return [category for category in categories if category.get("keypoints")] or categories
+
+
+def _check_ids(field: str, words: str, known: set[int], predictions: Sequence[Mapping[str, Any]]) -> None:
+    unknown = sorted({prediction[field] for prediction in predictions} - known)
+    if unknown:
+        some = ", ".join(str(number) for number in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        raise UserError(
+            f"the predictions name {len(unknown)} {words} that the ground truth lacks ({some}); it has "
+            f"{len(known)}, e.g. {min(known, default='none')}; score predictions against the file they were made for"
+        )
+
+
+def _check_keypoints(owner: str, entries: Sequence[Mapping[str, Any]], count: int) -> None:
+    for entry in entries:
+        if len(entry["keypoints"]) != 3 * count:
+            raise UserError(
+                f"{owner} have {len(entry['keypoints']) / 3:g} keypoints (image_id {entry['image_id']}) but the "
+                f"skeleton has {count}; choose the skeleton of the file, e.g. skeleton=coco17"
+            )

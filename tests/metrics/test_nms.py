@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightpose.metrics.nms import oks_nms, pairwise_oks, soft_oks_nms
+
+RECORD = np.load(Path(__file__).parents[1] / "data_files/parity/oks_nms.npz")
+KEYPOINTS = RECORD["keypoints"].reshape(24, 17, 3)[..., :2]
+SCORES, AREAS, SIGMAS = RECORD["score"], RECORD["area"], RECORD["sigmas"]
+
+
+def test_similarity_matches_the_record_and_is_symmetric() -> None:
+    oks = pairwise_oks(KEYPOINTS, AREAS, KEYPOINTS, AREAS, SIGMAS)
+    np.testing.assert_allclose(oks[0], RECORD["oks_first_vs_all"], atol=1e-6)
+    np.testing.assert_allclose(oks, oks.T, atol=1e-12)
+    np.testing.assert_allclose(oks.diagonal(), 1, atol=1e-12)
+
+
+def test_suppression_matches_the_record() -> None:
+    threshold = float(RECORD["thr"])
+    assert oks_nms(KEYPOINTS, SCORES, AREAS, SIGMAS, threshold).tolist() == RECORD["keep"].tolist()
+    soft = soft_oks_nms(KEYPOINTS, SCORES, AREAS, SIGMAS, threshold, max_poses=20)
+    assert soft.tolist() == RECORD["soft_keep"].tolist()
+
+
+def test_only_keypoints_that_both_see_count() -> None:
+    pose = np.zeros((1, 2, 2))
+    other = np.array([[[0.0, 0.0], [1e6, 1e6]]])
+    areas, sigmas = np.ones(1), np.ones(2)
+    assert pairwise_oks(pose, areas, other, areas, sigmas)[0, 0] == pytest.approx(0.5)
+    first_only, second_only = np.array([[True, False]]), np.array([[False, True]])
+    assert pairwise_oks(pose, areas, other, areas, sigmas, first_only, first_only)[0, 0] == pytest.approx(1)
+    assert pairwise_oks(pose, areas, other, areas, sigmas, first_only, second_only)[0, 0] == 0
+
+
+def test_no_poses_and_equal_poses() -> None:
+    none = (np.empty((0, 2, 2)), np.empty(0), np.empty(0), np.ones(2), 0.9)
+    assert len(oks_nms(*none)) == 0
+    assert len(soft_oks_nms(*none, max_poses=20)) == 0
+    same = (np.zeros((3, 2, 2)), np.array([0.1, 0.3, 0.2]), np.zeros(3), np.ones(2), 1e-4)
+    assert oks_nms(*same).tolist() == [1]
+    assert sorted(soft_oks_nms(*same, max_poses=20).tolist()) == [0, 1, 2]

@@ -1,0 +1,75 @@
+"""Two real processes give the figures of one, though their samplers repeat samples."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing
+from metric_samples import annotation_file, batch_of, poses_of, skeleton
+from torch import distributed
+from torchmetrics import Metric
+
+from lightpose.metrics.keypoints import EPE, PCK
+from lightpose.metrics.oks import OKS
+
+IMAGE_IDS = [100, 101, 101, 102, 103]
+BATCHES = {1: [[0, 1, 2], [3, 4]], 2: [[[0, 2], [4]], [[1, 3], [0]]]}  # by number of processes; sample 0 is repeated
+
+
+def update(metric: Metric, batches: list[list[int]]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(5, 5, 2, generator=generator) * 300
+    predicted = truth + torch.randn(5, 5, 2, generator=generator) * 10
+    scores = torch.rand(5, 5, generator=generator)
+    for indices in batches:
+        found = [index for index in indices if index != 4]  # sample 4 has no pose
+        poses = poses_of(predicted[found], [indices.index(i) for i in found], keypoint_scores=scores[found])
+        metric.update(poses, batch_of(truth[indices], indices, [IMAGE_IDS[i] for i in indices]))
+
+
+def ground_truth() -> dict[str, Any]:
+    """The labels as annotations."""
+    coco = annotation_file(np.random.default_rng(0), 5)
+    truth = torch.rand(5, 5, 2, generator=torch.Generator().manual_seed(0)) * 300
+    people = [
+        {"id": i + 1, "image_id": IMAGE_IDS[i], "category_id": 3, "bbox": [0, 0, 300, 300], "area": 9e4, "iscrowd": 0}
+        | {"num_keypoints": 5, "keypoints": torch.cat([points, torch.full((5, 1), 2)], -1).flatten().tolist()}
+        for i, points in enumerate(truth)
+    ]
+    return {**coco, "annotations": people}
+
+
+def metrics() -> dict[str, Metric]:
+    oks = OKS(skeleton(), score_mode="keypoint")
+    oks.set_ground_truth(ground_truth())
+    return {"oks": oks, "pck": PCK(skeleton(), threshold=0.05), "epe": EPE(skeleton())}
+
+
+def figures(batches: list[list[int]]) -> dict[str, float]:
+    found = metrics()
+    for metric in found.values():
+        update(metric, batches)
+    return {name: float(value) for metric in found.values() for name, value in metric.compute().items()}
+
+
+def process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    even = figures(BATCHES[2][rank])
+    uneven = figures([[0, 1, 2], [3, 4]] if rank == 0 else [])  # the other process gets no batch at all
+    torch.save((even, uneven), f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
+    single = figures(BATCHES[1])
+    assert 0 < single["AP"] < 1 and not any(math.isnan(single[name]) for name in ("PCK@0.05_bbox", "EPE_px"))
+    torch.multiprocessing.spawn(process, (str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        for found in torch.load(tmp_path / f"{rank}.pt"):
+            np.testing.assert_equal(found, single)
