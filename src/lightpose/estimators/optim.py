@@ -1,0 +1,151 @@
+"""What the optimizer is told: parameter groups, and learning rates that change with every step."""
+
+import math
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from typing import Any
+
+from timm.models import group_parameters
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from lightpose.errors import UserError
+
+
+def parameter_groups(
+    net: nn.Module,
+    lr: float,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    decay_norm_and_bias: bool = False,
+) -> list[dict[str, Any]]:
+    """Groups of a network's trainable parameters, each with ``name``, ``lr``, ``weight_decay`` and ``params``.
+
+    Position embeddings, tokens and whatever else a part of the network lists in ``no_weight_decay()`` never decay.
+
+    Args:
+        net: with ``backbone`` as one of its parts.
+        lr: learning rate of the head, and without layer decay of everything.
+        weight_decay: of the weights.
+        layer_decay: factor on the learning rate from one layer of the backbone to the one before (arXiv:2106.08254):
+            of L layers, layer l learns with ``lr * layer_decay ** (L - l)``, the stem being layer 0.
+        decay_norm_and_bias: let norms, biases and other one-dimensional parameters decay, too.
+
+    Raises:
+        UserError: when layer decay is asked for, but the backbone doesn't say what its layers are.
+    """
+    exempt = _exempt_names(net)
+    layers = _layers(net) if layer_decay != 1 else {}
+    last = max(layers.values(), default=-1) + 1
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in net.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decays = not any(fnmatch(name, pattern) for pattern in exempt) and (decay_norm_and_bias or parameter.ndim > 1)
+        layer = layers.get(name, last)
+        key = (layer, decays)
+        if key not in groups:
+            where = "" if not layers else "head/" if layer == last else f"layer{layer}/"
+            groups[key] = {
+                "name": f"{where}{'decay' if decays else 'no_decay'}",
+                "lr": lr * layer_decay ** (last - layer),
+                "weight_decay": weight_decay if decays else 0.0,
+                "params": [],
+            }
+        groups[key]["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _exempt_names(net: nn.Module) -> list[str]:
+    """Patterns of the parameters that never decay."""
+    exempt = ["*pos_embed", "*cls_token"]
+    for prefix, part in net.named_modules():
+        listed = getattr(part, "no_weight_decay", None)
+        if listed is not None:
+            exempt += [f"{prefix}.{name}".lstrip(".") for name in listed()]
+    return exempt
+
+
+def _layers(net: nn.Module) -> dict[str, int]:
+    """Parameter of the backbone → its layer, counted from the stem."""
+    for prefix, part in net.named_modules():
+        matcher = getattr(part, "group_matcher", None)
+        if matcher is not None and prefix.split(".")[0] == "backbone":
+            grouped: dict[str, int] = group_parameters(part, matcher(coarse=False), reverse=True)
+            return {f"{prefix}.{name}": layer for name, layer in grouped.items()}
+    raise UserError(
+        f"estimator.layer_decay needs a backbone that knows its layers, and {type(net.backbone).__name__} doesn't; use "
+        "backbone=vit_base or one of backbone=timm/..., or set estimator.layer_decay=1"
+    )
+
+
+def warmup_multistep(
+    optimizer: Optimizer,
+    total_steps: int,
+    warmup_steps: int = 500,
+    warmup_start: float = 0.001,
+    max_warmup_share: float = 0.1,
+    milestones: Sequence[float] = (170 / 210, 200 / 210),
+    gamma: float = 0.1,
+) -> LRScheduler:
+    """Linear warm-up, then constant but for drops at milestones; to be stepped once per optimizer step.
+
+    Args:
+        optimizer: its groups' learning rates are the peaks.
+        total_steps: length of the run.
+        warmup_steps: length of the warm-up.
+        warmup_start: factor on the learning rate at the first step.
+        max_warmup_share: the warm-up is cut to this share of the run.
+        milestones: shares of the run after which the learning rate drops.
+        gamma: factor of a drop.
+    """
+    _check_shares(milestones=milestones, max_warmup_share=[max_warmup_share])
+    length = min(warmup_steps, int(total_steps * max_warmup_share))
+    drops = [round(share * total_steps) for share in milestones]
+
+    def factor(step: int) -> float:
+        return _warmup(step, length, warmup_start) * gamma ** sum(step >= drop for drop in drops)
+
+    return LambdaLR(optimizer, factor)
+
+
+def warmup_cosine(
+    optimizer: Optimizer,
+    total_steps: int,
+    warmup_steps: int = 500,
+    warmup_start: float = 0.001,
+    max_warmup_share: float = 0.1,
+    final: float = 0.0,
+) -> LRScheduler:
+    """Linear warm-up, then half a cosine over what is left of the run; to be stepped once per optimizer step.
+
+    Args:
+        optimizer: its groups' learning rates are the peaks.
+        total_steps: length of the run.
+        warmup_steps: length of the warm-up.
+        warmup_start: factor on the learning rate at the first step.
+        max_warmup_share: the warm-up is cut to this share of the run.
+        final: factor on the learning rate at the end.
+    """
+    _check_shares(max_warmup_share=[max_warmup_share])
+    length = min(warmup_steps, int(total_steps * max_warmup_share))
+
+    def factor(step: int) -> float:
+        done = min(max(step - length, 0) / max(total_steps - length, 1), 1.0)
+        return _warmup(step, length, warmup_start) * (final + (1 - final) * (1 + math.cos(math.pi * done)) / 2)
+
+    return LambdaLR(optimizer, factor)
+
+
+def _warmup(step: int, length: int, start: float) -> float:
+    """Factor that rises linearly from ``start`` at step 0 to 1 at step ``length``."""
+    return 1.0 if step >= length else start + (1 - start) * step / length
+
+
+def _check_shares(**options: Sequence[float]) -> None:
+    for name, shares in options.items():
+        if not all(0 <= share <= 1 for share in shares):
+            raise UserError(
+                f"scheduler.{name} is {list(shares)}, but counts in shares of the run; give numbers from 0 to 1"
+            )

@@ -1,0 +1,153 @@
+"""HRNet: parallel branches of four resolutions that exchange features again and again."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import Tensor, nn
+
+from lightpose.errors import UserError
+from lightpose.models.backbones.timm import create_timm, select_levels
+from lightpose.models.base import FeatureModule
+from lightpose.models.weights import fit_weights, load_weights
+
+MODULES_OF_STAGE = {2: 1, 3: 4, 4: 3}
+BLOCKS_OF_BRANCH = 4
+
+
+class HRNet(FeatureModule):
+    """High-resolution network (arXiv:1902.09212, arXiv:1908.07919).
+
+    (B, 3, H, W) normalised RGB to maps of ``width * 2**i`` channels at stride ``4 * 2**i``. H and W must divide by 32.
+    Tensors are called as in the published code, so published ImageNet and pose weights fit by name. The last fusion
+    computes only the maps asked for; what no map needs does not exist.
+
+    Args:
+        width: channels of the finest branch: 18, 32 and 48 are published.
+        out_indices: which of the four maps to give, finest first; negative ones count from the end; None gives all.
+        pretrained: start from timm's ImageNet weights of this width.
+        weights: start from this file instead (`lightpose.models.weights.load_weights`).
+
+    Raises:
+        UserError: for an index that isn't there, or weights that can't be had.
+    """
+
+    def __init__(
+        self,
+        width: int = 32,
+        out_indices: Sequence[int] | None = (0,),
+        pretrained: bool = False,
+        weights: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        channels, strides = [width * 2**i for i in range(4)], [4 * 2**i for i in range(4)]
+        self.out_indices = select_levels(out_indices, strides)
+        self.out_channels = tuple(channels[i] for i in self.out_indices)
+        self.strides = tuple(strides[i] for i in self.out_indices)
+
+        self.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.conv2 = nn.Conv2d(64, 64, 3, stride=2, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        widen = nn.Sequential(nn.Conv2d(64, 256, 1, bias=False), nn.BatchNorm2d(256))
+        self.layer1 = nn.Sequential(
+            Bottleneck(64, 64, downsample=widen), *(Bottleneck(256, 64) for _ in range(BLOCKS_OF_BRANCH - 1))
+        )
+        self.transition1 = nn.ModuleDict(
+            {"0": conv_bn_relu(256, channels[0]), "1": nn.Sequential(conv_bn_relu(256, channels[1], stride=2))}
+        )
+        self.stage2 = _stage(channels[:2], MODULES_OF_STAGE[2], range(2))
+        self.transition2 = nn.ModuleDict({"2": nn.Sequential(conv_bn_relu(channels[1], channels[2], stride=2))})
+        self.stage3 = _stage(channels[:3], MODULES_OF_STAGE[3], range(3))
+        self.transition3 = nn.ModuleDict({"3": nn.Sequential(conv_bn_relu(channels[2], channels[3], stride=2))})
+        self.stage4 = _stage(channels, MODULES_OF_STAGE[4], self.out_indices)
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+        if weights is not None:
+            load_weights(self, weights)
+        elif pretrained:
+            source = f"hrnet_w{width}"
+            fit_weights(self, create_timm(source, pretrained=True).state_dict(), f"timm's {source}")
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) to the maps of ``out_indices``."""
+        _check_input(images)
+        x = self.relu(self.bn1(self.conv1(images)))
+        x = self.layer1(self.relu(self.bn2(self.conv2(x))))
+        maps: list[Tensor] = self.stage2([self.transition1["0"](x), self.transition1["1"](x)])
+        maps = self.stage3([*maps, self.transition2["2"](maps[-1])])
+        maps = self.stage4([*maps, self.transition3["3"](maps[-1])])
+        return maps
+
+
+class HighResolutionModule(nn.Module):
+    """Four basic blocks on each branch, then every map of ``rows`` becomes the sum of all branches.
+
+    Args:
+        channels: of the branches, finest first.
+        rows: branches to fuse into, in the order they are given out.
+    """
+
+    def __init__(self, channels: Sequence[int], rows: Sequence[int]) -> None:
+        super().__init__()
+        self.rows = tuple(rows)
+        self.branches = nn.ModuleList(
+            nn.Sequential(*(BasicBlock(width, width) for _ in range(BLOCKS_OF_BRANCH))) for width in channels
+        )
+        self.fuse_layers = nn.ModuleDict(
+            {
+                str(row): nn.ModuleDict(
+                    {str(column): _fusion(channels, row, column) for column in range(len(channels)) if column != row}
+                )
+                for row in rows
+            }
+        )
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps of all branches to maps of ``rows``."""
+        maps = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
+        return [torch.relu(self._fuse(maps, row)) for row in self.rows]
+
+    def _fuse(self, maps: list[Tensor], row: int) -> Tensor:
+        layers: Mapping[str, nn.Module] = self.fuse_layers[str(row)]  # type: ignore[assignment]
+        parts = [x if column == row else layers[str(column)](x) for column, x in enumerate(maps)]
+        return sum(parts[1:], parts[0])
+
+
+def _stage(channels: Sequence[int], modules: int, rows: Sequence[int]) -> nn.Sequential:
+    """``modules`` modules in a row; only the last one may leave maps out."""
+    every = range(len(channels))
+    return nn.Sequential(
+        *(HighResolutionModule(channels, every) for _ in range(modules - 1)), HighResolutionModule(channels, rows)
+    )
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    """3x3 convolution, batch norm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _fusion(channels: Sequence[int], row: int, column: int) -> nn.Sequential:
+    """Brings the map of branch ``column`` to the channels and the resolution of branch ``row``."""
+    if column > row:
+        return nn.Sequential(
+            nn.Conv2d(channels[column], channels[row], 1, bias=False),
+            nn.BatchNorm2d(channels[row]),
+            nn.Upsample(scale_factor=float(2 ** (column - row)), mode="nearest"),
+        )
+    halvings = [conv_bn_relu(channels[column], channels[column], stride=2) for _ in range(row - column - 1)]
+    last = conv_bn_relu(channels[column], channels[row], stride=2)[:2]
+    return nn.Sequential(*halvings, last)
+
+
+def _check_input(images: Tensor) -> None:
+    height, width = images.shape[-2:]
+    if height % 32 or width % 32:
+        raise UserError(f"HRNet halves its input five times, so {height}x{width} must divide by 32; change input_hw")

@@ -1,0 +1,125 @@
+"""Any model of the timm library as a backbone."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import Tensor
+
+from lightpose.errors import UserError
+from lightpose.models.base import FeatureModule
+from lightpose.models.weights import load_weights
+
+
+class TimmBackbone(FeatureModule):
+    """A timm model without its classifier: normalised (B, 3, H, W) images to a list of (B, C, h, w) maps.
+
+    Layers behind the deepest map asked for don't exist.
+
+    Args:
+        model: timm's name, e.g. ``resnet50`` or ``resnet50.tv_in1k`` (the part behind the dot names the weights).
+        pretrained: start from timm's weights. They are downloaded once.
+        weights: start from this file instead, in timm's naming (`lightpose.models.weights.load_weights`).
+        out_indices: which maps to give, as timm counts them; negative ones count from the end. None gives one for every
+            stride from 4 on: the deepest.
+        input_hw: input size, for models that are built for one (ViT, Swin).
+        drop_path_rate: stochastic depth (arXiv:1603.09382); None leaves the model's own default, and is needed for
+            models without it.
+        final_norm: pass the deepest map (in plain transformers: every map) through the model's last norm layer, if it
+            has one.
+        model_args: further arguments of the timm model.
+
+    Raises:
+        UserError: for an unknown model or argument, an index that isn't there, or weights that can't be had.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        pretrained: bool = False,
+        weights: str | Path | None = None,
+        out_indices: Sequence[int] | None = (-1,),
+        input_hw: Sequence[int] | None = None,
+        drop_path_rate: float | None = None,
+        final_norm: bool = True,
+        model_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        options = {"drop_path_rate": drop_path_rate, **(model_args or {})}
+        if input_hw is not None and _has_fixed_size(model):
+            options["img_size"] = tuple(input_hw)
+        self.model = create_timm(model, pretrained=pretrained and weights is None, **options)
+        if weights is not None:
+            load_weights(self.model, weights)
+
+        info = list(self.model.feature_info)
+        self.out_indices = select_levels(out_indices, [level["reduction"] for level in info])
+        self.out_channels = tuple(info[i]["num_chs"] for i in self.out_indices)
+        self.strides = tuple(info[i]["reduction"] for i in self.out_indices)
+        self.final_norm = final_norm
+        self.model.prune_intermediate_layers(list(self.out_indices), prune_norm=not final_norm)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) to the maps of ``out_indices``."""
+        maps: list[Tensor] = self.model.forward_intermediates(
+            images, indices=list(self.out_indices), norm=self.final_norm, intermediates_only=True
+        )
+        return maps
+
+
+def create_timm(model: str, pretrained: bool = False, **options: Any) -> Any:
+    """A timm model without classifier.
+
+    Raises:
+        UserError: for a name or an option that timm doesn't know, or weights that can't be downloaded.
+    """
+    _check_name(model)
+    try:
+        return timm.create_model(model, pretrained=pretrained, num_classes=0, **options)
+    except TypeError as error:
+        raise UserError(
+            f"timm's {model} was given {', '.join(options)} but refuses: {error}; remove the option "
+            "(null leaves backbone.drop_path_rate out)"
+        ) from error
+    except Exception as error:  # the hub client passes on whatever its HTTP library raises
+        if not pretrained:
+            raise
+        raise UserError(
+            f"the pretrained weights of {model} can't be had: {type(error).__name__}: {str(error).splitlines()[0]}; "
+            "connect this machine to the internet, or load a file with backbone.weights=FILE, or start from random "
+            "weights with backbone.pretrained=false"
+        ) from error
+
+
+def select_levels(out_indices: Sequence[int] | None, strides: Sequence[int]) -> tuple[int, ...]:
+    """Ascending, non-negative indices of the levels to give; None takes the deepest of every stride from 4 on.
+
+    Raises:
+        UserError: for an index that isn't there, or none at all.
+    """
+    count = len(strides)
+    if out_indices is None:
+        return tuple(i for i in range(count) if strides[i] >= 4 and (i == count - 1 or strides[i + 1] > strides[i]))
+    chosen = sorted({i + count if i < 0 else i for i in out_indices})
+    if not chosen or not 0 <= chosen[0] <= chosen[-1] < count:
+        raise UserError(
+            f"backbone.out_indices={list(out_indices)}, but there are {count} maps with strides {list(strides)}; "
+            f"choose from 0 to {count - 1}, or null for all"
+        )
+    return tuple(chosen)
+
+
+def _check_name(model: str) -> None:
+    if ":" in model or timm.is_model(model):  # hf-hub:..., local-dir:...
+        return
+    near = difflib.get_close_matches(model.partition(".")[0], timm.list_models(), n=4)
+    hint = f"the nearest names are {', '.join(near)}" if near else "python -c 'import timm; print(timm.list_models())'"
+    raise UserError(f"timm has no model {model!r}; {hint}")
+
+
+def _has_fixed_size(model: str) -> bool:
+    if ":" in model:
+        return False
+    return bool(timm.get_pretrained_cfg_value(model, "fixed_input_size"))

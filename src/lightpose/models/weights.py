@@ -1,0 +1,182 @@
+"""Weights from files: load what fits by name and shape, and say what doesn't."""
+
+import logging
+import math
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed, resample_patch_embed
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+from lightpose.errors import UserError
+
+WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "state_dict_ema", "net")
+"""Keys under which training scripts put the state dict."""
+PREFIXES = (
+    "",
+    *(f"{outer}{inner}" for inner in ("", "backbone.", "backbone.model.") for outer in ("net.", "module.", "")),
+)
+"""What names may begin with when the file holds more than the module."""
+SHOWN = 4
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What became of the tensors of a file.
+
+    Attributes:
+        source: the file.
+        loaded: names, in the model, of the tensors that were loaded.
+        skipped: name in the file → why it was not loaded.
+        missing: names, in the model, of the tensors that keep their initial values.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    skipped: Mapping[str, str]
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """A few lines: counts, and the first names of each kind."""
+        lines = [f"loaded {len(self.loaded)} of {len(self.loaded) + len(self.missing)} tensors from {self.source}"]
+        if self.missing:
+            lines.append(f"  {len(self.missing)} keep their initial values: {_first(self.missing)}")
+        if self.skipped:
+            reasons = _first([f"{name} ({reason})" for name, reason in self.skipped.items()])
+            lines.append(f"  {len(self.skipped)} in the file skipped: {reasons}")
+        return "\n".join(lines)
+
+
+def load_weights(module: nn.Module, path: str | Path, prefix: str = "") -> LoadReport:
+    """Load the tensors of a file that fit ``module`` by name and shape; leave all others as they are.
+
+    Position and patch embeddings of plain ViTs are resampled where the size differs.
+
+    Args:
+        module: receives the weights, in place.
+        path: PyTorch or ``.safetensors`` file with a state dict, also inside ``{"state_dict": ...}`` and the like.
+        prefix: what the wanted names begin with in the file; empty tries the usual ones (`PREFIXES`).
+
+    Raises:
+        UserError: when the file is missing, unreadable or holds more than data, or when nothing in it fits.
+    """
+    return fit_weights(module, read_weights(path), str(path), prefix)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of a file, on the CPU. No code in the file is run.
+
+    Raises:
+        UserError: when the file is missing, unreadable, holds more than data, or holds no tensor.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"weights file {path} does not exist; give the path of a PyTorch or .safetensors file")
+    content: Any
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"weights file {path} is damaged or holds more than plain data, which could run code when read; if you "
+            "trust it, save torch.load(path, weights_only=False)['state_dict'] to a new file and load that"
+        ) from error
+    except Exception as error:  # each format raises its own
+        raise UserError(
+            f"weights file {path} can't be read as a PyTorch or .safetensors file ({error}); fetch it again"
+        ) from error
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    names = content if isinstance(content, Mapping) else {}
+    state = {str(name): value for name, value in names.items() if isinstance(value, Tensor)}
+    if not state:
+        raise UserError(
+            f"weights file {path} holds no named tensors, at the top or under {', '.join(WRAPPERS)}; save a state dict"
+        )
+    return state
+
+
+def fit_weights(module: nn.Module, state: Mapping[str, Tensor], source: str, prefix: str = "") -> LoadReport:
+    """`load_weights` from a state dict; ``source`` names it in the report, which is also logged.
+
+    Raises:
+        UserError: when nothing fits, with names of both sides.
+    """
+    target = module.state_dict()
+
+    def fits(name: str, value: Tensor) -> bool:
+        return name in target and value.shape == target[name].shape
+
+    def stripped(start: str) -> dict[str, Tensor]:
+        return {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+
+    starts = (prefix,) if prefix else PREFIXES
+    start = max(starts, key=lambda start: sum(fits(*item) for item in stripped(start).items()))
+    offered = _resample(module, stripped(start))
+    fitting = {name: value for name, value in offered.items() if fits(name, value)}
+    if not fitting:
+        raise UserError(
+            f"no tensor of {source} fits the model: the file has {_first(state)}, the model {_first(target)}; "
+            "give weights of the same architecture"
+        )
+    module.load_state_dict(fitting, strict=False)
+    skipped = {}
+    for name in state:
+        known = name.removeprefix(start)
+        if not name.startswith(start) or known not in target:
+            skipped[name] = "not in the model"
+        elif known not in fitting:
+            skipped[name] = f"shape {tuple(state[name].shape)} in the file, {tuple(target[known].shape)} in the model"
+    missing = tuple(name for name in target if name not in fitting)
+    report = LoadReport(source, tuple(fitting), skipped, missing)
+    _log.info("%s", report)
+    return report
+
+
+def _first(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def _resample(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` with the embeddings of plain ViTs brought to the input and patch size of those in ``module``."""
+    state = dict(state)
+    for name, part in module.named_modules():
+        if not isinstance(part, VisionTransformer):
+            continue
+        positions, patches = (f"{name}.{leaf}".lstrip(".") for leaf in ("pos_embed", "patch_embed.proj.weight"))
+        if positions in state and part.pos_embed is not None:
+            state[positions] = _resample_positions(state[positions], part)
+        if patches in state and state[patches].ndim == 4:
+            state[patches] = resample_patch_embed(state[patches], list(part.patch_embed.patch_size))
+    return state
+
+
+def _resample_positions(positions: Tensor, vit: Any) -> Tensor:
+    """(1, N, C) position embeddings for the token grid of ``vit``; unchanged where their own grid can't be told.
+
+    The grid of a file has the aspect of ``vit``'s or is square, with or without a class token.
+    """
+    height, width = grid = vit.patch_embed.grid_size
+    prefix_tokens = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    if positions.shape[1] == height * width + prefix_tokens:
+        return positions
+    for aspect in (height / width, 1.0):
+        for extra in (0, 1):
+            count = positions.shape[1] - extra
+            rows = round(math.sqrt(count * aspect))
+            if rows and rows * round(rows / aspect) == count and extra >= prefix_tokens:
+                resampled = resample_abs_pos_embed(
+                    positions, list(grid), old_size=[rows, count // rows], num_prefix_tokens=extra
+                )
+                return resampled[:, extra - prefix_tokens :]
+    return positions
