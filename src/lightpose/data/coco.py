@@ -1,0 +1,312 @@
+"""COCO keypoint files as data sets: a sample per person, or a sample per image."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from lightpose.data.base import PoseDataset, Transform
+from lightpose.data.boxes import read_boxes
+from lightpose.data.coco_index import USABLE, CocoIndex, read_coco
+from lightpose.data.decode import ImageError, read_image
+from lightpose.errors import UserError
+from lightpose.skeleton import Skeleton
+from lightpose.structures import Annotations, Array, Sample
+
+log = logging.getLogger(__name__)
+
+OnBadImage = Literal["error", "skip"]
+
+_COCO17 = (
+    *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow"),
+    *("right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle"),
+    "right_ankle",
+)
+_COCO17_SIGMAS = (
+    *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062),
+    *(0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
+)
+_COCO17_UPPER = range(11)
+
+
+def skeleton_of(path: Path | str, sigmas: Sequence[float] | None = None) -> Skeleton:
+    """The skeleton that a COCO file's ``categories`` describe.
+
+    Args:
+        path: COCO keypoint file.
+        sigmas: OKS constants; None takes the category's own ``sigmas``, COCO's where the names are COCO's 17, else the
+            default.
+
+    Raises:
+        UserError: when the file can't be used, or its categories name no keypoints.
+    """
+    category = read_coco(path).categories[0]
+    if tuple(category.get("keypoints") or ()) != _COCO17:
+        return Skeleton.from_coco_category(category, sigmas)
+    skeleton = Skeleton.from_coco_category(category, sigmas or category.get("sigmas") or _COCO17_SIGMAS)
+    return replace(skeleton, name="coco17", upper=tuple(_COCO17_UPPER))
+
+
+class _Coco(PoseDataset):
+    """What both readers share: the index, the image files, the ground truth."""
+
+    def __init__(
+        self,
+        annotations: Path | str,
+        images: Path | str | None,
+        skeleton: Skeleton | None,
+        transforms: Sequence[Transform],
+        seed: int,
+        on_bad_image: OnBadImage,
+    ) -> None:
+        super().__init__(transforms, seed)
+        if on_bad_image not in ("error", "skip"):
+            raise UserError(f"on_bad_image={on_bad_image!r} is unknown; use error or skip")
+        self.index = read_coco(annotations)
+        self.skeleton = skeleton or skeleton_of(annotations)
+        check_skeleton(self.index, self.skeleton)
+        if not (self.index.status == USABLE).any():
+            raise UserError(f"there is nothing to learn from or to measure on. {self.index.summary()}")
+        log.info(self.index.summary())
+        self.folder = image_folder(self.index, images)
+        self.on_bad_image = on_bad_image
+        self._bad = torch.zeros(len(self.index.image_ids), dtype=torch.bool).share_memory_()
+        self._boxes_xyxy = self.index.clipped_boxes_xyxy()
+        self._last: tuple[int, Array] | None = None
+
+    @property
+    def bad_images(self) -> list[str]:
+        """Names of the unreadable images met so far, by any worker."""
+        return [self.index.file_name(row) for row in np.flatnonzero(self._bad.numpy()).tolist()]
+
+    def image_row(self, index: int) -> int:
+        """Row in the index of the image of sample ``index``."""
+        raise NotImplementedError
+
+    def annotations_of(self, index: int) -> Annotations:
+        """The labels of sample ``index``."""
+        raise NotImplementedError
+
+    def load(self, index: int, rng: np.random.Generator) -> Sample:
+        """The sample, or with ``on_bad_image=skip`` another one in its place.
+
+        Raises:
+            ImageError: for an unreadable image.
+            UserError: when the image is not as large as the annotations say.
+        """
+        for _ in range(100):
+            row = self.image_row(index)
+            try:
+                image = self._image(row)
+                break
+            except ImageError as error:
+                if self.on_bad_image == "error":
+                    raise
+                if not self._bad[row]:
+                    log.warning("Skipped: %s", error)
+                self._bad[row] = True
+                index = int(rng.integers(len(self)))
+        else:
+            raise UserError(f"100 images in a row can't be read; check that the images are in {self.folder}")
+        return Sample(
+            image=image,
+            instances=self.annotations_of(index),
+            input_from_image=np.eye(3),
+            image_id=int(self.index.image_ids[row]),
+            index=index,
+            image_hw=(image.shape[0], image.shape[1]),
+        )
+
+    def _image(self, row: int) -> Array:
+        if self._last is not None and self._last[0] == row:  # the people of one image often follow each other
+            return self._last[1]
+        path = self.folder / self.index.file_name(row)
+        image = read_image(path)
+        expected_hw = tuple(self.index.image_hw[row].tolist())
+        check_image_hw(path, image.shape[:2], expected_hw)
+        self._last = row, image
+        return image
+
+    def _annotations(self, rows: slice | Array) -> Annotations:
+        index = self.index
+        return Annotations(
+            keypoints=index.keypoints[rows],
+            visible=index.visible[rows].astype(np.float32),
+            boxes_xyxy=self._boxes_xyxy[rows],
+            areas=index.areas[rows].astype(np.float32),
+            categories=index.category_rows[rows].astype(np.int64),
+            ids=index.ids[rows],
+            scores=np.ones(len(index.ids[rows]), np.float32),
+        )
+
+    def ground_truth(self) -> dict[str, Any]:
+        """What to score against: the whole file, see `CocoIndex.ground_truth`."""
+        return self.index.ground_truth()
+
+
+class CocoInstances(_Coco):
+    """A sample per person: the usable annotations, or with ``boxes`` the detected boxes, ordered by image.
+
+    Args:
+        annotations: COCO keypoint file.
+        images: folder of the images; None looks in the folder of ``annotations``, in its ``images/`` and beside it.
+        skeleton: None takes it from the file.
+        transforms: see `PoseDataset`.
+        seed: see `PoseDataset`.
+        boxes: file of detected boxes in COCO's result format; their samples have no labels.
+        box_category: ``category_id`` to keep of ``boxes``; see `lightpose.data.boxes.read_boxes`.
+        min_box_score: boxes below it are left out.
+        on_bad_image: ``error``, or ``skip`` to put another sample in the place of an unreadable image and count it.
+
+    Raises:
+        UserError: when a file is missing or wrong, nothing is usable, or the skeleton has another number of keypoints.
+    """
+
+    def __init__(
+        self,
+        annotations: Path | str,
+        images: Path | str | None = None,
+        skeleton: Skeleton | None = None,
+        transforms: Sequence[Transform] = (),
+        seed: int = 0,
+        boxes: Path | str | None = None,
+        box_category: int | None = None,
+        min_box_score: float = 0.0,
+        on_bad_image: OnBadImage = "error",
+    ) -> None:
+        super().__init__(annotations, images, skeleton, transforms, seed, on_bad_image)
+        self._detected = read_boxes(boxes, self.index, box_category, min_box_score) if boxes else None
+        self._rows = np.flatnonzero(self.index.status == USABLE).astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self.image_rows)
+
+    @property
+    def image_rows(self) -> Array:
+        """(N,) row in the index of the image of each sample."""
+        rows: Array = self._detected.image_rows if self._detected else self.index.image_rows[self._rows]
+        return rows
+
+    def image_row(self, index: int) -> int:
+        """Row in the index of the image of sample ``index``."""
+        if self._detected:
+            return int(self._detected.image_rows[index])
+        return int(self.index.image_rows[self._rows[index]])
+
+    def annotations_of(self, index: int) -> Annotations:
+        """One person; in a detected box nothing is labelled and the id is -1."""
+        if not self._detected:
+            row = self._rows[index]
+            return self._annotations(slice(row, row + 1))
+        boxes = self._detected.boxes_xyxy[index : index + 1]
+        count = self.index.num_keypoints
+        return Annotations(
+            keypoints=np.zeros((1, count, 2), np.float32),
+            visible=np.zeros((1, count), np.float32),
+            boxes_xyxy=boxes,
+            areas=(boxes[:, 2:] - boxes[:, :2]).prod(-1),
+            categories=np.zeros(1, np.int64),
+            ids=np.full(1, -1),
+            scores=self._detected.scores[index : index + 1],
+        )
+
+
+class CocoImages(_Coco):
+    """A sample per image, with all its usable people.
+
+    Args:
+        annotations: COCO keypoint file.
+        images: folder of the images; None looks in the folder of ``annotations``, in its ``images/`` and beside it.
+        skeleton: None takes it from the file.
+        transforms: see `PoseDataset`.
+        seed: see `PoseDataset`.
+        empty_images: also the images without a usable person: negatives in training, and what evaluation needs to
+            count false alarms.
+        on_bad_image: ``error``, or ``skip`` to put another sample in the place of an unreadable image and count it.
+
+    Raises:
+        UserError: when a file is missing or wrong, nothing is usable, or the skeleton has another number of keypoints.
+    """
+
+    def __init__(
+        self,
+        annotations: Path | str,
+        images: Path | str | None = None,
+        skeleton: Skeleton | None = None,
+        transforms: Sequence[Transform] = (),
+        seed: int = 0,
+        empty_images: bool = False,
+        on_bad_image: OnBadImage = "error",
+    ) -> None:
+        super().__init__(annotations, images, skeleton, transforms, seed, on_bad_image)
+        peopled = np.unique(self.index.image_rows[self.index.status == USABLE])
+        self.image_rows = np.arange(len(self.index.image_ids)) if empty_images else peopled
+
+    def __len__(self) -> int:
+        return len(self.image_rows)
+
+    def image_row(self, index: int) -> int:
+        """Row in the index of the image of sample ``index``."""
+        return int(self.image_rows[index])
+
+    def annotations_of(self, index: int) -> Annotations:
+        """The usable people of an image; none is an ordinary case."""
+        first, last = self.index.first[self.image_rows[index] :][:2]
+        return self._annotations(first + np.flatnonzero(self.index.status[first:last] == USABLE))
+
+
+def check_skeleton(index: CocoIndex, skeleton: Skeleton) -> None:
+    """Refuse a skeleton that doesn't describe the keypoints of a file.
+
+    Raises:
+        UserError: for another number of keypoints, or the same names in another order.
+    """
+    names = tuple(index.categories[0].get("keypoints") or ())
+    if index.num_keypoints != skeleton.num_keypoints:
+        raise UserError(
+            f"{index.path} has {index.num_keypoints} keypoints ({', '.join(names) or 'no names'}) but skeleton "
+            f"{skeleton.name!r} has {skeleton.num_keypoints}; choose the file's skeleton, or leave it to "
+            "the file's categories"
+        )
+    if names != skeleton.keypoints and set(names) == set(skeleton.keypoints):
+        raise UserError(
+            f"{index.path} lists the keypoints of skeleton {skeleton.name!r} in another order ({', '.join(names)}); "
+            "write the names in the skeleton's order, or leave the skeleton to the file's categories"
+        )
+
+
+def image_folder(index: CocoIndex, images: Path | str | None) -> Path:
+    """Where the images are: ``images``, or the first folder near the annotations that holds the first image.
+
+    Raises:
+        UserError: naming the folders that were searched.
+    """
+    near = index.path.parent
+    places = [Path(images)] if images else [near, near / "images", near.parent / "images", near.parent]
+    if images and places[0].is_dir():
+        return places[0]
+    for place in places:
+        if (place / index.file_name(0)).is_file():
+            return place
+    raise UserError(
+        f"the images of {index.path}, e.g. {index.file_name(0)}, are not in {', '.join(map(str, places))}; say where "
+        "they are with data.images=FOLDER"
+    )
+
+
+def check_image_hw(path: Path, actual_hw: tuple[int, ...], expected_hw: tuple[int, ...]) -> None:
+    """Refuse an image that is not as large as annotated: its keypoints would be wrong.
+
+    Raises:
+        UserError: naming the file and both sizes.
+    """
+    if tuple(actual_hw) != tuple(expected_hw):
+        raise UserError(
+            f"image {path} is {actual_hw[1]}x{actual_hw[0]} (w x h, upright), but annotated as "
+            f"{expected_hw[1]}x{expected_hw[0]}; annotate the image as it is shown (EXIF orientation "
+            "applied), or restore the file"
+        )

@@ -1,0 +1,166 @@
+"""Data sets, transforms and loaders of a run."""
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cv2
+import torch
+from lightning.pytorch import LightningDataModule
+
+from lightpose.data.base import PoseDataset, Transform
+from lightpose.data.loading import EpochLoader, EpochSampler
+from lightpose.errors import UserError
+from lightpose.skeleton import Skeleton
+from lightpose.structures import collate
+
+log = logging.getLogger(__name__)
+
+_SPLIT_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+
+
+class PoseDataModule(LightningDataModule):
+    """Training, validation and test data of any `PoseDataset`.
+
+    Args:
+        dataset: builds a data set from ``annotations``, ``images``, ``skeleton``, ``transforms`` and ``seed``, and
+            ``boxes`` where it is given.
+        transforms: ``train`` and ``eval``, each name → transform in order. None leaves one out; a partial receives
+            ``skeleton``.
+        skeleton: which keypoints there are.
+        train: annotation file.
+        val: annotation file; None trains without validation.
+        test: annotation file; None takes ``val``.
+        images: folder of the training images; None lets the data set look near the annotation file.
+        val_images: likewise for validation; None takes ``images``.
+        test_images: likewise for the test; None takes ``val_images``.
+        boxes: detected boxes to validate and test in; None uses the annotated ones.
+        eval_dataset: like ``dataset``, for validation and test; None takes ``dataset``.
+        batch_size: per process.
+        eval_batch_size: None takes ``batch_size``.
+        num_workers: per process; None takes the CPU cores that a process may use, 16 at most.
+        group_by_image: draw the people of one image into one batch, so that it is decoded once. Faster, but the
+            samples of a batch are less independent.
+        seed: of order and transforms.
+
+    Raises:
+        UserError: when a split is used whose annotation file is not given, and for what the data set refuses.
+    """
+
+    def __init__(
+        self,
+        dataset: Callable[..., PoseDataset],
+        transforms: Mapping[str, Mapping[str, Any]],
+        skeleton: Skeleton | None = None,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        images: str | None = None,
+        val_images: str | None = None,
+        test_images: str | None = None,
+        boxes: str | None = None,
+        eval_dataset: Callable[..., PoseDataset] | None = None,
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+        group_by_image: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.makers = {"train": dataset, "val": eval_dataset or dataset, "test": eval_dataset or dataset}
+        self.annotations = {"train": train, "val": val, "test": test or val}
+        val_images = val_images or images
+        self.images = {"train": images, "val": val_images, "test": test_images or val_images}
+        self.boxes = {"train": None, "val": boxes, "test": boxes}
+        self.transforms, self.skeleton, self.seed = transforms, skeleton, seed
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.num_workers, self.group_by_image = num_workers, group_by_image
+        self._datasets: dict[str, PoseDataset] = {}
+
+    def dataset(self, split: str) -> PoseDataset:
+        """The data set of ``train``, ``val`` or ``test``, made at the first call.
+
+        Raises:
+            UserError: when its annotation file is not given.
+        """
+        if split not in self._datasets:
+            annotations = self.annotations[split]
+            if annotations is None:
+                name = "val" if split == "test" else split
+                raise UserError(f"there is no annotation file to {_USE[split]}; give one with data.{name}=FILE.json")
+            boxes = {"boxes": self.boxes[split]} if self.boxes[split] else {}
+            self._datasets[split] = self.makers[split](
+                annotations=annotations,
+                images=self.images[split],
+                skeleton=self.skeleton,
+                transforms=self._transforms("train" if split == "train" else "eval"),
+                seed=self.seed,
+                **boxes,
+            )
+        return self._datasets[split]
+
+    @property
+    def train_dataset(self) -> PoseDataset:
+        """What is trained on."""
+        return self.dataset("train")
+
+    def _transforms(self, kind: str) -> list[Transform]:
+        chosen = [step for step in self.transforms[kind].values() if step is not None]
+        return [step(skeleton=self.skeleton) if isinstance(step, functools.partial) else step for step in chosen]
+
+    def setup(self, stage: str) -> None:
+        """Make the data sets of a stage now, so that mistakes show before training starts."""
+        for split in _SPLIT_OF_STAGE.get(stage, ()):
+            if split != "val" or stage != "fit" or self.annotations["val"]:
+                self.dataset(split)
+
+    def teardown(self, stage: str) -> None:
+        """Say which images were skipped."""
+        for split, dataset in self._datasets.items():
+            skipped: list[str] = getattr(dataset, "bad_images", [])
+            if skipped:
+                log.warning("%s: %d unreadable images were skipped, e.g. %s", split, len(skipped), skipped[0])
+
+    def train_dataloader(self) -> EpochLoader:
+        """Shuffled by seed and epoch; the last batch is dropped unless it is the only one."""
+        dataset = self.dataset("train")
+        trainer = self.trainer
+        world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        groups = getattr(dataset, "image_rows", None) if self.group_by_image else None
+        sampler = EpochSampler(dataset, self.seed, groups, world, rank)
+        return self._loader(dataset, self.batch_size, sampler=sampler, drop_last=len(sampler) >= self.batch_size)
+
+    def val_dataloader(self) -> EpochLoader | list[EpochLoader]:
+        """In order, every sample once; no loader when there is no validation file."""
+        return self._loader(self.dataset("val"), self.eval_batch_size) if self.annotations["val"] else []
+
+    def test_dataloader(self) -> EpochLoader:
+        """In order, every sample once."""
+        return self._loader(self.dataset("test"), self.eval_batch_size)
+
+    def _loader(self, dataset: PoseDataset, batch_size: int, **options: Any) -> EpochLoader:
+        workers = self.num_workers if self.num_workers is not None else self._free_cores()
+        return EpochLoader(
+            dataset,
+            batch_size=batch_size,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=collate,
+            worker_init_fn=_one_thread,
+            **options,
+        )
+
+    def _free_cores(self) -> int:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(16, cores // (self.trainer.num_devices if self.trainer else 1)))
+
+
+_USE = {"train": "train on", "val": "validate on", "test": "test on"}
+
+
+def _one_thread(worker: int) -> None:
+    """Workers are the parallelism; OpenCV's own threads would only fight for their cores."""
+    cv2.setNumThreads(0)

@@ -1,0 +1,86 @@
+"""Batches in an order that depends on seed and epoch alone, and that continues where a run was interrupted."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+
+from lightpose.data.base import PoseDataset
+from lightpose.structures import Array, Sample
+
+
+class EpochSampler(DistributedSampler[Sample]):
+    """Shuffles by seed and epoch, on one process or several, and tells the data set which epoch it is.
+
+    Every process takes a stretch of one common order, whose end is filled up from its start so that all are equally
+    long.
+
+    Args:
+        dataset: what to draw from.
+        seed: of the order.
+        groups: (N,) group of every sample. Given, whole groups are shuffled, so that the people of one image meet in
+            one batch and the image is decoded once.
+        num_replicas: number of processes.
+        rank: of this process.
+    """
+
+    def __init__(
+        self,
+        dataset: PoseDataset,
+        seed: int,
+        groups: Array | None = None,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
+        self.groups = groups
+        self.skip = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order and the random numbers of ``epoch``."""
+        super().set_epoch(epoch)
+        if isinstance(self.dataset, PoseDataset):
+            self.dataset.set_epoch(epoch)
+
+    def order(self) -> Array:
+        """The order of all samples in this epoch, before it is shared out."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(len(self.dataset))  # type: ignore[arg-type]
+        if self.groups is None:
+            return order
+        place = rng.permutation(int(self.groups.max()) + 1)
+        return order[np.argsort(place[self.groups[order]], kind="stable")]
+
+    def __iter__(self) -> Iterator[Any]:
+        order = np.resize(self.order(), self.total_size)
+        start = self.rank * self.num_samples
+        skip, self.skip = self.skip, 0
+        return iter(order[start + skip : start + self.num_samples].tolist())
+
+
+class EpochLoader(DataLoader[Sample]):
+    """A `DataLoader` whose workers start at the first batch, and whose position can be saved and restored.
+
+    Lightning asks for the iterator before it says which epoch it is; with eager workers a resumed run would begin with
+    samples of the wrong epoch.
+    """
+
+    _given = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        sampler = self.sampler
+        self._given = sampler.skip // (self.batch_size or 1) if isinstance(sampler, EpochSampler) else 0
+        for batch in super().__iter__():
+            self._given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch were given out."""
+        return {"batches": self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin after the batches that were given out, unless the epoch was over."""
+        if isinstance(self.sampler, EpochSampler):
+            self.sampler.skip = state["batches"] % len(self) * (self.batch_size or 1)
