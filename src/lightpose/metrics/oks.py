@@ -156,10 +156,8 @@ class OKS(PoseMetric):
             boxes_xyxy=rows["boxes_xyxy"],
             box_scores=rows["box_scores"],
         ).map(lambda column: column[index])
-        ids = np.array([category["id"] for category in _keypoint_categories(ground_truth)])
-        if len(ids) > 1:  # every sample says which one it is
-            ids = np.array([category["id"] for category in ground_truth["categories"]])[categories[index]]
-        return poses, image_ids[index], np.broadcast_to(ids, len(poses))
+        category_ids = np.array([category["id"] for category in _keypoint_categories(ground_truth)])
+        return poses, image_ids[index], category_ids[categories[index]]
 
 
 def pose_scores(box_scores: Tensor, keypoint_scores: Tensor, mode: ScoreMode, threshold: float) -> Tensor:
@@ -235,7 +233,10 @@ def evaluate_oks(
     _check_keypoints("instances of the ground truth", annotations, len(sigmas))
     _check_keypoints("the predictions", predictions, len(sigmas))
     truth = COCO({**ground_truth, "annotations": annotations})
-    answers = truth.loadRes([dict(prediction) for prediction in predictions])
+    if predictions:
+        answers = truth.loadRes([dict(prediction) for prediction in predictions])
+    else:  # which loadRes refuses in older versions
+        answers = COCO({**ground_truth, "annotations": []})
     evaluation = COCOeval_faster(
         truth, answers, "keypoints", print_function=log.debug, kpt_oks_sigmas=[float(sigma) for sigma in sigmas]
     )
