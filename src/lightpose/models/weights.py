@@ -18,9 +18,11 @@ from lightpose.errors import UserError
 
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "state_dict_ema", "net")
 """Keys under which training scripts put the state dict."""
-PREFIXES = (
-    "",
-    *(f"{outer}{inner}" for inner in ("", "backbone.", "backbone.model.") for outer in ("net.", "module.", "")),
+PREFIXES = tuple(
+    f"{outer}{part}{inner}"
+    for outer in ("", "net.", "module.")
+    for part in ("", "backbone.")
+    for inner in ("", "model.")
 )
 """What names may begin with when the file holds more than the module."""
 SHOWN = 4
