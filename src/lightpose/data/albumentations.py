@@ -1,6 +1,7 @@
 """Albumentations pipelines on the warped input: photometric ones and spatial ones alike."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -36,7 +37,9 @@ class Albumentations:
         self.skeleton = skeleton
         steps = list(transforms.values()) if isinstance(transforms, Mapping) else list(transforms)
         keypoint_params = albumentations.KeypointParams(format="xy", label_fields=["index"], remove_invisible=False)
-        self.pipeline = albumentations.Compose([step for step in steps if step], keypoint_params=keypoint_params)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Got processor for keypoints")  # photometric ones don't need them
+            self.pipeline = albumentations.Compose([step for step in steps if step], keypoint_params=keypoint_params)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Replace image, keypoints and visibility, and multiply ``input_from_image``."""

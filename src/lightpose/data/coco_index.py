@@ -178,11 +178,11 @@ def read_coco(path: Path | str) -> CocoIndex:
     folder = root / f"{name}-{_hash(f'{stat.st_size} {stat.st_mtime_ns} {READER_VERSION}')}"
     try:
         return _load(folder, path)
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, TypeError):
+        for old in root.glob(f"{name}-*"):  # of an earlier content of the file, or damaged
+            shutil.rmtree(old, ignore_errors=True)
         index = _parse(path, _read_json(path))
     try:
-        for old in root.glob(f"{name}-*"):
-            shutil.rmtree(old, ignore_errors=True)
         _save(index, folder)
         return _load(folder, path)
     except (OSError, ValueError) as error:
@@ -204,7 +204,8 @@ def _save(index: CocoIndex, folder: Path) -> None:
             np.save(new / f"{column}.npy", getattr(index, column))
         meta = {"categories": index.categories, "dropped": index.dropped, "mended": index.mended}
         (new / "meta.json").write_text(json.dumps(meta))
-        new.rename(folder)
+        if not folder.exists():  # another process may have been faster
+            new.rename(folder)
 
 
 def _load(folder: Path, path: Path) -> CocoIndex:

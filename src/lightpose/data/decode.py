@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lightpose.errors import UserError
 from lightpose.structures import Array
@@ -46,13 +46,14 @@ def read_image_hw(path: Path | str) -> tuple[int, int]:
     Raises:
         ImageError: naming the file, when it is missing or its header is not that of an image.
     """
-    data = _read(path)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(path) as image:
             width, height = image.size
             turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _corrupt(str(path), len(data)) from error
+    except UnidentifiedImageError as error:
+        raise _corrupt(str(path), Path(path).stat().st_size) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
     return (width, height) if turned else (height, width)
 
 
@@ -69,7 +70,11 @@ def _read(path: Path | str) -> bytes:
         with open(path, "rb") as file:  # noqa: PTH123 - half the time of Path.open, once per sample
             return file.read()
     except OSError as error:
-        raise ImageError(f"image {path} can't be read ({error.strerror}); check the folder of images") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path | str, error: OSError) -> ImageError:
+    return ImageError(f"image {path} can't be read ({error.strerror or error}); check the folder of images")
 
 
 def _corrupt(name: str, length: int) -> ImageError:

@@ -1,0 +1,163 @@
+"""What is in a COCO keypoint file, what of it would be used, and what is wrong with it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lightpose.data.coco import check_image_hw, check_skeleton, image_folder, skeleton_of
+from lightpose.data.coco_index import DUPLICATE_ID, UNKNOWN_IMAGE, USABLE, CocoIndex, read_coco
+from lightpose.data.decode import read_image, read_image_hw
+from lightpose.errors import UserError
+from lightpose.skeleton import Skeleton
+from lightpose.structures import Array
+
+FAR = 0.5
+"""A keypoint further outside the image than this share of its longer side counts as far outside."""
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found.
+
+    Attributes:
+        annotations: the file.
+        images: number of images it lists.
+        total: number of annotations.
+        usable: number of those that can be trained on.
+        dropped: reason → number of those that can't.
+        skeleton: the one given, or that of the file; None where there is none.
+        labelled: (K,) share of the usable people on which each keypoint is labelled.
+        errors: what must be mended before training.
+        warnings: what is worth a look.
+    """
+
+    annotations: Path
+    images: int = 0
+    total: int = 0
+    usable: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    skeleton: Skeleton | None = None
+    labelled: tuple[float, ...] = ()
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether training on the file would fail, or go wrong."""
+        return bool(self.errors)
+
+    def __str__(self) -> str:
+        lines = [f"{self.annotations}: {self.images} images, {self.total} annotations"]
+        lines += [f"  {self.usable:>7} usable"]
+        lines += [f"  {count:>7} dropped: {reason}" for reason, count in self.dropped.items()]
+        if self.skeleton is not None:
+            lines += ["", *_describe(self.skeleton, self.labelled)]
+        lines += [""] if self.warnings or self.errors else ["", "nothing is wrong"]
+        lines += [f"warning: {text}" for text in self.warnings] + [f"error: {text}" for text in self.errors]
+        return "\n".join(lines)
+
+
+def _describe(skeleton: Skeleton, labelled: tuple[float, ...]) -> list[str]:
+    known = "known" if skeleton.sigmas_known else "a default: AP is not comparable with published figures"
+    width = max(map(len, skeleton.keypoints))
+    lines = [f"skeleton {skeleton.name}: {skeleton.num_keypoints} keypoints; OKS sigmas are {known}"]
+    for name, swap, share, sigma in zip(skeleton.keypoints, skeleton.swap, labelled, skeleton.sigmas, strict=True):
+        mirror = skeleton.keypoints[swap] if skeleton.keypoints[swap] != name else "itself"
+        lines.append(f"  {name:<{width}}  labelled {share:4.0%}  sigma {sigma:.3f}  mirrored is {mirror}")
+    return lines
+
+
+def check(
+    annotations: Path | str, images: Path | str | None = None, skeleton: Skeleton | None = None, decode: bool = False
+) -> Report:
+    """Look for everything in a data set that would make training fail or its figures wrong.
+
+    Args:
+        annotations: COCO keypoint file.
+        images: folder of the images; None looks for it near the file.
+        skeleton: None takes it from the file.
+        decode: decode every image; else only the headers are read.
+    """
+    path = Path(annotations)
+    try:
+        index = read_coco(path)
+    except UserError as error:
+        return Report(path, errors=(str(error),))
+    errors, warnings = _annotation_mistakes(index)
+    try:
+        skeleton = skeleton or skeleton_of(path)
+        check_skeleton(index, skeleton)
+    except UserError as error:
+        errors.append(str(error))
+        skeleton = None
+    if skeleton and not skeleton.sigmas_known:
+        warnings.append("OKS sigmas are a default; give measured ones as `sigmas` of the category, or in a skeleton")
+    try:
+        errors += _image_mistakes(index, image_folder(index, images), decode)
+    except UserError as error:
+        errors.append(str(error))
+    usable = index.status == USABLE
+    labelled = (index.visible[usable] > 0).mean(0) if usable.any() else np.zeros(index.num_keypoints)
+    return Report(
+        annotations=path,
+        images=len(index.image_ids),
+        total=len(index.ids) + sum(index.dropped.values()),
+        usable=int(usable.sum()),
+        dropped=index.reasons(),
+        skeleton=skeleton,
+        labelled=tuple(labelled.tolist()),
+        errors=tuple(errors),
+        warnings=tuple(warnings),
+    )
+
+
+def _annotation_mistakes(index: CocoIndex) -> tuple[list[str], list[str]]:
+    errors, warnings = [], [f"{count} annotations: {what}" for what, count in index.mended.items()]
+    if not (index.status == USABLE).any():
+        errors.append("no annotation is usable")
+    for reason in (UNKNOWN_IMAGE, DUPLICATE_ID):
+        if reason in index.dropped:
+            errors.append(f"{index.dropped[reason]} annotations are dropped: {reason}")
+    usable = np.flatnonzero(index.status == USABLE)
+    outside = _outside(index, usable)
+    far = (outside > FAR).any(-1)
+    if far.any():
+        warnings.append(f"{far.sum()} people have keypoints far outside the image, {_some(index.ids[usable[far]])}")
+    near = (outside > 0).any(-1) & ~far
+    if near.any():
+        warnings.append(f"{near.sum()} people have keypoints outside the image, {_some(index.ids[usable[near]])}")
+    extent = index.keypoints[usable] * (index.visible[usable, :, None] > 0)
+    if len(usable) and extent.max() <= 1:
+        errors.append("all keypoints lie between 0 and 1: they must be in pixels, not shares of the image")
+    unlabelled = np.flatnonzero(~(index.visible[usable] > 0).any(0))
+    if len(usable) and len(unlabelled):
+        warnings.append(f"keypoints {unlabelled.tolist()} (from 0) are never labelled")
+    return errors, warnings
+
+
+def _outside(index: CocoIndex, rows: Array) -> Array:
+    """(N, K) how far each labelled keypoint is outside its image, as a share of the image's longer side."""
+    hw = index.image_hw[index.image_rows[rows]].astype(np.float32)
+    points, limit = index.keypoints[rows], hw[:, None, ::-1]
+    beyond = np.maximum(np.maximum(-points, points - limit), 0).max(-1)
+    share: Array = beyond / hw.max(-1, keepdims=True) * (index.visible[rows] > 0)
+    return share
+
+
+def _image_mistakes(index: CocoIndex, folder: Path, decode: bool) -> list[str]:
+    bad: list[str] = []
+    for row, expected_hw in enumerate(index.image_hw.tolist()):
+        path = folder / index.file_name(row)
+        try:
+            actual_hw = read_image(path).shape[:2] if decode else read_image_hw(path)
+            check_image_hw(path, actual_hw, expected_hw)
+        except UserError as error:
+            bad.append(str(error))
+    more = [f"{len(bad) - _SHOWN} more images are missing, corrupt or of another size"] if len(bad) > _SHOWN else []
+    return bad[:_SHOWN] + more
+
+
+def _some(ids: Array) -> str:
+    return "e.g. annotation " + ", ".join(str(annotation) for annotation in ids[:3])
