@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lightpose.codecs.grid import MapGrid
 from lightpose.codecs.heatmap import check_odd, labelled_cells, on_device, one_pose_per_row
-from lightpose.codecs.peaks import argmax_cells, blur, gaussian_kernel
+from lightpose.codecs.peaks import argmax_cells, gaussian_kernel, mirrored_blur_matrix
 from lightpose.errors import UserError
 from lightpose.geometry import Grid
 from lightpose.skeleton import Skeleton
@@ -47,8 +47,9 @@ class HeatmapOffsetCodec:
         count, (height, width) = skeleton.num_keypoints, self.map_grid.map_hw
         self.spec = Spec({"heatmap": (count, height, width), "offset": (count, 2, height, width)}, input_hw)
         self.radius = radius_factor * max(height, width)
-        self.taps = 2 * blur_kernel + 1
-        self.full_score = _blurred_disk(self.radius, self.taps)
+        taps = 2 * blur_kernel + 1
+        self.full_score = _blurred_disk(self.radius, taps)
+        self._blur_y, self._blur_x = mirrored_blur_matrix(height, taps), mirrored_blur_matrix(width, taps)
         self._loss_weights, self._swap = torch.tensor(skeleton.weights), torch.tensor(skeleton.swap)
 
     def encode(self, instances: Instances) -> Targets:
@@ -74,14 +75,15 @@ class HeatmapOffsetCodec:
         """One pose per row in input pixels.
 
         The middle of a disk is the peak of its blurred map; the score is that peak relative to a whole disk's, so that
-        1 means a perfect map, as for other codecs. It is at least 0.
+        1 means a perfect map, as for other codecs. It lies between 0 and 1.
         """
-        cells, peaks = argmax_cells(blur(outputs["heatmap"].float(), self.taps))
+        maps = outputs["heatmap"].float()
+        cells, peaks = argmax_cells(on_device(self._blur_y, maps) @ maps @ on_device(self._blur_x, maps).mT)
         width = self.map_grid.map_hw[1]
         index = (cells[..., 1] * width + cells[..., 0])[..., None, None].expand(-1, -1, 2, 1)  # (B, K, 2, 1)
         offset = outputs["offset"].float().flatten(-2).gather(-1, index)[..., 0]
         points = self.map_grid.to_input(cells + offset * self.radius)
-        return one_pose_per_row(points, (peaks / self.full_score).clamp_min(0))
+        return one_pose_per_row(points, (peaks / self.full_score).clamp(0, 1))
 
     def flip(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Undo a horizontal mirroring of the input; an involution."""

@@ -22,11 +22,12 @@ def gaussian_kernel(taps: int) -> Tensor:
     return weights / weights.sum()
 
 
-def blur(maps: Tensor, taps: int) -> Tensor:
-    """Gaussian blur of (B, K, h, w) maps with zeros around them."""
-    kernel = gaussian_kernel(taps).to(maps.device, non_blocking=True)
-    rows = F.conv2d(maps.flatten(0, 1)[:, None], kernel[None, None, :, None], padding=(taps // 2, 0))
-    return F.conv2d(rows, kernel[None, None, None, :], padding=(0, taps // 2)).view_as(maps)
+def mirrored_blur_matrix(length: int, taps: int) -> Tensor:
+    """(length, length): rows blur an axis of a map that goes on as its mirror image, the edge cell not repeated."""
+    period = max(2 * length - 2, 1)
+    source = (torch.arange(length)[:, None] + torch.arange(taps) - taps // 2) % period
+    source = torch.minimum(source, period - source)
+    return (F.one_hot(source, length) * gaussian_kernel(taps)[:, None]).sum(1)
 
 
 def argmax_cells(maps: Tensor) -> tuple[Tensor, Tensor]:
