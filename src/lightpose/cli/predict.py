@@ -1,0 +1,95 @@
+"""``lightpose-predict``: find poses in images or a video."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from lightpose.cli import app
+from lightpose.errors import UserError
+
+if TYPE_CHECKING:
+    from lightpose.inference.predictor import Find
+    from lightpose.inference.sources import Frame, Source
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app.run("predict", predict)
+
+
+def predict(composed: DictConfig) -> None:
+    """Predict as configured, and write the results to ``out``."""
+    from rich.progress import track
+
+    from lightpose.cli.setup import resolved
+    from lightpose.inference.predictor import Predictor
+    from lightpose.inference.sources import Video, open_source
+    from lightpose.inference.writers import Canvas, ImageCanvas, VideoCanvas, drawn, staged, write_predictions
+
+    config = resolved(composed)
+    source = open_source(config["source"], config["images"])
+    predictor = Predictor(config["ckpt"], config["device"], config["trust"])
+    find = box_finder(config, source, predictor.estimator.takes_boxes)
+    out, start = Path(config["out"]), time.perf_counter()
+    with ExitStack() as stack:
+        folder = stack.enter_context(staged(out))
+        frames: Iterable[Frame] = source.frames(ahead=config["batch_size"])
+        if isinstance(source, Video) and not source.image_ids:
+            frames = until_interrupt(frames)
+        results = predictor.stream(frames, find, config["batch_size"])
+        if config["draw"]:
+            canvas: Canvas = ImageCanvas(folder / "overlays")
+            if isinstance(source, Video):
+                canvas = stack.enter_context(VideoCanvas(folder / "overlays" / f"{source.stem}.mp4", source.fps))
+            results = drawn(results, canvas, predictor.skeleton, config["threshold"])
+        counted = track(results, "predicting", total=len(source.image_ids) or None)
+        images, poses = write_predictions(folder, counted, predictor.skeleton, source.category_id)
+    seconds = time.perf_counter() - start
+    log.info("%d images, %d poses in %.1f s (%.1f images/s)", images, poses, seconds, images / seconds)
+    for name in ("predictions.json", "predictions.csv", *(["overlays"] if config["draw"] else [])):
+        log.info("%s", out / name)
+
+
+def box_finder(config: dict[str, Any], source: "Source", takes_boxes: bool) -> "Find | None":
+    """Boxes from the file, the detector or the source's own annotations; None for the whole image.
+
+    Raises:
+        UserError: for both a file and a detector, or either where the model takes no boxes, and for unusable ones.
+    """
+    from lightpose.checkpoint import assemble
+    from lightpose.inference.boxes import NO_BOXES, read_boxes
+
+    given = [name for name in ("boxes", "detector") if config.get(name) is not None]
+    if len(given) > 1:
+        raise UserError("boxes come from boxes= or from detector=, not from both; leave one out")
+    if not takes_boxes:
+        if given:
+            raise UserError(f"the checkpoint's model finds people by itself; leave {given[0]}= out")
+        return None
+    if "detector" in given:
+        detector = assemble(config["detector"])
+        return lambda frames: detector([frame.image for frame in frames])
+    boxes = source.boxes if config["boxes"] is None else read_boxes(config["boxes"], source)
+    return None if boxes is None else lambda frames: [boxes.get(frame.name, NO_BOXES) for frame in frames]
+
+
+def until_interrupt(frames: "Iterable[Frame]") -> "Iterator[Frame]":
+    """The frames until Ctrl-C, which then ends the recording and not the program."""
+    stopped = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    log.info("Ctrl-C ends the recording")
+    return takewhile(lambda _: not stopped.is_set(), frames)
+
+
+if __name__ == "__main__":
+    main()
