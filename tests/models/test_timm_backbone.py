@@ -120,7 +120,7 @@ def test_checkpointing_changes_no_number() -> None:
 
 def test_an_unknown_model_gets_the_nearest_names() -> None:
     with pytest.raises(UserError, match=r"no model 'resnet51'.*resnet50"):
-        TimmBackbone("resnet51")
+        TimmBackbone("resnet51", input_hw=(64, 64))
 
 
 def test_an_option_the_model_does_not_have_is_named() -> None:

@@ -47,6 +47,7 @@ class TimmBackbone(FeatureModule):
         model_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        _check_name(model)
         options = {"drop_path_rate": drop_path_rate, **(model_args or {})}
         if input_hw is not None and _has_fixed_size(model):
             options["img_size"] = tuple(input_hw)
@@ -75,7 +76,6 @@ def create_timm(model: str, pretrained: bool = False, **options: Any) -> Any:
     Raises:
         UserError: for a name or an option that timm doesn't know, or weights that can't be downloaded.
     """
-    _check_name(model)
     try:
         return timm.create_model(model, pretrained=pretrained, num_classes=0, **options)
     except TypeError as error:
@@ -120,6 +120,5 @@ def _check_name(model: str) -> None:
 
 
 def _has_fixed_size(model: str) -> bool:
-    if ":" in model:
-        return False
-    return bool(timm.get_pretrained_cfg_value(model, "fixed_input_size"))
+    config = None if ":" in model else timm.get_pretrained_cfg(model)
+    return config is not None and bool(config.fixed_input_size)
