@@ -222,3 +222,16 @@ def test_batch_equals_one_by_one():
 def test_options_that_cannot_be_used_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         HeatmapCodec(**{"skeleton": skeleton(3), "input_hw": HW, "grid": "stride", **options})
+
+
+@pytest.mark.parametrize("refine", ["dark", "quarter", "none"])
+def test_decoding_exports_with_a_dynamic_batch(refine):
+    codec = HeatmapCodec(skeleton(3), HW, "half_pixel", refine=refine)
+
+    class Decode(torch.nn.Module):
+        def forward(self, maps: Tensor) -> Tensor:
+            return codec.decode({"heatmap": maps}).keypoints
+
+    exported = torch.export.export(Decode(), (torch.rand(4, 3, 64, 48),), dynamic_shapes=({0: torch.export.Dim("b")},))
+    maps = torch.rand(5, 3, 64, 48)
+    torch.testing.assert_close(exported.module()(maps), codec.decode({"heatmap": maps}).keypoints)

@@ -129,7 +129,7 @@ def labelled_cells(instances: Instances, map_grid: MapGrid, reach: float) -> tup
 
 def one_pose_per_row(keypoints: Tensor, scores: Tensor) -> Poses:
     """`Poses` of keypoints (B, K, 2) in input pixels and scores (B, K)."""
-    return Poses(keypoints, scores, scores.mean(-1), torch.arange(len(keypoints), device=keypoints.device))
+    return Poses(keypoints, scores, scores.mean(-1), torch.arange(keypoints.shape[0], device=keypoints.device))
 
 
 def on_device(constant: Tensor, like: Tensor) -> Tensor:
