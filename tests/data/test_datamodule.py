@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from lightpose.checkpoint import assemble
+from lightpose.data.coco import CocoImages, CocoInstances, skeleton_of
+from lightpose.errors import UserError
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.fixture
+def make(write_coco, person):
+    """A data module of the composed configuration, over six people on three images."""
+    path = write_coco([person(id, 1 + id % 3) for id in range(6)], images=3)
+
+    def build(*overrides, data="topdown", augment="topdown", skeleton=None):
+        parts = [f"+data={data}", f"+augment={augment}", "+dataset=custom", "+input_hw=[64,48]", "+grid=udp", "+seed=0"]
+        with initialize_config_dir(str(CONF), version_base=None):
+            config = compose(overrides=[*parts, "data.num_workers=0", *overrides])
+        data = OmegaConf.to_container(config, resolve=True)["data"]
+        data = {key: str(path) if value == "FILE" else value for key, value in data.items()}
+        return assemble(data, skeleton=skeleton or skeleton_of(path))
+
+    return build
+
+
+def test_topdown_batches(make):
+    module = make("data.train=FILE", "data.val=FILE", "data.batch_size=4")
+    module.setup("fit")
+    train, val = list(module.train_dataloader()), list(module.val_dataloader())
+    assert [len(batch) for batch in train] == [4]
+    assert [len(batch) for batch in val] == [4, 2]
+    assert torch.cat([batch.indices for batch in val]).tolist() == list(range(6))
+    batch = train[0]
+    assert batch.inputs.shape == (4, 3, 64, 48)
+    assert batch.inputs.dtype == torch.uint8
+    assert batch.instances.keypoints.shape == (4, 1, 5, 2)
+    assert isinstance(module.train_dataset, CocoInstances)
+
+
+def test_evaluation_crops_are_plain(make):
+    module = make("data.val=FILE")
+    first, second = list(module.val_dataloader()), list(module.val_dataloader())
+    torch.testing.assert_close(first[0].inputs, second[0].inputs)
+    center = first[0].instances.boxes_xyxy.unflatten(-1, (2, 2)).mean(-2)
+    torch.testing.assert_close(center, torch.tensor([23.5, 31.5]).expand_as(center), atol=1e-3, rtol=0)
+
+
+def test_bottom_up_batches_are_padded(make, write_coco, person):
+    path = write_coco([person(1), person(2), person(3, 2)], images=3, name="several.json")
+    module = make(f"data.train={path}", f"data.val={path}", "data.batch_size=2", data="bottomup", augment="bottomup")
+    assert isinstance(module.train_dataset, CocoImages)
+    (batch,) = module.train_dataloader()
+    assert sorted(batch.instances.valid.sum(-1).tolist()) == [1, 2]
+    assert [len(batch) for batch in module.val_dataloader()] == [2, 1]  # evaluation visits every image
+
+
+@pytest.mark.parametrize("augment", sorted(path.stem for path in (CONF / "augment").glob("*.yaml")))
+def test_every_augmentation_is_deterministic(make, augment):
+    samples = [make("data.train=FILE", augment=augment).train_dataset[1] for _ in range(2)]
+    np.testing.assert_array_equal(samples[0].image, samples[1].image)
+    assert samples[0].image.shape == (64, 48, 3)
+
+
+def test_one_transform_can_be_changed_or_left_out(make):
+    module = make("data.train=FILE", "augment.train.affine.rotate_degrees=40", "augment.train.flip=null")
+    names = [type(step).__name__ for step in module.train_dataset.transforms]
+    assert names == ["CropBox", "HalfBody", "RandomAffine", "Warp"]
+    assert module.train_dataset.transforms[2].rotate_degrees == 40
+
+
+def test_an_epoch_is_never_empty(make):
+    assert [len(batch) for batch in make("data.train=FILE", "data.batch_size=100").train_dataloader()] == [6]
+
+
+def test_people_of_one_image_can_share_a_batch(make):
+    module = make("data.train=FILE", "data.batch_size=2", "data.group_by_image=true")
+    assert all(len(set(batch.image_ids.tolist())) == 1 for batch in module.train_dataloader())
+
+
+def test_detected_boxes_are_for_evaluation_only(make, tmp_path):
+    (tmp_path / "det.json").write_text('[{"image_id": 1, "category_id": 1, "bbox": [9, 9, 20, 20], "score": 0.5}]')
+    module = make("data.train=FILE", "data.val=FILE", f"data.boxes={tmp_path / 'det.json'}")
+    assert len(module.train_dataset) == 6
+    assert len(module.dataset("val")) == len(module.dataset("test")) == 1
+
+
+def test_files_that_are_not_given(make):
+    module = make("data.train=FILE")
+    module.setup("fit")
+    assert module.val_dataloader() == []
+    with pytest.raises(UserError, match=r"data\.val=FILE\.json"):
+        module.setup("test")
+    with pytest.raises(UserError, match=r"no annotation file to train on; give one with data\.train=FILE\.json"):
+        make().setup("fit")
+
+
+def test_skipped_images_are_reported(make, tmp_path, caplog):
+    module = make("data.train=FILE", "data.dataset.on_bad_image=skip")
+    (tmp_path / "2.jpg").unlink()
+    assert all(2 not in batch.image_ids for batch in module.train_dataloader())
+    module.teardown("fit")
+    assert "1 unreadable images were skipped, e.g. 2.jpg" in caplog.text
+
+
+def test_coco_paths():
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = compose("train", ["dataset=coco", "dataset.root=/x", "output_dir=out"])
+    assert config.data.test is None
+    assert config.data.train == "/x/annotations/person_keypoints_train2017.json"
+    assert config.data.val_images == "/x/val2017"
+    assert config.skeleton.name == "coco17"

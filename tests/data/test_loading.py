@@ -1,0 +1,118 @@
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lightpose.data.base import PoseDataset
+from lightpose.data.loading import EpochLoader, EpochSampler
+from lightpose.structures import Annotations, Sample, collate
+
+
+class Numbers(PoseDataset):
+    """Samples whose only keypoint is a random number."""
+
+    def __init__(self, count, seed=0):
+        super().__init__(seed=seed)
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def load(self, index, rng):
+        keypoints = rng.random((1, 1, 2)).astype(np.float32)
+        one = np.ones(1, np.float32)
+        labels = Annotations(keypoints, np.ones((1, 1), np.float32), np.zeros((1, 4), np.float32), one, *[one] * 3)
+        return Sample(np.zeros((1, 1, 3), np.uint8), labels, np.eye(3), image_id=index, index=index, image_hw=(1, 1))
+
+
+def loader(workers=0, seed=0, count=11, batch_size=2):
+    dataset = Numbers(count, seed)
+    return EpochLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(dataset, seed),
+        drop_last=True,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+
+
+def epoch(loader, number):
+    loader.sampler.set_epoch(number)
+    return [(batch.indices.tolist(), batch.instances.keypoints.flatten().tolist()) for batch in loader]
+
+
+def test_order_and_draws_depend_on_seed_and_epoch_alone():
+    alone = loader()
+    first, second = epoch(alone, 0), epoch(alone, 1)
+    assert first != second
+    assert epoch(alone, 0) == first
+    assert epoch(loader(seed=1), 0) != first
+    with_workers = loader(workers=2)
+    assert [epoch(with_workers, 0), epoch(with_workers, 1)] == [first, second]
+
+
+def test_an_epoch_visits_every_sample_once():
+    for groups in (None, np.repeat(np.arange(4), 5)):
+        assert sorted(EpochSampler(Numbers(20), 0, groups)) == list(range(20))
+
+
+def test_groups_stay_together_in_random_order():
+    groups = np.repeat(np.arange(10), 3)
+    sampler = EpochSampler(Numbers(30), 0, groups)
+    order = np.array(list(sampler))
+    assert (np.diff(groups[order]) != 0).sum() == 9
+    sampler.set_epoch(1)
+    assert list(sampler) != order.tolist()
+
+
+@pytest.mark.parametrize("count", [10, 11])
+def test_processes_share_one_order(count):
+    parts = [list(EpochSampler(Numbers(count), 0, num_replicas=2, rank=rank)) for rank in (0, 1)]
+    assert len(parts[0]) == len(parts[1])
+    assert set(parts[0] + parts[1]) == set(range(count))
+
+
+def test_fewer_samples_than_processes():
+    assert [list(EpochSampler(Numbers(1), 0, num_replicas=3, rank=rank)) for rank in range(3)] == [[0]] * 3
+
+
+class Recorder(L.LightningModule):
+    """Writes down what it is trained on."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append((self.current_epoch, batch.indices.tolist(), batch.instances.keypoints.flatten().tolist()))
+        return self.layer(torch.ones(1, 1)).sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def fit(folder, workers, resume=None, **options):
+    module = Recorder()
+    saver = L.pytorch.callbacks.ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        callbacks=[saver],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(module, loader(workers), ckpt_path=resume, weights_only=True if resume else None)
+    return module.seen
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("step", [5, 7, 10])  # the end of an epoch, its middle, the end of the next one
+def test_a_resumed_run_sees_what_the_uninterrupted_one_saw(tmp_path, workers, step):
+    whole = fit(tmp_path, workers, max_epochs=3)
+    assert len(whole) == 15
+    assert fit(tmp_path, workers, tmp_path / f"step={step}.ckpt", max_epochs=3) == whole[step:]
