@@ -4,8 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import INPUT_HW, SKELETON, config, save
-from torch import Tensor
+from tiny_checkpoint import INPUT_HW, SKELETON, config, save
 
 import lightpose
 from lightpose.data.transforms import RandomAffine, RandomFlip
@@ -33,9 +32,7 @@ class Bright(PoseEstimator):
         height, width = INPUT_HW
         corners = torch.tensor([[0.0, 0.0], [width - 1.0, 0.0], [0.0, height - 1.0]]).expand(len(rows), -1, -1)
         scores = torch.tensor([0.9, 0.4]).repeat(int(bright.sum()))
-        return Poses(
-            apply_affine(batch.image_from_input[rows], corners), torch.ones(len(rows), 3) * 0.7, scores, rows
-        )
+        return Poses(apply_affine(batch.image_from_input[rows], corners), torch.ones(len(rows), 3) * 0.7, scores, rows)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +124,7 @@ def test_estimator_of_whole_images(tmp_path, images):
         "grid": "half_pixel",
     }
     path = save(tmp_path / "bright.ckpt", settings, trust=("test_predictor.",))
-    with pytest.raises(UserError, match="test_predictor.Bright"):
+    with pytest.raises(UserError, match=r"test_predictor\.Bright"):
         lightpose.Predictor(path)
     predictor = lightpose.Predictor(path, device="cpu", trust=("test_predictor.",))
     white, black = np.full((64, 48, 3), 255, np.uint8), np.zeros((64, 48, 3), np.uint8)
@@ -149,7 +146,9 @@ def test_stream_keeps_order_and_memory(predictor, images):
             yield Frame(f"{number}", images[number % 5], number)
 
     def find(chunk):
-        return [(BOXES[frame.image_id % 5].astype(np.float32), np.ones(len(BOXES[frame.image_id % 5]))) for frame in chunk]
+        return [
+            (BOXES[frame.image_id % 5].astype(np.float32), np.ones(len(BOXES[frame.image_id % 5]))) for frame in chunk
+        ]
 
     expected = predictor(images, BOXES)
     for number, (frame, poses) in enumerate(predictor.stream(frames(), find, batch_size=4)):

@@ -82,8 +82,6 @@ class Predictor:
         Raises:
             UserError: for images or boxes that can't be used.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size} must be at least 1")
         if boxes is not None and not self.estimator.takes_boxes:
             raise UserError(f"{type(self.estimator).__name__} finds people by itself; leave boxes out")
         if isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim == 3):

@@ -171,7 +171,13 @@ def prefetch(function: Callable[[T], R], items: Iterable[T], ahead: int, threads
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """``items`` in lists of ``size``; the last may be shorter."""
+    """``items`` in lists of ``size``; the last may be shorter.
+
+    Raises:
+        UserError: for a size below 1.
+    """
+    if size < 1:
+        raise UserError(f"batch_size={size} must be at least 1")
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
