@@ -1,0 +1,106 @@
+"""Every YAML of ``conf/`` says what its class takes, and every experiment becomes objects that fit together."""
+
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from composition import FOLDERS, compose, compose_option, coco17, options
+from hydra.utils import get_object
+
+from lightpose.checkpoint import assemble, check_targets
+from lightpose.cli.app import conf_dir
+from lightpose.cli.setup import make_estimator, make_trainer
+from lightpose.data.synthetic import generate
+from lightpose.estimators.optim import parameter_groups
+
+THIRD_PARTY = ("torch", "lightning", "albumentations", "timm")
+CHOOSING_GROUPS = ("experiment", "dataset", "sweep")  # they choose options and set values, and have no class
+GIVEN = {
+    *("skeleton", "input_hw", "grid", "in_channels", "strides", "spec", "keypoints"),  # the estimator and PoseNet
+    *("optimizer", "total_steps"),  # the estimator, to a scheduler
+    *("annotations", "images", "transforms", "seed", "boxes"),  # the data module, to a data set
+}
+"""Arguments that code adds to a ``_partial_``."""
+POINTLESS = {("data", "bottomup"): {"boxes", "group_by_image"}}  # a sample is a whole image
+
+
+def group_options() -> list[tuple[str, str]]:
+    groups = sorted({(path.name, folder) for folder in FOLDERS for path in folder.iterdir() if path.is_dir()})
+    return [
+        (group, option) for group, folder in groups if group not in CHOOSING_GROUPS for option in options(group, folder)
+    ]
+
+
+def nodes(config: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Everything inside with a ``_target_``, and where it stands."""
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield path, config
+        for key, value in config.items():
+            yield from nodes(value, f"{path}.{key}".lstrip("."))
+
+
+def parameters(target: Any) -> set[str]:
+    """Names of the arguments of a function or a constructor, those passed on to base classes included."""
+    names: set[str] = set()
+    for owner in inspect.getmro(target) if inspect.isclass(target) else (target,):
+        kinds = {name: parameter.kind for name, parameter in inspect.signature(owner).parameters.items()}
+        names |= {name for name, kind in kinds.items() if kind.name not in ("VAR_POSITIONAL", "VAR_KEYWORD")}
+        if inspect.Parameter.VAR_KEYWORD not in kinds.values():
+            break
+    return names
+
+
+@pytest.mark.parametrize(("group", "option"), group_options())
+def test_an_option_lists_the_arguments_of_its_class(group: str, option: str):
+    for path, node in nodes(compose_option(group, option)):
+        accepted = parameters(get_object(node["_target_"]))
+        listed = {key for key in node if not key.startswith("_")}
+        assert listed <= accepted, f"{path}: {node['_target_']} doesn't take {sorted(listed - accepted)}"
+        if node["_target_"].split(".")[0] in THIRD_PARTY:
+            continue
+        given = GIVEN if node.get("_partial_") else {"skeleton"} if path in ("estimator", "data") else set()
+        unlisted = accepted - listed - given - POINTLESS.get((group, option), set())
+        assert not unlisted, f"{path}: {node['_target_']} also takes {sorted(unlisted)}"
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return generate(tmp_path_factory.mktemp("synthetic") / "data", images=2, seed=0, image_hw=(96, 128))
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_an_experiment_becomes_objects_that_fit_together(experiment: str, annotations: Path, tmp_path: Path):
+    overrides = (f"data.train={annotations}", "trainer.accelerator=cpu", f"output_dir={tmp_path}")
+    config = compose(f"experiment={experiment}", *overrides)
+    assert json.loads(json.dumps(config)) == config  # plain data: a checkpoint can hold it
+    check_targets(config["estimator"])
+    config["estimator"]["backbone"]["pretrained"] = False
+    with torch.device("meta"):  # shapes without memory or time, even of the largest
+        estimator = make_estimator(config, coco17())
+        inputs = torch.empty(2, 3, *config["input_hw"], dtype=torch.uint8)
+        outputs = estimator.net(inputs)
+    shapes = {name: tuple(output.shape[1:]) for name, output in outputs.items()}
+    assert shapes == dict(estimator.codec.spec.outputs)
+
+    settings = config["optimizer"]
+    groups = parameter_groups(
+        estimator.net, settings["lr"], settings["weight_decay"], layer_decay=config["estimator"]["layer_decay"]
+    )
+    optimizer = estimator.optimizer(groups)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(estimator.net.parameters()))
+    estimator.scheduler(optimizer, total_steps=100)
+
+    data = assemble(config["data"], skeleton=coco17())
+    for split in ("train", "val") if config["data"]["val"] else ("train",):
+        assert data.dataset(split)[0].image.shape == (*config["input_hw"], 3)
+    trainer = make_trainer(config)
+    assert any(callback.monitor == config["monitor"] for callback in trainer.checkpoint_callbacks)
+
+
+def test_every_group_of_the_package_has_options():
+    assert all(options(path.name) for path in conf_dir().iterdir() if path.is_dir())
