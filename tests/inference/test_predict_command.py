@@ -74,7 +74,10 @@ def test_predictions_csv_serves_as_boxes(predict, folder, tmp_path):
 def test_coco_json_poses_its_annotated_people_under_its_ids(predict, folder, tmp_path):
     coco = {
         "images": [{"id": 70, "file_name": "2.png"}, {"id": 7, "file_name": "0.png"}],
-        "annotations": [{"image_id": 7, "bbox": [10, 20, 30, 40]}, {"image_id": 7, "bbox": [20, 20, 30, 40]}],
+        "annotations": [
+            {"image_id": 7, "category_id": 9, "bbox": [10, 20, 30, 40]},
+            {"image_id": 7, "category_id": 9, "bbox": [20, 20, 30, 40]},
+        ],
         "categories": [{"id": 9, "name": "face", "keypoints": ["nose", "left_eye", "right_eye"]}],
     }
     (folder / "coco.json").write_text(json.dumps(coco))
@@ -133,6 +136,7 @@ def test_corrupt_image_leaves_nothing_half_written(predict, folder, tmp_path):
         (["source={folder}", "batch_size=0"], "batch_size=0"),
         (["source={folder}", "detector=torchvision", "detector.weights=no.pth"], "detector.weights=no.pth"),
         (["source={folder}", "detector=torchvison"], "torchvision"),
+        (["source={folder}", "out={folder}/notes.txt"], "out="),
         (["sorce={folder}"], "did you mean source"),
     ],
 )

@@ -30,9 +30,10 @@ def test_coco_json_gives_its_images_ids_and_boxes(folder, tmp_path):
     coco = {
         "images": [{"id": 70, "file_name": "2.png"}, {"id": 7, "file_name": "0.png"}],
         "annotations": [
-            {"image_id": 7, "bbox": [10, 20, 30, 40], "iscrowd": 0},
-            {"image_id": 7, "bbox": [1, 2, 3, 4], "iscrowd": 1},
-            {"image_id": 7, "bbox": [1, 2, 3, 0]},
+            {"image_id": 7, "bbox": [10, 20, 30, 40], "category_id": 9, "iscrowd": 0},
+            {"image_id": 7, "bbox": [1, 2, 3, 4], "category_id": 9, "iscrowd": 1},
+            {"image_id": 7, "bbox": [1, 2, 3, 0], "category_id": 9},
+            {"image_id": 7, "bbox": [1, 2, 3, 4], "category_id": 4},
         ],
         "categories": [{"id": 4, "name": "car"}, {"id": 9, "name": "cat", "keypoints": ["nose"]}],
     }

@@ -40,7 +40,7 @@ def read_boxes(path: str | Path, source: "Source") -> dict[str, Detections]:
         if path.suffix.lower() == ".csv":
             boxes = _join(_csv_rows(path), path)
         else:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_bytes())
             if isinstance(content, Mapping):
                 own = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
                 boxes = annotation_boxes(content["annotations"], own, path)
@@ -84,7 +84,7 @@ def _coco_rows(entries: Iterable[Mapping[str, Any]], names: Mapping[int, str], p
 
 
 def _csv_rows(path: Path) -> Iterable[_Row]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         for row in csv.DictReader(file):
             yield row["file_name"], [float(row[key]) for key in ("x1", "y1", "x2", "y2")], float(row.get("score") or 1)
 

@@ -54,12 +54,14 @@ class Predictor:
         trust: prefixes of classes outside lightpose, torch and timm that the checkpoint may instantiate.
 
     Raises:
-        UserError: for a checkpoint or a device that can't be used.
+        UserError: for a device or a checkpoint that can't be used, such as one that doesn't take images.
     """
 
     def __init__(self, checkpoint: str | Path, device: str | None = None, trust: Sequence[str] = ()) -> None:
         self.device = find_device(device)
         self.estimator = load(checkpoint, trust).to(self.device)
+        if self.estimator.input_hw is None:
+            raise UserError(f"{checkpoint} takes sequences of keypoints, not images; run it with lightpose.load")
         self.transforms = eval_transforms(self.estimator, trust)
         self.skeleton = self.estimator.skeleton
 

@@ -50,8 +50,8 @@ class ImageFiles:
         files: name → path.
         image_ids: name → id.
         has_ids: True when the ids come from a COCO file, so that a boxes file may refer to them.
-        boxes: name → boxes that the COCO file annotates, or None.
-        category_id: the COCO file's category of people (or whatever has keypoints).
+        boxes: name → boxes that the COCO file annotates, of categories with keypoints if there are such, or None.
+        category_id: the first of these categories.
     """
 
     files: dict[str, Path]
@@ -136,7 +136,7 @@ def open_source(source: str | int, images: str | None = None) -> Source:
     if path.is_dir():
         return _image_files([file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES], text)
     if not path.exists() and glob.has_magic(text):
-        found = [Path(file) for file in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - Path.glob takes no absolute pattern
+        found = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         return _image_files([file for file in found if file.suffix.lower() in IMAGE_SUFFIXES], text)
     if not path.is_file():
         raise UserError(f"there is no source={text}; give an image, folder, glob, video, camera number or COCO JSON")
@@ -193,10 +193,13 @@ def _image_files(files: list[Path], source: str) -> ImageFiles:
 
 def _coco_images(path: Path, images: str | None) -> ImageFiles:
     try:
-        content: Any = json.loads(path.read_text())
+        content: Any = json.loads(path.read_bytes())
         named = {str(image["file_name"]): int(image["id"]) for image in content["images"]}
         categories = [entry["id"] for entry in content.get("categories", []) if entry.get("keypoints")]
-        boxes = annotation_boxes(content.get("annotations", []), {number: name for name, number in named.items()}, path)
+        people = [
+            entry for entry in content.get("annotations", []) if not categories or entry["category_id"] in categories
+        ]
+        boxes = annotation_boxes(people, {number: name for name, number in named.items()}, path)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"source={path} is no COCO file with `images` ({error!r}); give one, or the images") from error
     if not named:

@@ -23,10 +23,17 @@ from lightpose.structures import Array, Poses
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A folder whose files move to ``out`` when all is done; after an error nothing of them is left."""
+    """A folder whose files move to ``out`` when all is done; after an error nothing of them is left.
+
+    Raises:
+        UserError: when ``out`` can't be a folder.
+    """
     existed = out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
+    except OSError as error:
+        raise UserError(f"nothing can be written to out={out} ({error.strerror}); give another folder") from error
     try:
         yield stage
         for file in sorted(path for path in stage.rglob("*") if path.is_file()):
@@ -50,7 +57,7 @@ def write_predictions(
         How many images and poses there were.
     """
     images = poses = 0
-    with (folder / "predictions.json").open("w") as file:
+    with (folder / "predictions.json").open("w", encoding="utf-8") as file:
 
         def rows() -> Iterator[Sequence[Any]]:
             nonlocal images, poses
