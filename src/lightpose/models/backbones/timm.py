@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightpose.errors import UserError
 from lightpose.models.base import FeatureModule
@@ -61,6 +61,8 @@ class TimmBackbone(FeatureModule):
         self.strides = tuple(info[i]["reduction"] for i in self.out_indices)
         self.final_norm = final_norm
         self.model.prune_intermediate_layers(list(self.out_indices), prune_norm=not final_norm)
+        if hasattr(self.model, "head"):  # some keep a norm layer in it, which DDP would find unused
+            self.model.head = nn.Identity()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) to the maps of ``out_indices``."""
