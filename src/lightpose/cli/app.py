@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,6 +38,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     ``LIGHTPOSE_DEBUG=1`` the traceback comes before it.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the message is ours to write
+    quieten()
 
     def guarded(config: DictConfig) -> Any:
         try:
@@ -48,6 +50,22 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
     except (HydraException, OmegaConfBaseException) as error:
         stop(explain(error, config_name))
+
+
+def quieten() -> None:
+    """Keep libraries from telling users what they can't act on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).propagate = False
+    for message in (
+        ".*treespec, LeafSpec.*",
+        ".*number of training batches .* is smaller than the logging interval.*",
+        ".*does not have many workers.*",
+        ".*could not find the monitored key.*",
+        ".*Total length of .* across ranks is zero.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message)
 
 
 def stop(message: str) -> NoReturn:
@@ -66,22 +84,27 @@ def explain(error: Exception, config_name: str) -> str:
         group = option[2]
         options = sorted(_options(group))
         name = option[1].removeprefix(f"{group}/")
-        return f"{group}={name} is not an option; {_nearest(name, options)}. Options: {', '.join(options)}"
+        return f"{group}={name} is not an option; {_nearest(name, options)} Options: {', '.join(options)}"
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         name = key[1].split("@")[0]
-        return f"there is no key {name!r}; {_nearest(name, list(_keys(config_name)))} (+{name}=... adds a new key)"
+        return (
+            f"there is no key {name!r}; {_nearest(name, sorted(set(_keys(config_name))))} (+{name}=... adds a new key)"
+        )
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
         return f"{missing[1]} is not given; add {missing[1]}=... to the command"
+    malformed = re.search(r"Error parsing override '(.*?)'\n", text)
+    if malformed:
+        return f"{malformed[1]!r} can't be read; expected key=value or group=option, odd characters in quotes"
     return " ".join(text.split())
 
 
 def _nearest(name: str, known: list[str]) -> str:
     leaf = name.rsplit(".", 1)[-1]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
     near += [key for key in known if key.rsplit(".", 1)[-1] == leaf and key not in near][:3]
-    return f"did you mean {' or '.join(near)}?" if near else "see --help for what there is"
+    return f"did you mean {' or '.join(near)}?" if near else "see --help for what there is."
 
 
 def _options(group: str) -> Iterator[str]:

@@ -22,13 +22,14 @@ def evaluate(composed: DictConfig) -> dict[str, float]:
     """Print and return the figures."""
     from lightpose.cli.setup import resolved
     from lightpose.errors import UserError
+    from lightpose.metrics.base import format_figure
 
     config = resolved(composed)
     if (config["ckpt"] is None) == (config["predictions"] is None):
         raise UserError("give one of ckpt=model.ckpt and predictions=predictions.json")
     figures = score_checkpoint(config) if config["ckpt"] else score_file(config)
     for name, value in figures.items():
-        print(f"{name:<20} {'n/a (0 instances)' if math.isnan(value) else f'{value:.4f}'}")
+        print(f"{name:<20} {format_figure(value)}")
     return figures
 
 
@@ -51,29 +52,52 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
 
 
 def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
-    """Every metric of the checkpoint's estimator over the annotations; predictions are written to ``out``."""
+    """Every metric of the estimator over the annotations; writes the figures and the scored predictions to ``out``."""
     import lightning as L
+    from torch import nn
 
     from lightpose.checkpoint import assemble, check_targets, load
     from lightpose.cli.setup import precision
-    from lightpose.inference.results import write_coco_results, write_csv
 
-    trained = load(config["ckpt"], trust=config["trust"])
-    settings: dict[str, Any] = trained.config or {}
-    data = dict(settings["data"])
+    estimator = load(config["ckpt"], trust=config["trust"])
+    settings: dict[str, Any] = estimator.config or {}
     given = {"val": config["annotations"], "val_images": config["images"], "num_workers": config["num_workers"]}
-    data |= {key: value for key, value in given.items() if value is not None}
+    data = {**settings["data"], **{key: value for key, value in given.items() if value is not None}}
     data |= {"train": None, "boxes": config["boxes"], "eval_batch_size": config["batch_size"]}
     check_targets(data, config["trust"])
     if config["flip_test"] is not None:
-        trained.flip_test = config["flip_test"]
+        estimator.flip_test = config["flip_test"]
     if config["metric"]:
-        trained.set_metrics({name: assemble_partial(metric) for name, metric in config["metric"].items()})
-    datamodule = assemble(data, skeleton=trained.skeleton)
+        metrics = {name: assemble(metric)(skeleton=estimator.skeleton) for name, metric in config["metric"].items()}
+        estimator.metrics = nn.ModuleDict(metrics)
+    datamodule = assemble(data, skeleton=estimator.skeleton)
     trainer = L.Trainer(
-        devices=config["devices"], precision=precision(config["precision"]), logger=False, enable_model_summary=False
+        accelerator="auto",
+        devices=config["devices"],
+        precision=precision(config["precision"]),  # type: ignore[arg-type]
+        logger=False,
+        enable_model_summary=False,
     )
-    figures = {name.removeprefix("val/"): value for name, value in trainer.validate(trained, datamodule)[0].items()}
-    out = Path(config["out"] or Path(config["ckpt"]).parent / "evaluation")
-    out.mkdir(parents=True, exist_ok=True)
+    figures = trainer.validate(estimator, datamodule, verbose=False)[0]
+    figures = {name.removeprefix("val/"): float(value) for name, value in figures.items()}
+    if trainer.is_global_zero:
+        out = Path(config["out"] or Path(config["ckpt"]).parent / "evaluation")
+        write(out, figures, estimator, trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
+        log.info("written to %s", out)
     return figures
+
+
+def write(out: Path, figures: dict[str, float], estimator: Any, dataset: Any) -> None:
+    """``metrics.json``, and where poses were ranked, ``predictions.json`` (COCO results) and ``predictions.csv``."""
+    from lightpose.inference.results import coco_results, csv_rows, write_coco_results, write_csv
+    from lightpose.metrics.oks import OKS
+
+    out.mkdir(parents=True, exist_ok=True)
+    numbers = {name: None if math.isnan(value) else value for name, value in figures.items()}
+    (out / "metrics.json").write_text(json.dumps(numbers, indent=1))
+    for metric in estimator.metrics.values():
+        if isinstance(metric, OKS):
+            poses, image_ids, category_ids = metric.poses()
+            names = {image["id"]: image["file_name"] for image in dataset.ground_truth()["images"]}
+            write_coco_results(out / "predictions.json", coco_results(poses, image_ids, category_ids))
+            write_csv(out / "predictions.csv", csv_rows(poses, image_ids, names), estimator.skeleton)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from lightpose.checkpoint import assemble
@@ -51,19 +52,24 @@ def make_estimator(config: dict[str, Any], skeleton: Skeleton) -> PoseEstimator:
 
 
 def head_outputs() -> dict[str, frozenset[str]]:
-    """What each option of the ``head`` group emits."""
+    """What each option of the ``head`` group emits; variants, which only change another option, are left out."""
     from hydra.utils import get_class
 
     folder = conf_dir() / "head"
     heads = {path.stem: OmegaConf.load(path) for path in sorted(folder.glob("*.yaml"))}
-    return {name: get_class(head["_target_"]).emits for name, head in heads.items()}
+    return {name: get_class(head["_target_"]).emits for name, head in heads.items() if "_target_" in head}
 
 
 def make_trainer(config: dict[str, Any]) -> Any:
     """Lightning's trainer; an entry of callbacks or loggers that is null is left out."""
     callbacks = [assemble(callback) for callback in config["callbacks"].values() if callback]
     loggers = [assemble(logger) for logger in config["logger"].values() if logger]
-    options = {**config["trainer"], "precision": precision(config["trainer"]["precision"])}
+    options = {
+        **config["trainer"],
+        "precision": precision(config["trainer"]["precision"]),
+        "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in callbacks),
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
+    }
     return assemble(options, callbacks=callbacks, logger=loggers)
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script. A resumed run goes on in the folder of its checkpoint."""
+    given = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
+    if given.get("resume", "null") != "null" and "output_dir" not in given:
+        sys.argv.append(f"output_dir={Path(given['resume']).resolve().parents[1]}")
     app.run("train", train)
 
 
@@ -21,12 +25,14 @@ def train(composed: DictConfig) -> float | None:
     """Train as configured; returns the best value of the monitored figure, for sweeps."""
     import lightning as L
     import torch
+    from hydra.core.hydra_config import HydraConfig
 
     from lightpose.checkpoint import assemble
     from lightpose.cli.setup import make_estimator, make_skeleton, make_trainer, resolved
     from lightpose.errors import UserError
     from lightpose.models.weights import load_weights
 
+    composed.output_dir = HydraConfig.get().runtime.output_dir  # of this job, in a sweep
     config = resolved(composed)
     L.seed_everything(config["seed"], workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
@@ -41,7 +47,9 @@ def train(composed: DictConfig) -> float | None:
     folder = Path(config["output_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
-    log.info("%s: %s keypoints, run folder %s", config["name"], skeleton.num_keypoints, folder)
+    log.info("%s: %d keypoints; run folder %s", skeleton.name, skeleton.num_keypoints, folder)
+    if not (resume or config["init_from"] or config["backbone"].get("pretrained") or config["backbone"].get("weights")):
+        log.info("the backbone starts from random weights; backbone.pretrained=true starts from published ones")
     try:
         trainer.fit(estimator, datamodule=datamodule, ckpt_path=resume, weights_only=True if resume else None)
     except OSError as error:

@@ -1,0 +1,147 @@
+import errno
+import json
+import math
+
+import pytest
+import torch
+
+import lightpose
+from lightpose.cli import eval, train
+
+
+def test_a_run_leaves_all_that_it_promises(trained):
+    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "pictures/epoch_001.png"):
+        assert (trained / name).is_file()
+    rows = (trained / "csv/version_0/metrics.csv").read_text()
+    assert "val/AP" in rows and "val/loss" in rows and "speed/data_wait" in rows
+
+
+def test_checkpoint_is_self_contained_plain_data(trained):
+    content = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
+    assert content["lightpose"]["version"] == lightpose.__version__
+    estimator = lightpose.load(trained / "checkpoints/last.ckpt")
+    assert not estimator.training and estimator.skeleton.num_keypoints == 17
+
+
+def _weights(folder, name="last"):
+    return torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("callbacks", ["default", "ema"])
+def test_resumed_equals_uninterrupted(run, people, tiny, tmp_path, callbacks):
+    common = [f"data.train={people}", "trainer.max_epochs=4", f"callbacks={callbacks}", *tiny]
+    every = ["callbacks.last.save_top_k=-1", "callbacks.last.filename='{epoch}'", f"output_dir={tmp_path}/whole"]
+    code, _, err = run(train.main, *common, *every)
+    assert code == 0, err
+    interrupted = tmp_path / "whole/checkpoints/epoch=1.ckpt"
+    code, _, err = run(train.main, *common, f"resume='{interrupted}'", f"output_dir={tmp_path}/resumed")
+    assert code == 0, err
+    whole, resumed = _weights(tmp_path / "whole", "epoch=3"), _weights(tmp_path / "resumed")
+    for name, tensor in whole.items():
+        assert torch.allclose(tensor.double(), resumed[name].double(), rtol=0, atol=1e-6), name
+
+
+def test_resume_goes_on_in_the_same_folder(run, people, tiny, tmp_path):
+    common = [f"data.train={people}", *tiny]
+    assert run(train.main, *common, "trainer.max_epochs=1", f"output_dir={tmp_path}/run")[0] == 0
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    assert run(train.main, *common, "trainer.max_epochs=2", f"resume={last}")[0] == 0
+    assert torch.load(last, weights_only=True)["epoch"] == 1
+    assert (tmp_path / "run/csv/version_0/metrics.csv").exists()  # the first log is not lost
+    code, _, err = run(train.main, *common, "trainer.max_epochs=2", f"resume={last}")
+    assert code == 1 and "finished run (2 epochs" in err
+
+
+def test_init_from_takes_what_fits(run, people, tiny, trained, tmp_path):
+    checkpoint = trained / "checkpoints/last.ckpt"
+    common = [f"data.train={people}", *tiny, "trainer.max_epochs=1", f"output_dir={tmp_path}/run"]
+    code, out, err = run(train.main, *common, f"init_from={checkpoint}", "optimizer.lr=0", "head.channels=12")
+    assert code == 0, err
+    assert "skipped" in out + err
+    before, after = _weights(trained), _weights(tmp_path / "run")
+    kept = [name for name, tensor in before.items() if "backbone" in name and name.endswith("conv1.weight")]
+    assert kept and all(torch.equal(before[name], after[name]) for name in kept)
+
+
+def test_multirun_runs_all_and_prints_their_figures(run, people, tiny, tmp_path):
+    sweep = ["-m", "optimizer.lr=1e-3,5e-4", f"data.train={people}", f"data.val={people}", "trainer.max_epochs=1"]
+    code, out, err = run(train.main, *sweep, f"output_dir={tmp_path}/sweep", *tiny)
+    assert code == 0, err
+    lines = [line for line in out.splitlines() if "optimizer.lr=" in line]
+    assert [float(line.split()[0]) >= 0 for line in lines] == [True, True]
+    assert "0.001" in lines[0] and "0.0005" in lines[1]
+    assert (tmp_path / "sweep/0/checkpoints/best.ckpt").exists() and (
+        tmp_path / "sweep/1/checkpoints/best.ckpt"
+    ).exists()
+
+
+def test_learning_rate_is_scaled_on_request(run, people, tiny, tmp_path):
+    options = ["estimator.base_batch=32", "optimizer.lr=1e-3", "scheduler.warmup_steps=0", "trainer.max_epochs=1"]
+    logs = ["trainer.accumulate_grad_batches=2", f"output_dir={tmp_path}/run"]
+    code, out, err = run(train.main, f"data.train={people}", *options, *logs, *tiny)
+    assert code == 0 and "16 / 32" in out + err
+    assert "0.0005" in (tmp_path / "run/csv/version_0/metrics.csv").read_text()
+
+
+def test_full_disk_keeps_the_checkpoint_before(run, people, tiny, trained, tmp_path, monkeypatch):
+    import lightning.fabric.utilities.cloud_io as cloud_io
+
+    saved = tmp_path / "run/checkpoints/last.ckpt"
+    common = [f"data.train={people}", f"output_dir={tmp_path}/run", *tiny]
+    assert run(train.main, *common, "trainer.max_epochs=1")[0] == 0
+    before = saved.read_bytes()
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            self.file.write(data[:1000])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return self.file.__exit__(*error)
+
+    from fsspec.implementations.local import LocalFileSystem
+
+    opened = LocalFileSystem.open
+    monkeypatch.setattr(LocalFileSystem, "open", lambda self, path, mode="rb", **k: Full(opened(self, path, mode, **k)))
+    code, _, err = run(train.main, *common, "trainer.max_epochs=3", f"resume={saved}")
+    assert cloud_io is not None
+    assert code == 1 and "disk is full" in err and "resume=" in err
+    assert saved.read_bytes() == before
+
+
+def test_eval_writes_what_it_scored_and_scores_it_again(run, people, trained, tmp_path):
+    checkpoint = trained / "checkpoints/best.ckpt"
+    code, out, err = run(eval.main, f"ckpt={checkpoint}", f"annotations={people}", f"out={tmp_path}", "num_workers=0")
+    assert code == 0, err
+    figures = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(figures) >= {"AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL", "loss"}
+    header = (tmp_path / "predictions.csv").read_text().splitlines()[0]
+    assert "left_ankle_x" in header
+    code, out, err = run(eval.main, f"predictions={tmp_path}/predictions.json", f"annotations={people}")
+    assert code == 0, err
+    again = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith("A"))
+    assert len(again) == 10
+    for name, value in again.items():
+        assert (value.startswith("n/a") and figures[name] is None) or math.isclose(
+            float(value), figures[name], abs_tol=5e-5
+        )
+
+
+def test_ground_truth_as_predictions_scores_one(run, people, tmp_path):
+    truth = json.loads(people.read_text())["annotations"]
+    keys = ("image_id", "category_id", "keypoints")
+    perfect = [{**{key: entry[key] for key in keys}, "score": 1.0} for entry in truth if entry["num_keypoints"]]
+    (tmp_path / "perfect.json").write_text(json.dumps(perfect))
+    code, out, err = run(eval.main, f"predictions={tmp_path}/perfect.json", f"annotations={people}")
+    assert code == 0, err
+    figures = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert figures["AP"] == "1.0000" and figures["AR"] == "1.0000"

@@ -1,0 +1,85 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("LIGHTPOSE_CACHE", "/nonexistent")  # tests read annotation files, not a cache of the developer's
+
+SAMPLES = Path(__file__).parents[1] / "../shared/samples"
+
+TINY = [
+    "backbone=timm/any",
+    "backbone.model=test_resnet",
+    "input_hw=[64,64]",
+    "head.channels=8",
+    "data.num_workers=0",
+    "data.batch_size=8",
+    "trainer.accelerator=cpu",
+    "callbacks.progress=null",
+    "logger.tensorboard=null",
+    "trainer.enable_model_summary=false",
+    "trainer.log_every_n_steps=1",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory):
+    """The annotation file of a small drawn data set; its images are in the folder beside it."""
+    from lightpose.data.synthetic import generate
+
+    return generate(tmp_path_factory.mktemp("people") / "data", images=12, seed=5)
+
+
+@pytest.fixture(scope="session")
+def coco_samples():
+    """The folder of a few real COCO photographs, or a skip."""
+    folder = SAMPLES / "coco"
+    if not folder.is_dir():
+        pytest.skip("real samples are not here")
+    return folder.resolve()
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a console script in this process: ``run(main, "key=value", ...)`` gives (exit code, stdout, stderr)."""
+
+    def call(main, *arguments):
+        monkeypatch.setattr(sys, "argv", [main.__module__.rsplit(".", 1)[-1], *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Overrides that make any top-down training small."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def trained(people, tmp_path_factory):
+    """The run folder of a short training on `people`: two epochs, with checkpoints/last.ckpt and best.ckpt."""
+    from lightpose.cli import train
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    before = sys.argv
+    sys.argv = ["train", f"data.train={people}", f"data.val={people}", f"output_dir={folder}", "trainer.max_epochs=2"]
+    sys.argv += TINY
+    try:
+        train.main()
+    finally:
+        sys.argv = before
+    return folder
