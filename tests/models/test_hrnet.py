@@ -22,8 +22,8 @@ def test_matches_the_published_network(width: int) -> None:
 def test_takes_every_tensor_from_published_classification_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     published = timm.create_model("hrnet_w18", num_classes=0)
     monkeypatch.setattr(timm, "create_model", lambda model, pretrained, num_classes: published)
-    ours = HRNet(18, out_indices=None, pretrained=True).state_dict()
-    assert all(torch.equal(published.state_dict()[name], value) for name, value in ours.items())
+    ours, theirs = HRNet(18, out_indices=None, pretrained=True).state_dict(), published.state_dict()
+    assert all(torch.equal(theirs[name], value) for name, value in ours.items())
 
 
 @pytest.mark.parametrize("out_indices", [(0,), (-1,), (1, 2), None])
