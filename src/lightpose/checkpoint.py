@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lightpose.errors import UserError
+from lightpose.estimators import optim
 from lightpose.estimators.base import PoseEstimator
 from lightpose.skeleton import Skeleton
 
-TRUSTED = ("lightpose.", "torch.", "timm.")
-"""Prefixes of the classes that a checkpoint may name without being asked for."""
+PARTS = tuple(f"lightpose.{package}." for package in ("codecs", "data", "estimators", "metrics", "models"))
+"""Where the classes of lightpose are that a checkpoint may instantiate."""
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -49,13 +51,32 @@ def targets(config: Any) -> Iterator[str]:
             yield from targets(value)
 
 
+def is_part(target: str) -> bool:
+    """Whether a ``_target_`` is a part of an estimator, or of its data, that can do nothing but be that part.
+
+    What counts is where the object is defined and what it is, not the path that names it: ``torch.hub.load``, and
+    whatever else can be reached through a module that is harmless by itself, is no part.
+    """
+    from hydra.utils import get_object
+
+    if not target.startswith((*PARTS, "torch.", "timm.")):
+        return False
+    found = get_object(target)
+    home = f"{getattr(found, '__module__', '')}."
+    if home.startswith(PARTS):
+        return isinstance(found, type) or home == f"{optim.__name__}."
+    kinds = (nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+    return home.startswith(("torch.", "timm.")) and isinstance(found, type) and issubclass(found, kinds)
+
+
 def check_targets(config: Any, trust: Sequence[str] = ()) -> None:
-    """Refuse to instantiate classes from outside lightpose, torch and timm that the caller doesn't name.
+    """Refuse to instantiate what is not a part of lightpose, torch or timm, unless the caller names it.
 
     Raises:
         UserError: naming them, and how to trust them.
     """
-    strangers = sorted({target for target in targets(config) if not target.startswith((*TRUSTED, *trust))})
+    strangers = sorted({target for target in targets(config) if not target.startswith(tuple(trust))})
+    strangers = [target for target in strangers if not is_part(target)]
     if strangers:
         prefixes = sorted({target.split(".")[0] for target in strangers})
         raise UserError(

@@ -63,6 +63,7 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     settings: dict[str, Any] = estimator.config or {}
     given = {"val": config["annotations"], "val_images": config["images"], "num_workers": config["num_workers"]}
     data = {**settings["data"], **{key: value for key, value in given.items() if value is not None}}
+    data["transforms"] = {"train": {}, "eval": data["transforms"]["eval"]}
     data |= {"train": None, "boxes": config["boxes"], "eval_batch_size": config["batch_size"]}
     check_targets(data, config["trust"])
     if config["flip_test"] is not None:

@@ -17,7 +17,7 @@ from lightpose.skeleton import Skeleton
 
 def resolved(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain data, interpolations resolved, without Hydra's own part."""
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     return {key: value for key, value in plain.items() if key != "hydra"}
 
 
