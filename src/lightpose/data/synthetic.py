@@ -26,7 +26,7 @@ from lightpose.data.synthetic_paint import (
 from lightpose.errors import UserError
 from lightpose.structures import Array
 
-_PEOPLE_SHARES = (0.34, 0.26, 0.18, 0.11, 0.07, 0.04)  # of pictures with 1, 2, ... 6 people
+_PEOPLE_SHARES = (0.36, 0.28, 0.16, 0.10, 0.06, 0.04)  # of pictures with 1, 2, ... 6 people
 _STANDING_MM = 1700.0
 
 
@@ -96,7 +96,7 @@ def draw_scene(rng: np.random.Generator, image_hw: tuple[int, int]) -> tuple[Arr
     camera = Camera(round(float(rng.uniform(1.2, 2.0)) * height, 3), ((width - 1) / 2, (height - 1) / 2))
     canvas = Canvas(paint_background(rng, image_hw))
     bodies = sorted(_place_people(rng, camera, image_hw), key=lambda body: -body.points[:, 2].mean())
-    hidden_by_object = rng.random(len(bodies)) < 0.25
+    hidden_by_object = rng.random(len(bodies)) < 0.15
     for person, body in enumerate(bodies):
         paint_person(canvas, body, Look.sample(rng), camera, person)
         if hidden_by_object[person]:
@@ -114,12 +114,12 @@ def _place_people(rng: np.random.Generator, camera: Camera, image_hw: tuple[int,
     bodies: list[Body] = []
     boxes: list[Array] = []
     for _ in range(wanted):
-        heading = rng.normal(0, 40) if rng.random() < 0.55 else rng.uniform(-180, 180)
+        heading = rng.normal(0, 30) if rng.random() < 0.72 else rng.uniform(-180, 180)
         body = sample_body(rng).moved(tilt @ turn(1, heading), np.zeros(3))
-        depth_mm = camera.focal_px * _STANDING_MM / (rng.uniform(0.38, tallest) * image_hw[0])
+        depth_mm = camera.focal_px * _STANDING_MM / (rng.uniform(0.4, tallest) * image_hw[0])
         for _ in range(8):
             placed, box = _place(rng, body, depth_mm, camera, image_hw)
-            if all(_cover(box, other) < 0.2 for other in boxes):
+            if all(_cover(box, other) < 0.1 for other in boxes):
                 bodies.append(placed)
                 boxes.append(box)
                 break

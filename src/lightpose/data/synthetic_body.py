@@ -36,12 +36,12 @@ Limb = tuple[Range, Range, Range, Range]
 
 ARM_LIMITS: Limb = ((-45, 180), (-10, 150), (-90, 90), (0, 145))
 ARMS: tuple[tuple[float, Limb], ...] = (
-    (0.28, ((-20, 20), (4, 22), (-20, 40), (0, 40))),  # hanging
+    (0.30, ((-20, 20), (4, 22), (-20, 40), (0, 40))),  # hanging
     (0.14, ((-25, 5), (28, 50), (45, 80), (70, 105))),  # hand on the hip
-    (0.16, ((40, 105), (0, 30), (-20, 50), (0, 90))),  # reaching forwards
-    (0.20, ((-15, 25), (55, 110), (-90, 20), (0, 100))),  # out to the side
-    (0.14, ((140, 175), (0, 30), (-30, 50), (0, 70))),  # up
-    (0.08, ARM_LIMITS),
+    (0.10, ((40, 105), (0, 30), (-20, 50), (0, 90))),  # reaching forwards
+    (0.27, ((-15, 25), (55, 110), (-90, 20), (0, 100))),  # out to the side
+    (0.16, ((140, 175), (0, 30), (-30, 50), (0, 70))),  # up
+    (0.03, ARM_LIMITS),
 )
 """(share, ranges) of the things that an arm does."""
 
@@ -53,11 +53,11 @@ STEP: Limb = ((15, 50), (0, 10), (-10, 10), (0, 45))
 PUSH: Limb = ((-30, -5), (0, 10), (-10, 10), (5, 60))
 RAISED: Limb = ((55, 100), (0, 25), (-15, 15), (50, 110))
 LEGS: tuple[tuple[float, Limb, Limb], ...] = (
-    (0.30, STAND, STAND),
-    (0.28, STEP, PUSH),
+    (0.32, STAND, STAND),
+    (0.30, STEP, PUSH),
     (0.14, WIDE, WIDE),
-    (0.12, SEAT, SEAT),
-    (0.06, SQUAT, SQUAT),
+    (0.09, SEAT, SEAT),
+    (0.05, SQUAT, SQUAT),
     (0.10, RAISED, STAND),
 )
 """(share, ranges of one leg, ranges of the other) of the things that legs do."""

@@ -204,9 +204,8 @@ def _paint_front(canvas: Canvas, body: Body, look: Look, camera: Camera) -> None
         return
     surface = 96 * body.girth * front
     tip = neck - 150 * up + surface
-    canvas.hull(
-        camera.project(np.stack([neck + 62 * left + 0.5 * surface, neck - 62 * left + 0.5 * surface, tip])), look.skin
-    )
+    collar = neck + 0.5 * surface
+    canvas.hull(camera.project(np.stack([collar + 62 * left, collar - 62 * left, tip])), look.skin)
     buttons = tip + np.linspace(0.2, 0.85, 4)[:, None] * (middle + surface - tip)
     for center, radius in zip(camera.project(buttons), 13 * camera.focal_px / buttons[:, 2], strict=True):
         canvas.hull(_discs(center[None], np.array([max(radius, 0.7)])), _mix(look.shirt, _opposite(look.shirt), 0.75))
@@ -214,10 +213,8 @@ def _paint_front(canvas: Canvas, body: Body, look: Look, camera: Camera) -> None
 
 def _paint_head(canvas: Canvas, body: Body, look: Look, camera: Camera, label: int) -> None:
     """An ellipsoid of hair with a face in front; ears and nose stick out, on whichever side of it they are."""
-    center, size = (
-        body.points[HEAD],
-        np.linalg.norm(body.points[1] - body.points[2]) / np.linalg.norm(FACE[1] - FACE[2]),
-    )
+    center = body.points[HEAD]
+    size = np.linalg.norm(body.points[1] - body.points[2]) / np.linalg.norm(FACE[1] - FACE[2])
     scale = size * camera.focal_px / center[2]  # px per mm of the measures below
     view = _unit(center)
 
@@ -276,14 +273,14 @@ def visibility(canvas: Canvas, body: Body, camera: Camera, person: int) -> Array
 def paint_background(rng: np.random.Generator, image_hw: tuple[int, int]) -> Array:
     """(H, W, 3) uint8: a muted gradient with blotches, perhaps stripes or checks, and shapes that aren't people."""
     height, width = image_hw
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32) / height
+    # Gradient and blotches vary slowly: a few cells, enlarged.
+    y, x = np.mgrid[-1:1:7j, -1:1:9j]
     angle = rng.uniform(0, 2 * np.pi)
-    ramp = (x * np.cos(angle) + y * np.sin(angle))[..., None]
-    ramp = (ramp - ramp.min()) / np.ptp(ramp)
-    image = (1 - ramp) * np.array(_muted(rng), np.float32) + ramp * np.array(_muted(rng), np.float32)
-    blotches = rng.normal(0, rng.uniform(3, 22), (7, 9, 3)).astype(np.float32)
-    image += cv2.resize(blotches, (width, height), interpolation=cv2.INTER_CUBIC)
+    ramp = 0.5 + 0.35 * (x * np.cos(angle) + y * np.sin(angle))[..., None]
+    coarse = (1 - ramp) * _muted(rng) + ramp * _muted(rng) + rng.normal(0, rng.uniform(3, 22), (7, 9, 3))
+    image = cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     if rng.random() < 0.4:
+        y, x = np.mgrid[0:height, 0:width].astype(np.float32) / height
         tilt, pitch = rng.uniform(0, np.pi), rng.uniform(30, 120)
         wave = np.sin(pitch * (x * np.cos(tilt) + y * np.sin(tilt)))
         if rng.random() < 0.5:
@@ -308,9 +305,8 @@ def paint_shape(
     elif kind == 2:
         angle = rng.uniform(0, np.pi)
         along = size_px * np.array([np.cos(angle), np.sin(angle)])
-        canvas.hull(
-            _discs(center + np.stack([along, -along]), np.full(2, rng.uniform(0.06, 0.12) * size_px)), color, label
-        )
+        radii = np.full(2, rng.uniform(0.06, 0.12) * size_px)
+        canvas.hull(_discs(center + np.stack([along, -along]), radii), color, label)
     else:
         canvas.hull(center + rng.uniform(-size_px / 2, size_px / 2, (7, 2)), color, label)
 
