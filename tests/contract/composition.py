@@ -20,7 +20,7 @@ FOLDERS = (conf_dir(), TOYS / "conf")
 sys.path.append(str(TOYS))  # as a user's PYTHONPATH would
 
 
-def options(group: str, folder: Path = conf_dir()) -> list[str]:
+def options(group: str, folder: Path = FOLDERS[0]) -> list[str]:
     """Names of the options of a group."""
     return sorted(
         path.relative_to(folder / group).with_suffix("").as_posix() for path in (folder / group).rglob("*.yaml")

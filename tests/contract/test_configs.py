@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from composition import FOLDERS, compose, compose_option, coco17, options
+from composition import FOLDERS, coco17, compose, compose_option, options
 from hydra.utils import get_object
 
 from lightpose.checkpoint import assemble, check_targets
@@ -75,10 +75,11 @@ def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_an_experiment_becomes_objects_that_fit_together(experiment: str, annotations: Path, tmp_path: Path):
-    overrides = (f"data.train={annotations}", "trainer.accelerator=cpu", f"output_dir={tmp_path}")
-    config = compose(f"experiment={experiment}", *overrides)
+    files = (f"data.train={annotations}", f"data.val={annotations}", f"output_dir={tmp_path}")
+    config = compose(f"experiment={experiment}", "trainer.accelerator=cpu", *files)
     assert json.loads(json.dumps(config)) == config  # plain data: a checkpoint can hold it
-    check_targets(config["estimator"])
+    data = config["data"]
+    check_targets([config["estimator"], data["dataset"], data["transforms"]["eval"]])  # its checkpoint runs unasked
     config["estimator"]["backbone"]["pretrained"] = False
     with torch.device("meta"):  # shapes without memory or time, even of the largest
         estimator = make_estimator(config, coco17())
@@ -95,9 +96,9 @@ def test_an_experiment_becomes_objects_that_fit_together(experiment: str, annota
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(estimator.net.parameters()))
     estimator.scheduler(optimizer, total_steps=100)
 
-    data = assemble(config["data"], skeleton=coco17())
-    for split in ("train", "val") if config["data"]["val"] else ("train",):
-        assert data.dataset(split)[0].image.shape == (*config["input_hw"], 3)
+    datamodule = assemble(data, skeleton=coco17())
+    for split in ("train", "val"):
+        assert datamodule.dataset(split)[0].image.shape == (*config["input_hw"], 3)
     trainer = make_trainer(config)
     assert any(callback.monitor == config["monitor"] for callback in trainer.checkpoint_callbacks)
 

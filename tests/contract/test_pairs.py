@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from composition import TOYS, compose, coco17, options
+from composition import TOYS, coco17, compose, options
 from hydra.utils import get_class
 
 from lightpose.checkpoint import assemble
@@ -65,8 +65,8 @@ def random_batch(estimator: PoseEstimator, people: tuple[int, ...]) -> Batch:
             centers = np.zeros((count, 2))
         else:
             image = rng.integers(0, 256, (*estimator.input_hw, 3), np.uint8)
-            height, width = estimator.input_hw
-            centers = np.stack([(np.arange(count) + 0.5) * width / max(count, 1), rng.uniform(24, 40, count)], -1)
+            columns = (np.arange(count) + 0.5) * estimator.input_hw[1] / max(count, 1)
+            centers = np.stack([columns, rng.uniform(24, 40, count)], -1)
             keypoints = centers[:, None] + rng.uniform(-12, 12, (count, 17, 2))
         labels = Annotations(
             keypoints=keypoints.astype(np.float32),
