@@ -17,6 +17,7 @@ from lightpose.cli import predict as predict_command
 from lightpose.cli import train as train_command
 from lightpose.data.synthetic import generate
 from lightpose.errors import UserError
+from lightpose.estimators.base import PoseEstimator
 from lightpose.structures import Batch, collate
 
 LEARNING = {  # by heart, so without mirror images
@@ -59,7 +60,7 @@ def column(run: Path, name: str) -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
-def validation_batch(estimator: lightpose.estimators.base.PoseEstimator) -> Batch:
+def validation_batch(estimator: PoseEstimator) -> Batch:
     dataset = assemble(estimator.config["data"], skeleton=estimator.skeleton).dataset("val")
     return collate([dataset[index] for index in range(4)])
 
