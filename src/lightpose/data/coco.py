@@ -75,7 +75,6 @@ class _Coco(PoseDataset):
         self.folder = image_folder(self.index, images)
         self.on_bad_image = on_bad_image
         self._bad = torch.zeros(len(self.index.image_ids), dtype=torch.bool).share_memory_()
-        self._boxes_xyxy = self.index.clipped_boxes_xyxy()
         self._last: tuple[int, Array] | None = None
 
     @property
@@ -136,7 +135,7 @@ class _Coco(PoseDataset):
         return Annotations(
             keypoints=index.keypoints[rows],
             visible=index.visible[rows].astype(np.float32),
-            boxes_xyxy=self._boxes_xyxy[rows],
+            boxes_xyxy=index.boxes_xyxy[rows],
             areas=index.areas[rows].astype(np.float32),
             categories=index.category_rows[rows].astype(np.int64),
             ids=index.ids[rows],

@@ -52,6 +52,7 @@ class CocoIndex:
         ids: (A,) int64.
         category_rows: (A,) int16, index into ``categories``.
         boxes_xywh: (A, 4) float64, as they stand in the file.
+        boxes_xyxy: (A, 4) float32, the same cut at the outermost pixel centres of the image.
         areas: (A,) float64, square pixels.
         keypoints: (A, K, 2) float32.
         visible: (A, K) uint8 in {0, 1, 2}.
@@ -70,6 +71,7 @@ class CocoIndex:
     ids: Array
     category_rows: Array
     boxes_xywh: Array
+    boxes_xyxy: Array
     areas: Array
     keypoints: Array
     visible: Array
@@ -83,10 +85,6 @@ class CocoIndex:
     def file_name(self, image_row: int) -> str:
         """The name of an image as it stands in the file."""
         return bytes(self.file_names[image_row]).decode()
-
-    def clipped_boxes_xyxy(self) -> Array:
-        """(A, 4) float32 boxes, cut at the outermost pixel centres of their image."""
-        return clip_boxes(self.boxes_xywh, self.image_hw[self.image_rows])
 
     def reasons(self) -> dict[str, int]:
         """Reason → number of annotations that can't be trained on."""
@@ -149,13 +147,6 @@ class CocoIndex:
 
 
 _COLUMNS = [field.name for field in fields(CocoIndex)][4:]
-
-
-def clip_boxes(boxes_xywh: Array, image_hw: Array) -> Array:
-    """(A, 4) xywh boxes to xyxy float32, cut at the outermost pixel centres of images of size (A, 2)."""
-    limit = np.concatenate([image_hw[:, ::-1], image_hw[:, ::-1]], -1) - 1
-    xyxy = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], -1)
-    return np.clip(xyxy, 0, limit).astype(np.float32)
 
 
 def read_coco(path: Path | str) -> CocoIndex:
@@ -271,8 +262,9 @@ def _parse(path: Path, data: Mapping[str, Any]) -> CocoIndex:
     no_area = ~(areas > 0)
     areas[no_area] = (boxes[:, 2] * boxes[:, 3] * AREA_PER_BOX)[no_area]
     mended[FILLED_AREA] = int(no_area.sum())
-    clipped = clip_boxes(boxes, image_hw[image_rows])
-    good_box = (clipped[:, 2:] > clipped[:, :2]).all(-1) & np.isfinite(boxes).all(-1)
+    limit = np.tile(image_hw[image_rows, ::-1], 2) - 1
+    boxes_xyxy = np.clip(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], -1), 0, limit).astype(np.float32)
+    good_box = (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(-1) & np.isfinite(boxes).all(-1)
     status = np.select([crowd, ~visible.any(-1), ~good_box], [CROWD, UNLABELLED, BAD_BOX], USABLE).astype(np.uint8)
     return CocoIndex(
         path=path,
@@ -287,6 +279,7 @@ def _parse(path: Path, data: Mapping[str, Any]) -> CocoIndex:
         ids=np.array(ids, np.int64),
         category_rows=np.array([row for _, row, _ in kept], np.int16),
         boxes_xywh=boxes,
+        boxes_xyxy=boxes_xyxy,
         areas=areas,
         keypoints=labels[..., :2],
         visible=visible,
