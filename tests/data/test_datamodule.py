@@ -100,6 +100,14 @@ def test_files_that_are_not_given(make):
         make().setup("fit")
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_image_is_named_without_a_traceback(make, tmp_path, workers):
+    module = make("data.train=FILE", f"data.num_workers={workers}")
+    (tmp_path / "2.jpg").write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"^image \S*/2\.jpg \(4 bytes\) is truncated or not an image; .*$"):
+        list(module.train_dataloader())
+
+
 def test_skipped_images_are_reported(make, tmp_path, caplog):
     module = make("data.train=FILE", "data.dataset.on_bad_image=skip")
     (tmp_path / "2.jpg").unlink()

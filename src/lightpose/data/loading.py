@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from lightpose.data.base import PoseDataset
+from lightpose.errors import UserError
 from lightpose.structures import Array, Sample
 
 
@@ -72,9 +73,14 @@ class EpochLoader(DataLoader[Sample]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         sampler = self.sampler
         self._given = sampler.skip // (self.batch_size or 1) if isinstance(sampler, EpochSampler) else 0
-        for batch in super().__iter__():
-            self._given += 1
-            yield batch
+        try:
+            for batch in super().__iter__():
+                self._given += 1
+                yield batch
+        except UserError as error:
+            # Out of a worker, the message is wrapped in the worker's traceback, whose last line is the message.
+            message = str(error).rstrip().splitlines()[-1]
+            raise UserError(message.partition(": ")[2] if "worker process" in str(error) else message) from error
 
     def state_dict(self) -> dict[str, int]:
         """How many batches of the epoch were given out."""
