@@ -87,7 +87,7 @@ def mirror_matrix(input_w: int) -> Array:
 
 
 def apply_affine(matrices: Tensor, points: Tensor) -> Tensor:
-    """Map (N, K, D) points by (N, 3, 3) matrices in float32; only x and y change."""
-    matrices = matrices.to(points.dtype)
+    """Map (N, K, D) points by (N, 3, 3) matrices; only x and y change. Float32 out, whatever came in."""
+    matrices, points = matrices.float(), points.float()
     xy = points[..., :2] @ matrices[:, :2, :2].mT + matrices[:, None, :2, 2]
     return torch.cat([xy, points[..., 2:]], -1)

@@ -32,7 +32,7 @@ class Pictures(L.Callback):
         self,
         trainer: L.Trainer,
         pl_module: PoseEstimator,
-        outputs: Poses,
+        outputs: dict[str, Poses],
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -40,7 +40,7 @@ class Pictures(L.Callback):
         """Draw the first batch of the first process."""
         if batch_idx or not trainer.is_global_zero or trainer.sanity_checking or batch.inputs.dtype != torch.uint8:
             return
-        image = self._draw(pl_module, outputs, batch)
+        image = self._draw(pl_module, outputs["poses"], batch)
         self.folder.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(self.folder / f"epoch_{trainer.current_epoch:03d}.png"), image[..., ::-1])
         for logger in trainer.loggers:

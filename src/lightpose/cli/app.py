@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -31,6 +33,12 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parents[1] / "conf"
 
 
+def conf_dirs() -> list[Path]:
+    """Where options may stand: the folder of the user's ``--config-dir``, then `conf_dir`."""
+    arguments = get_args_parser().parse_known_args()[0]
+    return [*([Path(arguments.config_dir)] if arguments.config_dir else []), conf_dir()]
+
+
 def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     """Run ``task`` on the configuration that ``conf/<config_name>.yaml`` and the command line compose.
 
@@ -44,12 +52,23 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         try:
             return task(config)
         except UserError as error:
+            prune(Path(HydraConfig.get().runtime.output_dir))
             stop(str(error))
 
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
     except (HydraException, OmegaConfBaseException) as error:
         stop(explain(error, config_name))
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def prune(folder: Path) -> None:
+    """Remove the folder that Hydra made for a run that was refused, and its parents, as far as they are empty."""
+    here = Path.cwd()
+    while here in folder.parents and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
 
 
 def quieten() -> None:
@@ -108,8 +127,8 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _options(group: str) -> Iterator[str]:
-    folder = conf_dir() / group
-    return (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    for folder in (folder / group for folder in conf_dirs()):
+        yield from (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
 def _keys(config_name: str) -> Iterator[str]:

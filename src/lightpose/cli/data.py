@@ -1,6 +1,8 @@
 """``lightpose-data``: make, check and look at data sets."""
 
+import contextlib
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -29,6 +31,8 @@ def main() -> None:
     if name not in tasks:
         app.stop(f"lightpose-data has no command {name!r}; use one of {', '.join(tasks)}")
     del sys.argv[1]
+    if name == "check":  # where `data` is the file, and not the group of that name that Hydra would look for
+        sys.argv[1:] = [re.sub(r"^data=", "annotations=", argument) for argument in sys.argv[1:]]
     app.run(f"data_{name}", tasks[name])
 
 
@@ -43,12 +47,17 @@ def synthetic(config: DictConfig) -> None:
 def check(composed: DictConfig) -> None:
     """Print what a data set holds; exit code 1 if it can't be trained on."""
     from lightpose.checkpoint import assemble
-    from lightpose.cli.setup import resolved
+    from lightpose.cli.setup import recognise, resolved
+    from lightpose.data.coco import skeleton_of
     from lightpose.data.report import check as check_data
+    from lightpose.errors import UserError
 
     config = resolved(composed)
     skeleton = assemble(config["skeleton"]) if "_target_" in config["skeleton"] else None
-    report = check_data(config["data"], config["images"], skeleton, decode=config["decode"])
+    if skeleton is None:
+        with contextlib.suppress(UserError):  # the report says what is wrong with the file
+            skeleton = recognise(skeleton_of(config["annotations"], config["skeleton"]["sigmas"]))
+    report = check_data(config["annotations"], config["images"], skeleton, decode=config["decode"])
     print(report)
     if report.has_errors:
         sys.exit(1)

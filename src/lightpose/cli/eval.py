@@ -39,16 +39,18 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
     Raises:
         UserError: without annotations.
     """
-    from lightpose.data.coco import CocoImages, skeleton_of
+    from lightpose.cli.setup import recognise
+    from lightpose.data.coco import skeleton_of
+    from lightpose.data.coco_index import read_coco
     from lightpose.errors import UserError
     from lightpose.inference.results import read_coco_results
     from lightpose.metrics.oks import evaluate_oks
 
     if config["annotations"] is None:
         raise UserError("a predictions file is scored against annotations; add annotations=val.json")
-    skeleton = skeleton_of(config["annotations"])
-    dataset = CocoImages(config["annotations"], images=config["images"], skeleton=skeleton)
-    return evaluate_oks(dataset.ground_truth(), read_coco_results(config["predictions"]), skeleton.sigmas)
+    skeleton = recognise(skeleton_of(config["annotations"]))
+    predictions = read_coco_results(config["predictions"])
+    return evaluate_oks(read_coco(config["annotations"]).ground_truth(), predictions, skeleton.sigmas)
 
 
 def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
@@ -69,8 +71,8 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     if config["flip_test"] is not None:
         estimator.flip_test = config["flip_test"]
     if config["metric"]:
-        metrics = {name: assemble(metric)(skeleton=estimator.skeleton) for name, metric in config["metric"].items()}
-        estimator.metrics = nn.ModuleDict(metrics)
+        metrics = (assemble(metric, skeleton=estimator.skeleton) for metric in config["metric"].values())
+        estimator.metrics = nn.ModuleList(metrics)
     datamodule = assemble(data, skeleton=estimator.skeleton)
     trainer = L.Trainer(
         accelerator="auto",
@@ -96,7 +98,7 @@ def write(out: Path, figures: dict[str, float], estimator: Any, dataset: Any) ->
     out.mkdir(parents=True, exist_ok=True)
     numbers = {name: None if math.isnan(value) else value for name, value in figures.items()}
     (out / "metrics.json").write_text(json.dumps(numbers, indent=1))
-    for metric in estimator.metrics.values():
+    for metric in estimator.metrics:
         if isinstance(metric, OKS):
             poses, image_ids, category_ids = metric.poses()
             names = {image["id"]: image["file_name"] for image in dataset.ground_truth()["images"]}

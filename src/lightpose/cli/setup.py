@@ -3,15 +3,16 @@
 from typing import Any
 
 import torch
+from hydra.utils import get_class
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from lightpose.checkpoint import assemble
-from lightpose.cli.app import conf_dir
+from lightpose.cli.app import conf_dirs
 from lightpose.data.coco import skeleton_of
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
-from lightpose.models.net import PairError
+from lightpose.models.net import PairError, check_pair
 from lightpose.skeleton import Skeleton
 
 
@@ -33,7 +34,21 @@ def make_skeleton(config: dict[str, Any]) -> Skeleton:
     annotations = config["data"]["train"] or config["data"]["val"]
     if annotations is None:
         raise UserError("data.train is not given; add data.train=annotations.json data.images=folder/ (COCO format)")
-    return skeleton_of(annotations, sigmas=config["skeleton"]["sigmas"])
+    return recognise(skeleton_of(annotations, config["skeleton"]["sigmas"]))
+
+
+def recognise(skeleton: Skeleton) -> Skeleton:
+    """The option of the ``skeleton`` group with these keypoints, if a file says nothing of sigmas; else as it is.
+
+    So a file with COCO's 17 keypoints is scored with COCO's sigmas, without being told.
+    """
+    if not skeleton.sigmas_known:
+        for path in (path for folder in conf_dirs() for path in sorted((folder / "skeleton").glob("*.yaml"))):
+            option: Any = OmegaConf.load(path)
+            if tuple(option.get("keypoints", ())) == skeleton.keypoints:
+                known: Skeleton = assemble(option)
+                return known
+    return skeleton
 
 
 def make_estimator(config: dict[str, Any], skeleton: Skeleton) -> PoseEstimator:
@@ -42,22 +57,24 @@ def make_estimator(config: dict[str, Any], skeleton: Skeleton) -> PoseEstimator:
     Raises:
         UserError: when head and codec don't fit, with the heads that would.
     """
+    parts = config["estimator"]
+    codec = assemble(parts["codec"], skeleton=skeleton, input_hw=parts["input_hw"], grid=parts["grid"])
     try:
-        estimator: PoseEstimator = assemble(config["estimator"], skeleton=skeleton)
+        check_pair(get_class(parts["head"]["_target_"]), codec.spec)  # before weights are fetched for the backbone
     except PairError as error:
         fitting = [f"head={name}" for name, emits in head_outputs().items() if emits == error.expects]
         raise UserError(f"{error}; use {' or '.join(fitting) or 'a head that emits these'}") from error
+    estimator: PoseEstimator = assemble(parts, skeleton=skeleton)
     estimator.config = config
     return estimator
 
 
 def head_outputs() -> dict[str, frozenset[str]]:
     """What each option of the ``head`` group emits; variants, which only change another option, are left out."""
-    from hydra.utils import get_class
-
-    folder = conf_dir() / "head"
-    heads = {path.stem: OmegaConf.load(path) for path in sorted(folder.glob("*.yaml"))}
-    return {name: get_class(head["_target_"]).emits for name, head in heads.items() if "_target_" in head}
+    paths = [path for folder in conf_dirs() for path in sorted((folder / "head").glob("*.yaml"))]
+    heads: dict[str, Any] = {path.stem: OmegaConf.load(path) for path in paths}
+    classes: dict[str, Any] = {name: get_class(head["_target_"]) for name, head in heads.items() if "_target_" in head}
+    return {name: head.emits for name, head in classes.items()}
 
 
 def make_trainer(config: dict[str, Any]) -> Any:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,34 +20,18 @@ log = logging.getLogger(__name__)
 
 OnBadImage = Literal["error", "skip"]
 
-_COCO17 = (
-    *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow"),
-    *("right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle"),
-    "right_ankle",
-)
-_COCO17_SIGMAS = (
-    *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062),
-    *(0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
-)
-_COCO17_UPPER = range(11)
-
 
 def skeleton_of(path: Path | str, sigmas: Sequence[float] | None = None) -> Skeleton:
     """The skeleton that a COCO file's ``categories`` describe.
 
     Args:
         path: COCO keypoint file.
-        sigmas: OKS constants; None takes the category's own ``sigmas``, COCO's where the names are COCO's 17, else the
-            default.
+        sigmas: OKS constants; None takes the category's own ``sigmas``, else the default.
 
     Raises:
         UserError: when the file can't be used, or its categories name no keypoints.
     """
-    category = read_coco(path).categories[0]
-    if tuple(category.get("keypoints") or ()) != _COCO17:
-        return Skeleton.from_coco_category(category, sigmas)
-    skeleton = Skeleton.from_coco_category(category, sigmas or category.get("sigmas") or _COCO17_SIGMAS)
-    return replace(skeleton, name="coco17", upper=tuple(_COCO17_UPPER))
+    return Skeleton.from_coco_category(read_coco(path).categories[0], sigmas)
 
 
 class _Coco(PoseDataset):
