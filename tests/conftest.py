@@ -17,6 +17,7 @@ TINY = [
     "data.num_workers=0",
     "data.batch_size=8",
     "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
     "callbacks.progress=null",
     "logger.tensorboard=null",
     "trainer.enable_model_summary=false",

@@ -1,5 +1,6 @@
 """Checkpoints that carry all that is needed to run them: weights, configuration and skeleton, as plain data."""
 
+import json
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,8 +30,10 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} can't be read as a checkpoint ({reason}); copy or train it again") from error
+        raise UserError(
+            f"{path} can't be read as a checkpoint: it is damaged, or no file of tensors and plain data; give a .ckpt file "
+            "that lightpose-train wrote"
+        ) from error
     if not isinstance(content, dict) or "lightpose" not in content or content["lightpose"]["config"] is None:
         raise UserError(
             f"{path} holds no lightpose configuration, perhaps only weights; to start training from them use "
@@ -73,8 +76,13 @@ def check_targets(config: Any, trust: Sequence[str] = ()) -> None:
     """Refuse to instantiate what is not a part of lightpose, torch or timm, unless the caller names it.
 
     Raises:
-        UserError: naming them, and how to trust them.
+        UserError: naming them, and how to trust them; and for an interpolation, which Hydra would resolve later.
     """
+    if "${" in json.dumps(config):
+        raise UserError(
+            "the checkpoint's configuration holds an interpolation (${...}), which lightpose never writes there and "
+            "which could run code; get the checkpoint from a source you trust"
+        )
     strangers = sorted({target for target in targets(config) if not target.startswith(tuple(trust))})
     strangers = [target for target in strangers if not is_part(target)]
     if strangers:
@@ -89,10 +97,19 @@ def assemble(config: Any, **given: Any) -> Any:
     """Instantiate a configuration with objects that are not configuration, such as the skeleton.
 
     Hydra would turn a dataclass passed to ``instantiate`` into a config node, hence the detour over a partial.
+
+    Raises:
+        UserError: that of the part that refused its options.
     """
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    return instantiate(config, _partial_=True, _convert_="all")(**given)
+    try:
+        return instantiate(config, _partial_=True, _convert_="all")(**given)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):  # what a part says of its options, out of Hydra's wrapping
+            raise error.__cause__ from None
+        raise
 
 
 def build(config: dict[str, Any], skeleton: Skeleton, trust: Sequence[str] = ()) -> PoseEstimator:

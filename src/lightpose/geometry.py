@@ -87,7 +87,10 @@ def mirror_matrix(input_w: int) -> Array:
 
 
 def apply_affine(matrices: Tensor, points: Tensor) -> Tensor:
-    """Map (N, K, D) points by (N, 3, 3) matrices; only x and y change. Float32 out, whatever came in."""
-    matrices, points = matrices.float(), points.float()
-    xy = points[..., :2] @ matrices[:, :2, :2].mT + matrices[:, None, :2, 2]
+    """Map (N, K, D) points by (N, 3, 3) matrices; only x and y change.
+
+    Float32 whatever comes in, also under autocast, which would make a matrix product bfloat16: hence none is used.
+    """
+    matrices, points = matrices.float()[:, None, :2], points.float()
+    xy = (matrices[..., :2] * points[..., None, :2]).sum(-1) + matrices[..., 2]
     return torch.cat([xy, points[..., 2:]], -1)

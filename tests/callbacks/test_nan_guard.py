@@ -13,7 +13,7 @@ def _batch(first_id):
 
 
 def _run(guard, losses):
-    for index, value in enumerate(losses):
+    for index, value in enumerate(losses, start=guard.count):
         loss = torch.tensor(value)
         outputs = {"loss": loss, "losses": {"heatmap": torch.tensor(1.0), "offset": loss - 1}}
         guard.on_train_batch_end(SimpleNamespace(global_step=index), None, outputs, _batch(2 * index), index)
@@ -32,8 +32,19 @@ def test_stops_and_names_term_and_samples(bad):
     assert "annotation ids [8, 9]" in message and "images [80, 90]" in message
 
 
-def test_refuses_to_write_a_checkpoint_of_a_broken_model():
-    guard = NanGuard(patience=10)
-    _run(guard, [1.0, 1.0, float("nan")])
+def test_short_epochs_are_watched_too():
+    guard = NanGuard(patience=3)
     with pytest.raises(UserError, match="since step 2"):
-        guard.on_save_checkpoint(None, None, {})
+        for _ in range(4):
+            _run(guard, [1.0, 1.0][: 2 - guard.count] or [float("nan")] * 2)
+
+
+def test_refuses_to_write_broken_weights_and_only_those():
+    guard = NanGuard(patience=10)
+    model = torch.nn.Linear(2, 2)
+    _run(guard, [1.0, 1.0, float("nan")])
+    guard.on_save_checkpoint(None, model, {})  # a step that a gradient scaler has left out
+    with torch.no_grad():
+        model.weight[0, 0] = float("nan")
+    with pytest.raises(UserError, match="since step 2"):
+        guard.on_save_checkpoint(None, model, {})

@@ -1,7 +1,7 @@
 """Stops a run whose loss is no longer a number, and says where that began."""
 
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import lightning as L
 import torch
@@ -25,7 +25,7 @@ class NanGuard(L.Callback):
     """Ends training after ``patience`` steps in a row with a NaN or infinite loss.
 
     The losses stay on the device and are read once every ``patience`` steps, so that the guard costs no
-    synchronisation per step. A checkpoint is never written while the loss is not finite.
+    synchronisation per step. Weights that are not finite are never written to a checkpoint.
 
     Args:
         patience: steps.
@@ -34,6 +34,7 @@ class NanGuard(L.Callback):
     def __init__(self, patience: int = 10) -> None:
         self.patience = patience
         self.steps: deque[Step] = deque(maxlen=2 * patience)
+        self.count = 0
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: dict[str, Any], batch: Batch, batch_idx: int
@@ -42,29 +43,26 @@ class NanGuard(L.Callback):
         self.steps.append(
             Step(trainer.global_step, outputs["loss"].detach(), outputs["losses"], batch.image_ids, batch.instances.ids)
         )
-        if (batch_idx + 1) % self.patience == 0:
-            self._check()
+        self.count += 1
+        if self.count % self.patience == 0 and self._run_length() >= self.patience:
+            self._stop("the loss is not finite")
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse to write weights that a NaN has gone through; the checkpoint before stays."""
-        if self.steps and not self.steps[-1].loss.isfinite():
-            self._stop(max(0, len(self.steps) - self._run_length()))
+        if not torch.stack([parameter.isfinite().all() for parameter in pl_module.parameters()]).all():
+            self._stop("the weights are not finite, so no checkpoint is written; the loss is not")
 
     def _run_length(self) -> int:
+        """How many of the last steps, in a row, had a loss that is not finite."""
         finite = torch.stack([step.loss for step in self.steps]).isfinite().tolist()
         return next((count for count, is_finite in enumerate(reversed(finite)) if is_finite), len(finite))
 
-    def _check(self) -> None:
-        length = self._run_length()
-        if length >= self.patience:
-            self._stop(len(self.steps) - length)
-
-    def _stop(self, first: int) -> None:
-        step = self.steps[first]
+    def _stop(self, what: str) -> NoReturn:
+        step = self.steps[-max(self._run_length(), 1)]
         terms = [name for name, value in step.terms.items() if not value.isfinite()] or list(step.terms)
         ids = [number for number in step.annotation_ids.flatten().tolist() if number >= 0]
         raise UserError(
-            f"the loss is not finite since step {step.number}: term {', '.join(terms)}, annotation ids {ids} of images "
+            f"{what} since step {step.number}: term {', '.join(terms)}, annotation ids {ids} of images "
             f"{step.image_ids.tolist()}. Look at these labels (lightpose-data preview), lower optimizer.lr, set "
             "trainer.gradient_clip_val=1, or use trainer.precision=32-true; then resume from the last checkpoint"
         )

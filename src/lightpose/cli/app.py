@@ -132,10 +132,15 @@ def _options(group: str) -> Iterator[str]:
 
 
 def _keys(config_name: str) -> Iterator[str]:
-    """Dotted keys of the configuration without overrides, and the names of its groups."""
+    """Dotted keys of the configuration that the chosen options make, and the names of its groups."""
+    arguments = get_args_parser().parse_known_args()[0]
+    folders = conf_dirs()
+    groups = {path.relative_to(folder).as_posix() for folder in folders for path in folder.rglob("*") if path.is_dir()}
+    chosen = [override for override in arguments.overrides if override.split("=")[0] in groups]
     GlobalHydra.instance().clear()
+    searched = [f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in folders[:-1])}]"]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = hydra.compose(config_name)
+        config = hydra.compose(config_name, chosen + searched)
 
     def walk(node: Any, prefix: str) -> Iterator[str]:
         if isinstance(node, dict):
@@ -144,7 +149,7 @@ def _keys(config_name: str) -> Iterator[str]:
                 yield from walk(value, f"{prefix}{key}.")
 
     yield from walk(OmegaConf.to_container(config), "")
-    yield from (path.name for path in conf_dir().iterdir() if path.is_dir())
+    yield from (group for group in groups if "/" not in group)
 
 
 class SweepSummary(Callback):

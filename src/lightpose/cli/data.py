@@ -46,17 +46,14 @@ def synthetic(config: DictConfig) -> None:
 
 def check(composed: DictConfig) -> None:
     """Print what a data set holds; exit code 1 if it can't be trained on."""
-    from lightpose.checkpoint import assemble
-    from lightpose.cli.setup import recognise, resolved
-    from lightpose.data.coco import skeleton_of
+    from lightpose.cli.setup import make_skeleton, resolved
     from lightpose.data.report import check as check_data
     from lightpose.errors import UserError
 
     config = resolved(composed)
-    skeleton = assemble(config["skeleton"]) if "_target_" in config["skeleton"] else None
-    if skeleton is None:
-        with contextlib.suppress(UserError):  # the report says what is wrong with the file
-            skeleton = recognise(skeleton_of(config["annotations"], config["skeleton"]["sigmas"]))
+    skeleton = None
+    with contextlib.suppress(UserError):  # the report says what is wrong with the file
+        skeleton = make_skeleton(config["skeleton"], config["annotations"])
     report = check_data(config["annotations"], config["images"], skeleton, decode=config["decode"])
     print(report)
     if report.has_errors:
@@ -74,7 +71,7 @@ def preview(composed: DictConfig) -> None:
     from lightpose.structures import collate
 
     config = resolved(composed)
-    skeleton = make_skeleton(config)
+    skeleton = make_skeleton(config["skeleton"], config["data"]["train"] or config["data"]["val"])
     datamodule = assemble(config["data"], skeleton=skeleton)
     datamodule.setup("fit")
     dataset = datamodule.train_dataset

@@ -39,8 +39,7 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
     Raises:
         UserError: without annotations.
     """
-    from lightpose.cli.setup import recognise
-    from lightpose.data.coco import skeleton_of
+    from lightpose.cli.setup import make_skeleton
     from lightpose.data.coco_index import read_coco
     from lightpose.errors import UserError
     from lightpose.inference.results import read_coco_results
@@ -48,9 +47,15 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
 
     if config["annotations"] is None:
         raise UserError("a predictions file is scored against annotations; add annotations=val.json")
-    skeleton = recognise(skeleton_of(config["annotations"]))
+    pointless = [f"{key}=" for key in ("metric", "boxes", "images", "flip_test") if config[key] is not None]
+    if pointless:
+        raise UserError(f"a predictions file is scored by OKS as it is; leave out {' and '.join(pointless)}")
+    skeleton = make_skeleton(config["skeleton"], config["annotations"])
     predictions = read_coco_results(config["predictions"])
-    return evaluate_oks(read_coco(config["annotations"]).ground_truth(), predictions, skeleton.sigmas)
+    figures = evaluate_oks(read_coco(config["annotations"]).ground_truth(), predictions, skeleton.sigmas)
+    if config["out"] is not None:
+        write_figures(Path(config["out"]), figures)
+    return figures
 
 
 def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
@@ -63,8 +68,11 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
 
     estimator = load(config["ckpt"], trust=config["trust"])
     settings: dict[str, Any] = estimator.config or {}
-    given = {"val": config["annotations"], "val_images": config["images"], "num_workers": config["num_workers"]}
-    data = {**settings["data"], **{key: value for key, value in given.items() if value is not None}}
+    data = dict(settings["data"])
+    if config["annotations"] is not None:
+        data |= {"val": config["annotations"], "images": None, "val_images": None}
+    given = {"val_images": config["images"], "num_workers": config["num_workers"]}
+    data |= {key: value for key, value in given.items() if value is not None}
     data["transforms"] = {"train": {}, "eval": data["transforms"]["eval"]}
     data |= {"train": None, "boxes": config["boxes"], "eval_batch_size": config["batch_size"]}
     check_targets(data, config["trust"])
@@ -77,7 +85,7 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     trainer = L.Trainer(
         accelerator="auto",
         devices=config["devices"],
-        precision=precision(config["precision"]),  # type: ignore[arg-type]
+        precision=precision(config["precision"], "auto"),  # type: ignore[arg-type]
         logger=False,
         enable_model_summary=False,
     )
@@ -92,15 +100,20 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
 
 def write(out: Path, figures: dict[str, float], estimator: Any, dataset: Any) -> None:
     """``metrics.json``, and where poses were ranked, ``predictions.json`` (COCO results) and ``predictions.csv``."""
-    from lightpose.inference.results import coco_results, csv_rows, write_coco_results, write_csv
-    from lightpose.metrics.oks import OKS
+    from lightpose.inference.results import csv_rows, write_coco_results, write_csv
+    from lightpose.metrics.oks import OKS, coco_results
 
-    out.mkdir(parents=True, exist_ok=True)
-    numbers = {name: None if math.isnan(value) else value for name, value in figures.items()}
-    (out / "metrics.json").write_text(json.dumps(numbers, indent=1))
+    write_figures(out, figures)
     for metric in estimator.metrics:
         if isinstance(metric, OKS):
             poses, image_ids, category_ids = metric.poses()
             names = {image["id"]: image["file_name"] for image in dataset.ground_truth()["images"]}
             write_coco_results(out / "predictions.json", coco_results(poses, image_ids, category_ids))
             write_csv(out / "predictions.csv", csv_rows(poses, image_ids, names), estimator.skeleton)
+
+
+def write_figures(out: Path, figures: dict[str, float]) -> None:
+    """``metrics.json``; null stands for a figure without instances."""
+    out.mkdir(parents=True, exist_ok=True)
+    numbers = {name: None if math.isnan(value) else value for name, value in figures.items()}
+    (out / "metrics.json").write_text(json.dumps(numbers, indent=1))

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from hydra.utils import get_class
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from lightpose.checkpoint import assemble
@@ -22,19 +22,18 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key != "hydra"}
 
 
-def make_skeleton(config: dict[str, Any]) -> Skeleton:
-    """The chosen skeleton, or that of the data set's file.
+def make_skeleton(choice: dict[str, Any], annotations: str | None) -> Skeleton:
+    """The chosen skeleton, or with ``skeleton=auto`` that of the annotation file.
 
     Raises:
         UserError: when there is neither.
     """
-    if "_target_" in config["skeleton"]:
-        skeleton: Skeleton = assemble(config["skeleton"])
+    if "_target_" in choice:
+        skeleton: Skeleton = assemble(choice)
         return skeleton
-    annotations = config["data"]["train"] or config["data"]["val"]
     if annotations is None:
         raise UserError("data.train is not given; add data.train=annotations.json data.images=folder/ (COCO format)")
-    return recognise(skeleton_of(annotations, config["skeleton"]["sigmas"]))
+    return recognise(skeleton_of(annotations, choice["sigmas"]))
 
 
 def recognise(skeleton: Skeleton) -> Skeleton:
@@ -77,23 +76,52 @@ def head_outputs() -> dict[str, frozenset[str]]:
     return {name: head.emits for name, head in classes.items()}
 
 
+def choose_monitor(config: dict[str, Any], estimator: PoseEstimator) -> dict[str, Any]:
+    """The configuration with the monitored figure and its direction filled in, where they were left to the metric.
+
+    Raises:
+        UserError: for a figure that no metric of the run gives.
+    """
+    known = {"val/loss": False}
+    for metric in estimator.metrics:
+        known |= {f"val/{figure}": bool(metric.higher_is_better) for figure in getattr(metric, "figures", ())}
+    monitor = config["monitor"] or next((name for name in known if name != "val/loss"), "val/loss")
+    foreign = any(not hasattr(metric, "figures") for metric in estimator.metrics)
+    if monitor not in known and not foreign:
+        raise UserError(
+            f"monitor={monitor} is a figure that no metric of this run gives; use one of {', '.join(known)}"
+        )
+    if monitor not in known and config["monitor_mode"] is None:
+        raise UserError(f"say whether a high or a low {monitor} is good: add monitor_mode=max or monitor_mode=min")
+    chosen = {"monitor": monitor, "mode": config["monitor_mode"] or ("max" if known[monitor] else "min")}
+    callbacks = {
+        name: {key: chosen.get(key) if value is None else value for key, value in callback.items()}
+        if callback
+        else None
+        for name, callback in config["callbacks"].items()
+    }
+    return {**config, "monitor": monitor, "monitor_mode": chosen["mode"], "callbacks": callbacks}
+
+
 def make_trainer(config: dict[str, Any]) -> Any:
     """Lightning's trainer; an entry of callbacks or loggers that is null is left out."""
     callbacks = [assemble(callback) for callback in config["callbacks"].values() if callback]
     loggers = [assemble(logger) for logger in config["logger"].values() if logger]
+    if not loggers:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     options = {
         **config["trainer"],
-        "precision": precision(config["trainer"]["precision"]),
         "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in callbacks),
         "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
     }
     return assemble(options, callbacks=callbacks, logger=loggers)
 
 
-def precision(choice: str) -> str:
+def precision(choice: str, accelerator: str) -> str:
     """``auto`` becomes the fastest precision that trains well on this machine."""
     if choice != "auto":
         return choice
-    if not torch.cuda.is_available():
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
+    if torch.cuda.is_available() and accelerator != "cpu":
+        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16-mixed" if features.get("avx512_bf16") or features.get("amx_bf16") else "32-true"

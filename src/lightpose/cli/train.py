@@ -16,8 +16,10 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Entry point of the console script. A resumed run goes on in the folder of its checkpoint."""
     given = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-    if given.get("resume", "null") != "null" and "output_dir" not in given:
-        sys.argv.append(f"output_dir={Path(given['resume']).resolve().parents[1]}")
+    checkpoint = Path(given.get("resume", "null").strip("'\"")).resolve()
+    if checkpoint.parent.name == "checkpoints" and "output_dir" not in given:
+        quoted = str(checkpoint.parents[1]).replace("'", "\\'")
+        sys.argv.append(f"output_dir='{quoted}'")
     app.run("train", train)
 
 
@@ -28,26 +30,34 @@ def train(composed: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     from lightpose.checkpoint import assemble
-    from lightpose.cli.setup import make_estimator, make_skeleton, make_trainer, resolved
+    from lightpose.cli.setup import choose_monitor, make_estimator, make_skeleton, make_trainer, precision, resolved
     from lightpose.errors import UserError
     from lightpose.models.weights import load_weights
 
     composed.output_dir = HydraConfig.get().runtime.output_dir  # of this job, in a sweep
     config = resolved(composed)
+    if config["resume"] and config["init_from"]:
+        raise UserError("resume= goes on with a run, init_from= starts a new one from weights; give one of them")
+    trainer_options = config["trainer"]
+    trainer_options["precision"] = precision(trainer_options["precision"], trainer_options["accelerator"])
     L.seed_everything(config["seed"], workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
-    skeleton = make_skeleton(config)
-    config["callbacks"] = _without_validation(config)
+    skeleton = make_skeleton(config["skeleton"], config["data"]["train"] or config["data"]["val"])
     datamodule = assemble(config["data"], skeleton=skeleton)
     estimator = make_estimator(config, skeleton)
+    config = choose_monitor(config, estimator)
+    config["callbacks"] = _without_validation(config)
+    estimator.config = config
     trainer = make_trainer(config)
     resume = _check_resume(config, skeleton) if config["resume"] else None
     if config["init_from"]:
-        log.info("%s", load_weights(estimator.net, config["init_from"]))
+        load_weights(estimator.net, config["init_from"])  # logs what it loaded and what not
     folder = Path(config["output_dir"])
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
-    log.info("%s: %d keypoints; run folder %s", skeleton.name, skeleton.num_keypoints, folder)
+    if trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+    name, count = skeleton.name, skeleton.num_keypoints
+    log.info("%s: %d keypoints; precision %s; run folder %s", name, count, trainer_options["precision"], folder)
     if not (resume or config["init_from"] or config["backbone"].get("pretrained") or config["backbone"].get("weights")):
         log.info("the backbone starts from random weights; backbone.pretrained=true starts from published ones")
     try:
@@ -88,7 +98,8 @@ def _check_resume(config: dict[str, Any], skeleton: Any) -> str:
             f"{', '.join(skeleton.keypoints)}; use init_from= to start a new run from its weights"
         )
     epochs, steps = config["trainer"]["max_epochs"], config["trainer"]["max_steps"]
-    done = content["epoch"] + 1
+    progress = content["loops"]["fit_loop"]["epoch_progress"]["current"]
+    done = progress["processed"]  # whole epochs; in one that is under way, the next counts from where it stopped
     if (epochs is not None and 0 <= epochs <= done) or 0 <= steps <= content["global_step"]:
         raise UserError(
             f"{config['resume']} is of a finished run ({done} epochs, {content['global_step']} steps); to train on, "

@@ -145,10 +145,16 @@ class PoseEstimator(L.LightningModule):
         """The head's outputs by name, averaged with those of the mirrored input if `flip_test`."""
         return self._merge(self.net(self._test_inputs(inputs)))
 
+    def _poses(self, outputs: dict[str, Tensor], batch: Batch) -> Poses:
+        """Decoded and back-projected, in float32 under autocast: coordinates have more digits than bfloat16."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.to_image(self.codec.decode(outputs), batch)
+
     def _test_inputs(self, inputs: Tensor) -> Tensor:
         return torch.cat([inputs, self.mirror(inputs)]) if self.flip_test else inputs
 
     def _merge(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        outputs = {name: output.float() for name, output in outputs.items()}
         if not self.flip_test:
             return outputs
         plain = {name: output.chunk(2)[0] for name, output in outputs.items()}
@@ -157,13 +163,12 @@ class PoseEstimator(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Poses:
         """Poses where `to_image` puts them."""
-        return self.to_image(self.codec.decode(self.outputs(batch.inputs)), batch)
+        return self._poses(self.outputs(batch.inputs), batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Logs the validation loss, updates the metrics, returns the poses; the network runs once."""
+        """Logs the validation loss, updates the metrics, returns the poses; the backbone runs once."""
         features = self.net.features(self._test_inputs(batch.inputs))
-        outputs = self._merge(self.net.head(features))
-        poses = self.to_image(self.codec.decode(outputs), batch)
+        poses = self._poses(self._merge(self.net.head(features)), batch)
         losses = self.net.head.loss([feature[: len(batch)] for feature in features], self.codec.encode(batch.instances))
         labelled = int((batch.instances.visible > 0).flatten(1).any(1).sum())  # none where boxes come from a detector
         loss = torch.stack(list(losses.values())).sum()

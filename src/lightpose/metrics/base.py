@@ -20,9 +20,14 @@ class PoseMetric(Metric):
 
     Args:
         columns: name → tensor without rows, (0, ...), that gives each column its shape and type.
+
+    Attributes:
+        figures: names of what `compute` gives, the main one first.
     """
 
     full_state_update = False
+    higher_is_better: bool | None = True
+    figures: tuple[str, ...]
 
     def __init__(self, **columns: Tensor) -> None:
         super().__init__()

@@ -152,10 +152,11 @@ class PCK(MatchedMetric):
     def __init__(self, skeleton: Skeleton, threshold: float = 0.2, normalizer: str | Sequence[str] = "bbox") -> None:
         super().__init__(skeleton, normalizer)
         self.threshold = threshold
+        self.figures = (f"PCK@{threshold:g}_{self._suffix}",)
 
     def compute(self) -> dict[str, Tensor]:
         """The figure, under a name like ``PCK@0.2_bbox``; NaN without labelled instances."""
-        return {f"PCK@{self.threshold:g}_{self._suffix}": pck(*self.distances_and_mask(), self.threshold)}
+        return {self.figures[0]: pck(*self.distances_and_mask(), self.threshold)}
 
 
 class AUC(MatchedMetric):
@@ -169,11 +170,12 @@ class AUC(MatchedMetric):
     def __init__(self, skeleton: Skeleton, limit_px: float = 30.0) -> None:
         super().__init__(skeleton)
         self.limit_px = limit_px
+        self.figures = (f"AUC@{limit_px:g}px",)
 
     def compute(self) -> dict[str, Tensor]:
         """The figure, under a name like ``AUC@30px``; NaN without labelled instances."""
         distances, mask = self.distances_and_mask()
-        return {f"AUC@{self.limit_px:g}px": auc(distances / self.limit_px, mask)}
+        return {self.figures[0]: auc(distances / self.limit_px, mask)}
 
 
 class EPE(MatchedMetric):
@@ -183,12 +185,15 @@ class EPE(MatchedMetric):
         skeleton: the keypoints.
     """
 
+    higher_is_better = False
+    figures = ("EPE_px",)
+
     def __init__(self, skeleton: Skeleton) -> None:
         super().__init__(skeleton)
 
     def compute(self) -> dict[str, Tensor]:
         """The figure, under ``EPE_px``; NaN without labelled instances."""
-        return {"EPE_px": mean_distance(*self.distances_and_mask())}
+        return {self.figures[0]: mean_distance(*self.distances_and_mask())}
 
 
 class NME(MatchedMetric):
@@ -199,9 +204,12 @@ class NME(MatchedMetric):
         normalizer: see `MatchedMetric`; for faces commonly the outer eye corners.
     """
 
+    higher_is_better = False
+
     def __init__(self, skeleton: Skeleton, normalizer: str | Sequence[str] = "bbox") -> None:
         super().__init__(skeleton, normalizer)
+        self.figures = (f"NME_{self._suffix}",)
 
     def compute(self) -> dict[str, Tensor]:
         """The figure, under a name like ``NME_bbox``; NaN without labelled instances."""
-        return {f"NME_{self._suffix}": mean_distance(*self.distances_and_mask())}
+        return {self.figures[0]: mean_distance(*self.distances_and_mask())}

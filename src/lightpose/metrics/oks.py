@@ -38,6 +38,8 @@ class OKS(PoseMetric):
         UserError: for an unknown score mode or suppression.
     """
 
+    figures = FIGURES
+
     def __init__(
         self,
         skeleton: Skeleton,
