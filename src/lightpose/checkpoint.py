@@ -31,8 +31,8 @@ def read(path: str | Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{path} can't be read as a checkpoint: it is damaged, or no file of tensors and plain data; give a .ckpt file "
-            "that lightpose-train wrote"
+            f"{path} can't be read as a checkpoint: it is damaged, or holds more than tensors and plain data; give a "
+            ".ckpt file that lightpose-train wrote"
         ) from error
     if not isinstance(content, dict) or "lightpose" not in content or content["lightpose"]["config"] is None:
         raise UserError(
