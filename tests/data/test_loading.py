@@ -116,3 +116,11 @@ def test_a_resumed_run_sees_what_the_uninterrupted_one_saw(tmp_path, workers, st
     whole = fit(tmp_path, workers, max_epochs=3)
     assert len(whole) == 15
     assert fit(tmp_path, workers, tmp_path / f"step={step}.ckpt", max_epochs=3) == whole[step:]
+
+
+@pytest.mark.parametrize("step", [3, 4, 6])
+def test_so_does_a_run_of_shortened_epochs(tmp_path, step):
+    options = {"max_epochs": 3, "limit_train_batches": 3}
+    whole = fit(tmp_path, 0, **options)
+    assert len(whole) == 9
+    assert fit(tmp_path, 0, tmp_path / f"step={step}.ckpt", **options) == whole[step:]

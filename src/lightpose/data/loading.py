@@ -25,6 +25,9 @@ class EpochSampler(DistributedSampler[Sample]):
             one batch and the image is decoded once.
         num_replicas: number of processes.
         rank: of this process.
+
+    Attributes:
+        skip: samples to leave out at the start of this epoch, see `resume`.
     """
 
     def __init__(
@@ -38,12 +41,18 @@ class EpochSampler(DistributedSampler[Sample]):
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
         self.groups = groups
         self.skip = 0
+        self._resumed: tuple[int, int] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Take the order and the random numbers of ``epoch``."""
         super().set_epoch(epoch)
+        self.skip = self._resumed[1] if self._resumed and self._resumed[0] == epoch else 0
         if isinstance(self.dataset, PoseDataset):
             self.dataset.set_epoch(epoch)
+
+    def resume(self, epoch: int, samples: int) -> None:
+        """Leave out the first ``samples``, once, if it is ``epoch`` that comes next."""
+        self._resumed = epoch, samples
 
     def order(self) -> Array:
         """The order of all samples in this epoch, before it is shared out."""
@@ -57,7 +66,7 @@ class EpochSampler(DistributedSampler[Sample]):
     def __iter__(self) -> Iterator[Any]:
         order = np.resize(self.order(), self.total_size)
         start = self.rank * self.num_samples
-        skip, self.skip = self.skip, 0
+        skip, self.skip, self._resumed = self.skip, 0, None
         return iter(order[start + skip : start + self.num_samples].tolist())
 
 
@@ -83,10 +92,10 @@ class EpochLoader(DataLoader[Sample]):
             raise UserError(message.partition(": ")[2] if "worker process" in str(error) else message) from error
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch were given out."""
-        return {"batches": self._given}
+        """Which epoch it is, and how many of its batches were given out."""
+        return {"epoch": getattr(self.sampler, "epoch", 0), "batches": self._given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin after the batches that were given out, unless the epoch was over."""
+        """Begin after the batches that were given out, if the same epoch goes on."""
         if isinstance(self.sampler, EpochSampler):
-            self.sampler.skip = state["batches"] % len(self) * (self.batch_size or 1)
+            self.sampler.resume(state["epoch"], state["batches"] * (self.batch_size or 1))
