@@ -235,3 +235,14 @@ def test_decoding_exports_with_a_dynamic_batch(refine):
     exported = torch.export.export(Decode(), (torch.rand(4, 3, 64, 48),), dynamic_shapes=({0: torch.export.Dim("b")},))
     maps = torch.rand(5, 3, 64, 48)
     torch.testing.assert_close(exported.module()(maps), codec.decode({"heatmap": maps}).keypoints)
+
+
+@pytest.mark.parametrize("refine", ["dark", "quarter", "none"])
+def test_decoding_is_as_exact_under_autocast(refine):
+    codec = HeatmapCodec(skeleton(17), HW, "half_pixel", refine=refine)
+    maps = codec.encode(instances(points_everywhere(HW))).maps
+    expected = codec.decode(maps)
+    with torch.autocast("cpu", torch.bfloat16):
+        poses = codec.decode(maps)
+    torch.testing.assert_close(poses.keypoints, expected.keypoints, atol=1e-4, rtol=0)
+    torch.testing.assert_close(poses.keypoint_scores, expected.keypoint_scores)

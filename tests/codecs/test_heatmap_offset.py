@@ -74,3 +74,15 @@ def test_keypoints_out_of_reach_or_unlabelled_have_weight_zero():
 def test_options_that_cannot_be_used_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         HeatmapOffsetCodec(skeleton(3), HW, "udp", **options)
+
+
+def test_decoding_is_as_exact_under_autocast():
+    codec = HeatmapOffsetCodec(skeleton(17), HW, "half_pixel")
+    maps = codec.encode(instances(points_everywhere(HW))).maps
+    noise = torch.randn(maps["heatmap"].shape, generator=torch.Generator().manual_seed(0))
+    maps = {**maps, "heatmap": maps["heatmap"] + 0.01 * noise}
+    expected = codec.decode(maps)
+    with torch.autocast("cpu", torch.bfloat16):
+        poses = codec.decode(maps)
+    torch.testing.assert_close(poses.keypoints, expected.keypoints, atol=1e-4, rtol=0)
+    torch.testing.assert_close(poses.keypoint_scores, expected.keypoint_scores)

@@ -128,3 +128,20 @@ def test_misuse_is_explained() -> None:
 def test_ordinals() -> None:
     assert ordinals(torch.tensor([4, 7, 4, 4, 7])).tolist() == [0, 0, 1, 2, 1]
     assert ordinals(torch.tensor([], dtype=torch.int64)).tolist() == []
+
+
+def test_figures_are_the_same_under_autocast() -> None:
+    truth = torch.rand(4, 5, 2, generator=torch.Generator().manual_seed(0)) * 1000
+    poses, batch = poses_of(truth + 3), batch_of(truth, [0, 1, 2, 3])
+    metrics = [EPE(skeleton()), NME(skeleton()), PCK(skeleton(), 0.03, ["joint0", "joint1"])]
+
+    def figures() -> list[float]:
+        for metric in metrics:
+            metric.reset()
+            metric.update(poses, batch)
+        return [float(value) for metric in metrics for value in metric.compute().values()]
+
+    expected = figures()
+    assert expected[0] == pytest.approx(3 * math.sqrt(2), rel=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert figures() == expected

@@ -78,7 +78,9 @@ class HeatmapOffsetCodec:
         1 means a perfect map, as for other codecs. It lies between 0 and 1.
         """
         maps = outputs["heatmap"].float()
-        cells, peaks = argmax_cells(on_device(self._blur_y, maps) @ maps @ on_device(self._blur_x, maps).mT)
+        with torch.autocast(maps.device.type, enabled=False):  # which would make the matrix products bfloat16
+            blurred = on_device(self._blur_y, maps) @ maps @ on_device(self._blur_x, maps).mT
+        cells, peaks = argmax_cells(blurred)
         width = self.map_grid.map_hw[1]
         index = (cells[..., 1] * width + cells[..., 0])[..., None, None].expand(-1, -1, 2, 1)  # (B, K, 2, 1)
         offset = outputs["offset"].float().flatten(-2).gather(-1, index)[..., 0]

@@ -87,7 +87,9 @@ def newton_shift(maps: Tensor, cells: Tensor, blur_kernel: int, step: int, borde
     centers = torch.minimum(cells.clamp_min(step), room - step)
     fits = torch.minimum(centers, room - centers) - step if border == "shrink" else torch.full_like(centers, radius)
     kernel_x, kernel_y = _blur_matrices(fits.clamp(0, radius), radius, step).unbind(-3)
-    blurred = kernel_y @ windows(maps, centers, radius + step) @ kernel_x.mT  # (..., 2 step + 1, 2 step + 1)
+    # Sums and no matrix products, which autocast and TF32 would round: its logarithm is differentiated twice.
+    rows = (kernel_y[..., None] * windows(maps, centers, radius + step)[..., None, :, :]).sum(-2)
+    blurred = (rows[..., None, :] * kernel_x[..., None, :, :]).sum(-1)  # (..., 2 step + 1, 2 step + 1)
     top = blurred[..., step, step].clamp_min(torch.finfo(blurred.dtype).tiny)
     shift, is_top = _newton(torch.log((blurred / top[..., None, None]).clamp_min(1e-3)), step)
     return torch.where(is_top[..., None], (centers - cells + shift).clamp(-1, 1), 0.0)
