@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lightpose.errors import UserError
-from lightpose.inference.results import coco_results, csv_rows, read_coco_results, write_coco_results, write_csv
+from lightpose.inference.results import csv_rows, read_coco_results, write_coco_results, write_csv
+from lightpose.metrics.oks import coco_results
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Poses
 

@@ -103,9 +103,9 @@ def test_predictions_that_do_not_fit_are_refused() -> None:
         evaluate_oks(ground_truth, [{**answer, "image_id": 77}], skeleton().sigmas)
     with pytest.raises(UserError, match=r"1 category ids .*\(1\)"):
         evaluate_oks(ground_truth, [{**answer, "category_id": 1}], skeleton().sigmas)
-    with pytest.raises(UserError, match=r"predictions have 2 keypoints .* skeleton has 5"):
+    with pytest.raises(UserError, match=r"predictions have 6 keypoint numbers .* skeleton of 5 keypoints makes 15"):
         evaluate_oks(ground_truth, [{**answer, "keypoints": [0] * 6}], skeleton().sigmas)
-    with pytest.raises(UserError, match=r"ground truth have 5 keypoints .* skeleton has 17"):
+    with pytest.raises(UserError, match=r"ground truth have 15 keypoint numbers .* skeleton of 17 keypoints makes 51"):
         evaluate_oks(ground_truth, [], COCO_SIGMAS)
 
 

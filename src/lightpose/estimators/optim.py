@@ -1,7 +1,7 @@
 """What the optimizer is told: parameter groups, and learning rates that change with every step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -100,14 +100,13 @@ def warmup_multistep(
         milestones: shares of the run after which the learning rate drops.
         gamma: factor of a drop.
     """
-    _check_shares(milestones=milestones, max_warmup_share=[max_warmup_share])
-    length = min(warmup_steps, int(total_steps * max_warmup_share))
+    _check_shares("milestones", milestones)
     drops = [round(share * total_steps) for share in milestones]
 
-    def factor(step: int) -> float:
-        return _warmup(step, length, warmup_start) * gamma ** sum(step >= drop for drop in drops)
+    def curve(step: int, warmup: int) -> float:
+        return gamma ** sum(step >= drop for drop in drops)
 
-    return LambdaLR(optimizer, factor)
+    return _after_warmup(optimizer, total_steps, warmup_steps, warmup_start, max_warmup_share, curve)
 
 
 def warmup_cosine(
@@ -128,24 +127,35 @@ def warmup_cosine(
         max_warmup_share: the warm-up is cut to this share of the run.
         final: factor on the learning rate at the end.
     """
-    _check_shares(max_warmup_share=[max_warmup_share])
+
+    def curve(step: int, warmup: int) -> float:
+        done = min(max(step - warmup, 0) / max(total_steps - warmup, 1), 1.0)
+        return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
+
+    return _after_warmup(optimizer, total_steps, warmup_steps, warmup_start, max_warmup_share, curve)
+
+
+def _after_warmup(
+    optimizer: Optimizer,
+    total_steps: int,
+    warmup_steps: int,
+    warmup_start: float,
+    max_warmup_share: float,
+    curve: Callable[[int, int], float],
+) -> LRScheduler:
+    """Learning rates of ``curve(step, length of the warm-up)``, times a factor that rises linearly to 1 at first."""
+    _check_shares("max_warmup_share", [max_warmup_share])
     length = min(warmup_steps, int(total_steps * max_warmup_share))
 
     def factor(step: int) -> float:
-        done = min(max(step - length, 0) / max(total_steps - length, 1), 1.0)
-        return _warmup(step, length, warmup_start) * (final + (1 - final) * (1 + math.cos(math.pi * done)) / 2)
+        rise = 1.0 if step >= length else warmup_start + (1 - warmup_start) * step / length
+        return rise * curve(step, length)
 
     return LambdaLR(optimizer, factor)
 
 
-def _warmup(step: int, length: int, start: float) -> float:
-    """Factor that rises linearly from ``start`` at step 0 to 1 at step ``length``."""
-    return 1.0 if step >= length else start + (1 - start) * step / length
-
-
-def _check_shares(**options: Sequence[float]) -> None:
-    for name, shares in options.items():
-        if not all(0 <= share <= 1 for share in shares):
-            raise UserError(
-                f"scheduler.{name} is {list(shares)}, but counts in shares of the run; give numbers from 0 to 1"
-            )
+def _check_shares(option: str, shares: Sequence[float]) -> None:
+    if not all(0 <= share <= 1 for share in shares):
+        raise UserError(
+            f"scheduler.{option} is {list(shares)}, but counts in shares of the run; give numbers from 0 to 1"
+        )

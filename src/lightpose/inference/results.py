@@ -11,17 +11,14 @@ from typing import IO, Any
 
 from lightpose.errors import UserError
 from lightpose.metrics.base import ordinals
-from lightpose.metrics.oks import coco_results
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Poses
-
-__all__ = ["coco_results", "csv_rows", "read_coco_results", "write_coco_results", "write_csv"]
 
 FIELDS = ("image_id", "category_id", "keypoints", "score")
 
 
 def write_coco_results(path: str | Path, predictions: Sequence[Mapping[str, Any]]) -> None:
-    """Write COCO results (see `coco_results`); the file appears whole or not at all."""
+    """Write COCO results (see `lightpose.metrics.oks.coco_results`); the file appears whole or not at all."""
     text = json.dumps(list(predictions), separators=(",", ":"))
     with _whole_file(path) as file:
         file.write(text)

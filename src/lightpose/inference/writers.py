@@ -15,8 +15,9 @@ import torch
 from lightpose.draw import draw_poses
 from lightpose.errors import UserError
 from lightpose.inference.predictor import ImagePoses
-from lightpose.inference.results import coco_results, csv_rows, write_csv
+from lightpose.inference.results import csv_rows, write_csv
 from lightpose.inference.sources import Frame
+from lightpose.metrics.oks import coco_results
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Poses
 

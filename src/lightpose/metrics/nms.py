@@ -5,46 +5,28 @@ import numpy as np
 from lightpose.structures import Array
 
 
-def pairwise_oks(
-    keypoints_a: Array,
-    areas_a: Array,
-    keypoints_b: Array,
-    areas_b: Array,
-    sigmas: Array,
-    visible_a: Array | None = None,
-    visible_b: Array | None = None,
-) -> Array:
-    """Object keypoint similarity of every pose of one set to every pose of another.
+def pairwise_oks(keypoints: Array, areas: Array, sigmas: Array) -> Array:
+    """Object keypoint similarity of every pose to every other.
 
-    Both sides being predictions, distances are taken relative to the mean of the two areas, so that the similarity is
+    All being predictions, distances are taken relative to the mean of the two areas, so that the similarity is
     symmetric.
 
     Args:
-        keypoints_a: (N, K, 2), image pixels.
-        areas_a: (N,), square pixels.
-        keypoints_b: (M, K, 2).
-        areas_b: (M,).
+        keypoints: (N, K, 2), image pixels.
+        areas: (N,), square pixels.
         sigmas: (K,) falloff constants of the skeleton.
-        visible_a: (N, K) bool; a keypoint counts where both poses see it. None is all of them.
-        visible_b: (M, K) bool.
 
     Returns:
-        (N, M) in [0, 1]; 0 for two poses that see no keypoint in common.
+        (N, N) in [0, 1].
     """
-    squared = ((keypoints_a[:, None].astype(np.float64) - keypoints_b[None]) ** 2).sum(-1)  # (N, M, K)
-    areas = (areas_a[:, None] + areas_b[None]).astype(np.float64) / 2 + np.spacing(1)
-    similarity = np.exp(-squared / (2 * np.asarray(sigmas)) ** 2 / areas[..., None] / 2)
-    counts = np.ones_like(similarity)
-    if visible_a is not None:
-        counts *= visible_a[:, None]
-    if visible_b is not None:
-        counts *= visible_b[None]
-    return (similarity * counts).sum(-1) / counts.sum(-1).clip(1)
+    points = keypoints.astype(np.float64)
+    squared = ((points[:, None] - points[None]) ** 2).sum(-1)  # (N, N, K)
+    mean_areas = (areas[:, None] + areas[None]).astype(np.float64) / 2 + np.spacing(1)
+    similarity: Array = np.exp(-squared / (2 * np.asarray(sigmas)) ** 2 / mean_areas[..., None] / 2).mean(-1)
+    return similarity
 
 
-def oks_nms(
-    keypoints: Array, scores: Array, areas: Array, sigmas: Array, threshold: float, visible: Array | None = None
-) -> Array:
+def oks_nms(keypoints: Array, scores: Array, areas: Array, sigmas: Array, threshold: float) -> Array:
     """Drop every pose that resembles a better one.
 
     Args:
@@ -53,12 +35,11 @@ def oks_nms(
         areas: (N,), square pixels.
         sigmas: (K,) falloff constants of the skeleton.
         threshold: similarity above which the lower-scored pose goes.
-        visible: (N, K) bool, see `pairwise_oks`.
 
     Returns:
         Indices of the poses kept, best first.
     """
-    oks = pairwise_oks(keypoints, areas, keypoints, areas, sigmas, visible, visible)
+    oks = pairwise_oks(keypoints, areas, sigmas)
     kept: list[int] = []
     alive = np.ones(len(scores), bool)
     for index in np.argsort(-scores, kind="stable"):
@@ -69,13 +50,7 @@ def oks_nms(
 
 
 def soft_oks_nms(
-    keypoints: Array,
-    scores: Array,
-    areas: Array,
-    sigmas: Array,
-    threshold: float,
-    max_poses: int,
-    visible: Array | None = None,
+    keypoints: Array, scores: Array, areas: Array, sigmas: Array, threshold: float, max_poses: int
 ) -> Array:
     """Rank poses, each lowered by its resemblance to better ones, and keep the first.
 
@@ -88,12 +63,11 @@ def soft_oks_nms(
         sigmas: (K,) falloff constants of the skeleton.
         threshold: width of the penalty; smaller is harsher.
         max_poses: how many to keep.
-        visible: (N, K) bool, see `pairwise_oks`.
 
     Returns:
         Indices of the poses kept, in the order taken.
     """
-    penalty = np.exp(-(pairwise_oks(keypoints, areas, keypoints, areas, sigmas, visible, visible) ** 2) / threshold)
+    penalty = np.exp(-(pairwise_oks(keypoints, areas, sigmas) ** 2) / threshold)
     lowered = np.array(scores, np.float64)
     taken = np.zeros(len(scores), bool)
     kept: list[int] = []

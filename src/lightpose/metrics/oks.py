@@ -269,6 +269,7 @@ def _check_keypoints(owner: str, entries: Sequence[Mapping[str, Any]], count: in
     for entry in entries:
         if len(entry["keypoints"]) != 3 * count:
             raise UserError(
-                f"{owner} have {len(entry['keypoints']) / 3:g} keypoints (image_id {entry['image_id']}) but the "
-                f"skeleton has {count}; choose the skeleton of the file, e.g. skeleton=coco17"
+                f"{owner} have {len(entry['keypoints'])} keypoint numbers (image_id {entry['image_id']}), but a "
+                f"skeleton of {count} keypoints makes {3 * count} (x, y and visibility or score); choose the skeleton "
+                "of the file"
             )
