@@ -117,3 +117,7 @@ def write_figures(out: Path, figures: dict[str, float]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     numbers = {name: None if math.isnan(value) else value for name, value in figures.items()}
     (out / "metrics.json").write_text(json.dumps(numbers, indent=1))
+
+
+if __name__ == "__main__":
+    main()
