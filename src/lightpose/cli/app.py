@@ -34,9 +34,18 @@ def conf_dir() -> Path:
 
 
 def conf_dirs() -> list[Path]:
-    """Where options may stand: the folder of the user's ``--config-dir``, then `conf_dir`."""
+    """Where options may stand, the user's own folders first."""
+    if HydraConfig.initialized():
+        return [Path(source.path) for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
     arguments = get_args_parser().parse_known_args()[0]
     return [*([Path(arguments.config_dir)] if arguments.config_dir else []), conf_dir()]
+
+
+def groups_of(config_name: str) -> list[str]:
+    """Names of the groups that a command's configuration is composed of."""
+    defaults: Any = OmegaConf.load(conf_dir() / f"{config_name}.yaml").get("defaults", [])
+    nested = [group for name in defaults if isinstance(name, str) and name != "_self_" for group in groups_of(name)]
+    return sorted(nested + [next(iter(entry)) for entry in defaults if not isinstance(entry, str)])
 
 
 def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
@@ -47,6 +56,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the message is ours to write
     quieten()
+    OmegaConf.register_new_resolver("groups", lambda: _group_lines(config_name), replace=True)  # for the help text
 
     def guarded(config: DictConfig) -> Any:
         try:
@@ -124,6 +134,10 @@ def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
     near += [key for key in known if key.rsplit(".", 1)[-1] == leaf and key not in near][:3]
     return f"did you mean {' or '.join(near)}?" if near else "see --help for what there is."
+
+
+def _group_lines(config_name: str) -> str:
+    return "\n".join(f"{group}: {', '.join(sorted(_options(group)))}" for group in groups_of(config_name))
 
 
 def _options(group: str) -> Iterator[str]:
