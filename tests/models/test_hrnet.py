@@ -40,5 +40,5 @@ def test_shapes_and_no_unused_parameter(out_indices: tuple[int, ...] | None) -> 
 def test_refuses_an_index_that_is_not_there_and_an_input_that_does_not_halve() -> None:
     with pytest.raises(UserError, match=r"there are 4 maps with strides \[4, 8, 16, 32\]"):
         HRNet(18, out_indices=(4,))
-    with pytest.raises(UserError, match="100x96 must divide by 32"):
-        HRNet(18)(torch.zeros(1, 3, 100, 96))
+    with pytest.raises(UserError, match=r"input_hw=\[100, 96\] must divide by 32"):
+        HRNet(18, input_hw=[100, 96])

@@ -1,14 +1,19 @@
 """Necks: what they give, and which features they refuse."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from torch import Tensor
 
 from lightpose.errors import UserError
+from lightpose.models.necks.concat import Concat
 from lightpose.models.necks.fpn import FPN
 from lightpose.models.necks.identity import Identity
-from lightpose.models.necks.select import Concat, Select
 
+CONF = Path(__file__).parents[2] / "conf"
 CHANNELS, STRIDES = (8, 16, 32), (4, 8, 16)
 
 
@@ -20,17 +25,7 @@ def pyramid(sizes: tuple[tuple[int, int], ...] = ((16, 12), (8, 6), (4, 3))) -> 
     return [feature.to(memory_format=torch.channels_last) for feature in maps]
 
 
-@pytest.mark.parametrize(
-    "neck",
-    [
-        Identity(CHANNELS, STRIDES),
-        Select(CHANNELS, STRIDES, index=1),
-        Select(CHANNELS, STRIDES, index=-1),
-        Concat(CHANNELS, STRIDES),
-        FPN(CHANNELS, STRIDES, out_channels=24),
-    ],
-    ids=["identity", "select", "select_last", "concat", "fpn"],
-)
+@pytest.mark.parametrize("neck", [Concat(CHANNELS, STRIDES), FPN(CHANNELS, STRIDES, out_channels=24)])
 def test_gives_what_it_announces_and_uses_every_parameter(neck):
     outputs = neck(pyramid())
     assert [output.shape[1] for output in outputs] == list(neck.out_channels)
@@ -72,7 +67,22 @@ def test_features_that_are_no_pyramid_are_refused(neck, strides):
         neck(CHANNELS[: len(strides)], strides)
 
 
-@pytest.mark.parametrize("index", [3, -4])
-def test_an_index_past_the_features_is_refused(index):
-    with pytest.raises(UserError, match="3 feature maps"):
-        Select(CHANNELS, STRIDES, index=index)
+def test_identity_passes_one_feature_map_on():
+    neck, features = Identity([8], [4]), pyramid()[:1]
+    assert (neck.out_channels, neck.strides) == ((8,), (4,))
+    assert neck(features)[0] is features[0]
+    with pytest.raises(UserError, match=r"gives 3 of strides \[4, 8, 16\]; use neck=fpn or neck=concat"):
+        Identity(CHANNELS, STRIDES)
+
+
+@pytest.mark.parametrize("overrides", [[], ["backbone.out_indices=[1]"]])
+def test_select_leaves_no_parameter_without_gradient(overrides):
+    groups = ["+backbone=hrnet_w18", "+neck=select", "+input_hw=[64,64]"]
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = compose(overrides=[*groups, *overrides])
+    backbone = instantiate(config.backbone)
+    neck = instantiate(config.neck)(in_channels=backbone.out_channels, strides=backbone.strides)
+    (feature,) = neck(backbone(torch.randn(2, 3, 64, 64)))
+    assert 64 // feature.shape[-1] == neck.strides[0] == (8 if overrides else 32)
+    feature.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in backbone.parameters())

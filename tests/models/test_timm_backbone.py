@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from recorded import record, recorded_input, relative_error, weight
@@ -17,8 +18,9 @@ SMALL = ["timm/resnet18", "timm/mobilenetv3", "timm/convnext_tiny", "timm/swin_t
 
 
 def from_yaml(name: str, input_hw: tuple[int, int], **options: Any) -> TimmBackbone:
-    config = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), options)
-    return instantiate(OmegaConf.create({"input_hw": list(input_hw), "backbone": config}).backbone)
+    with initialize_config_dir(str(CONF.parent), version_base=None):
+        config = compose(overrides=[f"+backbone={name}", f"+input_hw={list(input_hw)}"])
+    return instantiate(OmegaConf.merge(config, {"backbone": options}).backbone)
 
 
 def vit_name(published: str) -> str:

@@ -28,9 +28,10 @@ class HRNet(FeatureModule):
         out_indices: which of the four maps to give, finest first; negative ones count from the end; None gives all.
         pretrained: start from timm's ImageNet weights of this width.
         weights: start from this file instead (`lightpose.models.weights.load_weights`).
+        input_hw: input size, to be refused here if it doesn't divide.
 
     Raises:
-        UserError: for an index that isn't there, or weights that can't be had.
+        UserError: for an input size that doesn't divide, an index that isn't there, or weights that can't be had.
     """
 
     def __init__(
@@ -39,8 +40,11 @@ class HRNet(FeatureModule):
         out_indices: Sequence[int] | None = (0,),
         pretrained: bool = False,
         weights: str | Path | None = None,
+        input_hw: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        if input_hw is not None and any(side % 32 for side in input_hw):
+            raise UserError(f"HRNet halves its input five times, so input_hw={list(input_hw)} must divide by 32")
         channels, strides = [width * 2**i for i in range(4)], [4 * 2**i for i in range(4)]
         self.out_indices = select_levels(out_indices, strides)
         self.out_channels = tuple(channels[i] for i in self.out_indices)
@@ -74,7 +78,6 @@ class HRNet(FeatureModule):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) to the maps of ``out_indices``."""
-        _check_input(images)
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.layer1(self.relu(self.bn2(self.conv2(x))))
         maps: list[Tensor] = self.stage2([self.transition1["0"](x), self.transition1["1"](x)])
@@ -145,9 +148,3 @@ def _fusion(channels: Sequence[int], row: int, column: int) -> nn.Sequential:
     halvings = [conv_bn_relu(channels[column], channels[column], stride=2) for _ in range(row - column - 1)]
     last = conv_bn_relu(channels[column], channels[row], stride=2)[:2]
     return nn.Sequential(*halvings, last)
-
-
-def _check_input(images: Tensor) -> None:
-    height, width = images.shape[-2:]
-    if height % 32 or width % 32:
-        raise UserError(f"HRNet halves its input five times, so {height}x{width} must divide by 32; change input_hw")

@@ -82,7 +82,8 @@ def _upsampling(stride: int, spec: Spec, map_hw: tuple[int, ...]) -> float:
     if factor < 1:
         raise UserError(
             f"the backbone's features have stride {stride}, finer than the codec's maps of size {list(map_hw)} for "
-            f"input_hw={list(spec.input_hw)}; set codec.stride={stride}, or choose a coarser level with neck=select"
+            f"input_hw={list(spec.input_hw)}; set codec.stride={stride}, or "
+            "choose a coarser level with backbone.out_indices"
         )
     return factor
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightpose.models.base import FeatureModule
-from lightpose.models.necks.select import check_pyramid
+from lightpose.models.necks.concat import check_pyramid
 
 
 class FPN(FeatureModule):

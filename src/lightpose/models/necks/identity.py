@@ -4,16 +4,30 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from lightpose.errors import UserError
 from lightpose.models.base import FeatureModule
 
 
 class Identity(FeatureModule):
-    """Passes all feature maps on."""
+    """Passes the backbone's one feature map on.
+
+    Args:
+        in_channels: channels of the feature map.
+        strides: of the feature map.
+
+    Raises:
+        UserError: for several feature maps, of which a head would leave some, and their parameters, unused.
+    """
 
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
+        if len(strides) != 1:
+            raise UserError(
+                f"neck=identity passes one feature map on, but the backbone gives {len(strides)} of strides "
+                f"{list(strides)}; use neck=fpn or neck=concat, or choose one with backbone.out_indices=[0]"
+            )
         self.out_channels, self.strides = tuple(in_channels), tuple(strides)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """The same feature maps."""
+        """The same feature map."""
         return list(features)

@@ -1,4 +1,4 @@
-"""One of several feature maps, or all of them as one."""
+"""All feature maps as one."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -20,35 +20,8 @@ def check_pyramid(neck: str, strides: Sequence[int]) -> None:
     if len(strides) < 2 or any(fine >= coarse for fine, coarse in pairwise(strides)):
         raise UserError(
             f"neck={neck} needs two or more feature maps, each coarser than the one before, but the backbone gives "
-            f"strides {list(strides)}; set backbone.out_indices to several levels, or use neck=identity"
+            f"strides {list(strides)}; set backbone.out_indices to several levels, or use neck=identity for one"
         )
-
-
-class Select(FeatureModule):
-    """Passes one feature map on.
-
-    Args:
-        in_channels: channels of each feature map.
-        strides: of each feature map.
-        index: which; -1 is the last.
-
-    Raises:
-        UserError: when there is no such feature map.
-    """
-
-    def __init__(self, in_channels: Sequence[int], strides: Sequence[int], index: int) -> None:
-        super().__init__()
-        if not -len(strides) <= index < len(strides):
-            raise UserError(
-                f"neck.index={index} points past the backbone's {len(strides)} feature maps of strides "
-                f"{list(strides)}; indices count from 0"
-            )
-        self.index = index
-        self.out_channels, self.strides = (in_channels[index],), (strides[index],)
-
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """The chosen feature map."""
-        return [features[self.index]]
 
 
 class Concat(FeatureModule):
