@@ -4,7 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/venv.sh
 python -m pip install --quiet --editable ".[dev]"
-ruff check .
-ruff format --check .
-mypy --strict src
+bash scripts/check.sh
 pytest "$@"

@@ -63,16 +63,16 @@ def test_init_from_takes_what_fits(run, people, tiny, trained, tmp_path):
     assert kept and all(torch.equal(before[name], after[name]) for name in kept)
 
 
-def test_multirun_runs_all_and_prints_their_figures(run, people, tiny, tmp_path):
+def test_multirun_runs_all_and_prints_their_figures(run, people, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     sweep = ["-m", "optimizer.lr=1e-3,5e-4", f"data.train={people}", f"data.val={people}", "trainer.max_epochs=1"]
-    code, out, err = run(train.main, *sweep, f"output_dir={tmp_path}/sweep", *tiny)
+    code, out, err = run(train.main, *sweep, *tiny)
     assert code == 0, err
     lines = [line for line in out.splitlines() if "optimizer.lr=" in line]
     assert [float(line.split()[0]) >= 0 for line in lines] == [True, True]
     assert "0.001" in lines[0] and "0.0005" in lines[1]
-    assert (tmp_path / "sweep/0/checkpoints/best.ckpt").exists() and (
-        tmp_path / "sweep/1/checkpoints/best.ckpt"
-    ).exists()
+    [folder] = (tmp_path / "outputs/custom").iterdir()
+    assert (folder / "0/checkpoints/best.ckpt").exists() and (folder / "1/checkpoints/best.ckpt").exists()
 
 
 def test_learning_rate_is_scaled_on_request(run, people, tiny, tmp_path):

@@ -43,7 +43,8 @@ def conf_dirs() -> list[Path]:
 
 def groups_of(config_name: str) -> list[str]:
     """Names of the groups that a command's configuration is composed of."""
-    defaults: Any = OmegaConf.load(conf_dir() / f"{config_name}.yaml").get("defaults", [])
+    root: Any = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
+    defaults = root.get("defaults", [])
     nested = [group for name in defaults if isinstance(name, str) and name != "_self_" for group in groups_of(name)]
     return sorted(nested + [next(iter(entry)) for entry in defaults if not isinstance(entry, str)])
 
@@ -57,6 +58,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the message is ours to write
     quieten()
     OmegaConf.register_new_resolver("groups", lambda: _group_lines(config_name), replace=True)  # for the help text
+    OmegaConf.register_new_resolver("experiment", _experiment, replace=True)  # for folders; Hydra's own comes too late
 
     def guarded(config: DictConfig) -> Any:
         try:
@@ -131,9 +133,16 @@ def explain(error: Exception, config_name: str) -> str:
 
 def _nearest(name: str, known: list[str]) -> str:
     leaf = name.rsplit(".", 1)[-1]
+    known = [key for key in known if "." in key or "." not in name]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
     near += [key for key in known if key.rsplit(".", 1)[-1] == leaf and key not in near][:3]
     return f"did you mean {' or '.join(near)}?" if near else "see --help for what there is."
+
+
+def _experiment() -> str:
+    """The experiment that the command line chooses."""
+    chosen = [argument.removeprefix("experiment=") for argument in sys.argv if argument.startswith("experiment=")]
+    return chosen[-1] if chosen else "custom"
 
 
 def _group_lines(config_name: str) -> str:
@@ -170,13 +179,15 @@ class SweepSummary(Callback):
     """Hydra callback that prints what each job of a multirun returned."""
 
     def __init__(self) -> None:
-        self.results: list[tuple[str, Any]] = []
+        self.results: list[tuple[list[str], float | None]] = []
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Remember the job's overrides and its figure."""
-        self.results.append((" ".join(job_return.overrides or ()), job_return._return_value))
+        self.results.append((list(job_return.overrides or ()), job_return._return_value))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print a line for each job."""
+        """Print a line for each job: the figure, and what sets the job apart."""
+        shared = set.intersection(*(set(overrides) for overrides, _ in self.results))
         for overrides, value in self.results:
-            print(f"{value if value is not None else 'n/a'}  {overrides}")
+            own = " ".join(override for override in overrides if override not in shared)
+            print(f"{'n/a' if value is None else f'{value:.4f}'}  {own}")
