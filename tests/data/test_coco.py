@@ -1,11 +1,14 @@
 import json
+import multiprocessing
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lightpose.data import coco_index
 from lightpose.data.coco import CocoImages, CocoInstances, skeleton_of
 from lightpose.data.coco_index import read_coco
 from lightpose.data.decode import ImageError
@@ -193,6 +196,49 @@ def test_damaged_cache_is_rebuilt(write_coco, person, cache):
     assert read_coco(path).ids.tolist() == [1]
 
 
+def test_processes_that_start_at_once_share_one_cache(write_coco, person, cache):
+    path = write_coco([person(i) for i in range(200)])
+    context = multiprocessing.get_context("fork")
+    gate, queue = context.Barrier(6), context.Queue()
+
+    def start():
+        gate.wait()
+        index = read_coco(path)
+        gate.wait()  # all have read, and perhaps cleared up
+        queue.put(pickle.loads(pickle.dumps(index)).ids.tolist())
+
+    for damaged in (False, True):
+        if damaged:
+            next((cache / "coco").glob("*/ids.npy")).write_bytes(b"")
+        processes = [context.Process(target=start) for _ in range(6)]
+        for process in processes:
+            process.start()
+        assert [queue.get(timeout=60) for _ in processes] == [list(range(200))] * 6
+        for process in processes:
+            process.join()
+        assert len(list((cache / "coco").iterdir())) == 1
+
+
+def test_a_cache_that_another_process_made_meanwhile_is_kept(write_coco, person, cache, monkeypatch):
+    path, parse, places = write_coco([person(1)]), coco_index._parse, []
+
+    def slow_parse(*arguments):
+        monkeypatch.setattr(coco_index, "_parse", parse)
+        read_coco(path)
+        places.append(next((cache / "coco").iterdir()).stat().st_ino)
+        return parse(*arguments)
+
+    monkeypatch.setattr(coco_index, "_parse", slow_parse)
+    assert read_coco(path).ids.tolist() == [1]
+    assert [folder.stat().st_ino for folder in (cache / "coco").iterdir()] == places
+
+
+def test_a_worker_reads_the_file_when_the_cache_is_gone(write_coco, person, cache):
+    pickled = pickle.dumps(read_coco(write_coco([person(1)])))
+    shutil.rmtree(cache / "coco")
+    assert pickle.loads(pickled).ids.tolist() == [1]
+
+
 def test_works_without_a_cache(write_coco, person, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("LIGHTPOSE_CACHE", str(tmp_path / "file"))
@@ -214,6 +260,5 @@ def test_real_file():
     data = CocoInstances(SAMPLES / "test_coco.json")
     assert len(data) == 12
     assert data.index.summary().endswith("14 annotations, 12 usable; dropped: 2 no labelled keypoint")
-    assert data.skeleton.sigmas_known
-    assert data.skeleton.upper == tuple(range(11))
+    assert data.skeleton.num_keypoints == 17
     assert data[0].image.shape == (425, 640, 3)

@@ -4,6 +4,7 @@ The arrays are all that stays in memory, and processes share their pages, so mem
 workers. What can't be used is counted by reason, never dropped in silence.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -143,10 +144,11 @@ class CocoIndex:
         folder = getattr(self.keypoints.base, "filename", None)
         if folder is None:
             return CocoIndex, tuple(getattr(self, field.name) for field in fields(self))
-        return _load, (Path(folder).parent, self.path)
+        return _reload, (Path(folder).parent, self.path)
 
 
 _COLUMNS = [field.name for field in fields(CocoIndex)][4:]
+_DAMAGED = (OSError, EOFError, ValueError, TypeError, KeyError)
 
 
 def read_coco(path: Path | str) -> CocoIndex:
@@ -169,14 +171,14 @@ def read_coco(path: Path | str) -> CocoIndex:
     folder = root / f"{name}-{_hash(f'{stat.st_size} {stat.st_mtime_ns} {READER_VERSION}')}"
     try:
         return _load(folder, path)
-    except (OSError, EOFError, ValueError, TypeError):
-        for old in root.glob(f"{name}-*"):  # of an earlier content of the file, or damaged
-            shutil.rmtree(old, ignore_errors=True)
+    except _DAMAGED:
         index = _parse(path, _read_json(path))
     try:
         _save(index, folder)
+        for old in set(root.glob(f"{name}-*")) - {folder}:  # of an earlier content of the file
+            shutil.rmtree(old, ignore_errors=True)
         return _load(folder, path)
-    except (OSError, ValueError) as error:
+    except _DAMAGED as error:
         log.info("The parsed annotations of %s are not cached: %s", path, error)
         return index
 
@@ -186,7 +188,10 @@ def _hash(text: str) -> str:
 
 
 def _save(index: CocoIndex, folder: Path) -> None:
-    """Write the columns beside their place, then rename: readers see all of them or none."""
+    """Write the columns beside their place, then rename: readers see all of them or none.
+
+    Of several processes that do so at once, the first one's stay.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as made:
         new = Path(made) / folder.name
@@ -195,8 +200,15 @@ def _save(index: CocoIndex, folder: Path) -> None:
             np.save(new / f"{column}.npy", getattr(index, column))
         meta = {"categories": index.categories, "dropped": index.dropped, "mended": index.mended}
         (new / "meta.json").write_text(json.dumps(meta))
-        if not folder.exists():  # another process may have been faster
+        try:
             new.rename(folder)
+        except OSError:  # there are some already
+            try:
+                _load(folder, index.path)
+            except _DAMAGED:
+                with contextlib.suppress(OSError):  # another process mends them, too
+                    folder.rename(Path(made) / "damaged")
+                    new.rename(folder)
 
 
 def _load(folder: Path, path: Path) -> CocoIndex:
@@ -204,6 +216,13 @@ def _load(folder: Path, path: Path) -> CocoIndex:
     columns = {column: np.load(folder / f"{column}.npy", mmap_mode="r") for column in _COLUMNS}
     # A plain view of the mapped memory: rows of np.memmap are an order of magnitude slower to take.
     return CocoIndex(path, **meta, **{name: column.view(np.ndarray) for name, column in columns.items()})
+
+
+def _reload(folder: Path, path: Path) -> CocoIndex:
+    try:
+        return _load(folder, path)
+    except _DAMAGED:  # deleted since, or the cache is not one that this process can see
+        return read_coco(path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

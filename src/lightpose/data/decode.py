@@ -100,6 +100,7 @@ def _decode_other(data: bytes) -> Array | None:
     if not data:
         return None
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
         return None
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
