@@ -13,7 +13,7 @@ from hydra.utils import get_object
 
 from lightpose.checkpoint import assemble, check_targets
 from lightpose.cli.app import conf_dir
-from lightpose.cli.setup import make_estimator, make_trainer
+from lightpose.cli.setup import choose_monitor, make_estimator, make_trainer
 from lightpose.data.synthetic import generate
 from lightpose.estimators.optim import parameter_groups
 
@@ -99,7 +99,9 @@ def test_an_experiment_becomes_objects_that_fit_together(experiment: str, annota
     datamodule = assemble(data, skeleton=coco17())
     for split in ("train", "val"):
         assert datamodule.dataset(split)[0].image.shape == (*config["input_hw"], 3)
-    trainer = make_trainer(config)
+    config = choose_monitor(config, estimator)
+    assert config["monitor"] == "val/AP"
+    trainer = make_trainer({**config, "trainer": {**config["trainer"], "precision": "32-true"}})
     assert any(callback.monitor == config["monitor"] for callback in trainer.checkpoint_callbacks)
 
 

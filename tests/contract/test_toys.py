@@ -25,7 +25,7 @@ LEARNING = {  # by heart, so without mirror images
     "toy_lifter": ("data.batch_size=8", "estimator.flip_test=false"),
 }
 QUICK = (
-    *("trainer.accelerator=cpu", "trainer.enable_model_summary=false", "trainer.log_every_n_steps=1"),
+    *("trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.log_every_n_steps=1"),
     *("callbacks.progress=null", "callbacks.last=null", "logger.tensorboard=null"),
     *("trainer.max_epochs=50", "trainer.check_val_every_n_epoch=25", "optimizer.lr=1e-2", "data.num_workers=0"),
 )
@@ -99,7 +99,7 @@ def test_a_toy_is_loaded_only_when_trusted_and_then_predicts(run: Path):
 
 
 def test_a_toy_is_evaluated_by_the_command(run: Path, tmp_path: Path):
-    call(eval_command.main, f"ckpt={run}/checkpoints/best.ckpt", "trust=[toy_]", f"out={tmp_path}", "precision=32-true")
+    call(eval_command.main, f"ckpt={run}/checkpoints/best.ckpt", "trust=[toy_]", f"out={tmp_path}")
     figures = json.loads((tmp_path / "metrics.json").read_text())
     name, best = ("MPJPE", min) if run.name == "toy_lifter" else ("AP", max)
     assert figures[name] == pytest.approx(best(column(run, f"val/{name}")), rel=1e-4)

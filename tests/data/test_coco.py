@@ -123,6 +123,8 @@ def test_several_categories_of_one_skeleton_are_kept_apart(write_coco, person):
     data = CocoInstances(write_coco([person(1, category_id=5), person(2, category_id=3)], categories=categories))
     assert [data[index].instances.categories.tolist() for index in (0, 1)] == [[1], [0]]
     assert [entry["category_id"] for entry in data.ground_truth()["annotations"]] == [5, 3]
+    with pytest.raises(UserError, match=r"2 categories with keypoints \(3, 5\), but where a sample is a whole image"):
+        CocoImages(write_coco([person(1, category_id=3)], categories=categories, name="whole.json"))
     categories[1]["keypoints"] = ["nose"]
     with pytest.raises(UserError, match="3 1, 5 5"):
         read_coco(write_coco([person(1)], categories=categories, name="other.json"))

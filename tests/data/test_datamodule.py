@@ -87,17 +87,41 @@ def test_detected_boxes_are_for_evaluation_only(make, tmp_path):
     (tmp_path / "det.json").write_text('[{"image_id": 1, "category_id": 1, "bbox": [9, 9, 20, 20], "score": 0.5}]')
     module = make("data.train=FILE", "data.val=FILE", f"data.boxes={tmp_path / 'det.json'}")
     assert len(module.train_dataset) == 6
-    assert len(module.dataset("val")) == len(module.dataset("test")) == 1
+    assert len(module.dataset("val")) == 1
 
 
 def test_files_that_are_not_given(make):
     module = make("data.train=FILE")
     module.setup("fit")
     assert module.val_dataloader() == []
-    with pytest.raises(UserError, match=r"data\.val=FILE\.json"):
-        module.setup("test")
-    with pytest.raises(UserError, match=r"no annotation file to train on; give one with data\.train=FILE\.json"):
+    with pytest.raises(UserError, match=r"no annotation file to validate on; give a COCO keypoint file as `val`"):
+        module.setup("validate")
+    with pytest.raises(UserError, match=r"no annotation file to train on; give a COCO keypoint file as `train`"):
         make().setup("fit")
+
+
+def test_validation_images_are_looked_for_near_their_annotations_first(make, tmp_path):
+    for folder in ("there", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "val.json").write_text((tmp_path / "train.json").read_text())
+    for name in ("1.jpg", "2.jpg", "3.jpg"):
+        (tmp_path / "there" / name).write_bytes((tmp_path / name).read_bytes())
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
+    elsewhere = f"data.images={tmp_path / 'elsewhere'}"
+
+    def folder(name, *overrides):
+        module = make("data.train=FILE", f"data.val={tmp_path / name}", elsewhere, *overrides)
+        module.setup("fit")
+        assert module.train_dataset.folder == tmp_path / "elsewhere"
+        return module.dataset("val").folder.name
+
+    assert folder("there/val.json") == "there"
+    assert folder("train.json") == "elsewhere"  # no images near it
+    assert folder("train.json", f"data.val_images={tmp_path / 'there'}") == "there"
+    with pytest.raises(UserError, match=r"not in .*nowhere; say where they are with `images`"):
+        folder("there/val.json", f"data.val_images={tmp_path / 'nowhere'}")
+    with pytest.raises(UserError, match=r"train\.json, e\.g\. 1\.jpg, are not in"):
+        make("data.val=FILE").setup("validate")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -119,7 +143,6 @@ def test_skipped_images_are_reported(make, tmp_path, caplog):
 def test_coco_paths():
     with initialize_config_dir(str(CONF), version_base=None):
         config = compose("train", ["dataset=coco", "dataset.root=/x", "output_dir=out"])
-    assert config.data.test is None
     assert config.data.train == "/x/annotations/person_keypoints_train2017.json"
     assert config.data.val_images == "/x/val2017"
     assert config.skeleton.name == "coco17"

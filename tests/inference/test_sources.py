@@ -51,10 +51,12 @@ def test_coco_json_gives_its_images_ids_and_boxes(folder, tmp_path):
 def test_video_gives_every_frame_in_order(video):
     source = open_source(str(video))
     assert source.fps == 12
-    assert len(source.image_ids) == 40
+    assert list(source.image_ids) == list(range(1, 41))
     frames = list(source.frames(ahead=4))
     assert [frame.image_id for frame in frames] == list(range(1, 41))
-    assert [frame.name for frame in frames] == list(source.image_ids)
+    assert [frame.name for frame in frames] == [source.name_of(number) for number in source.image_ids]
+    assert source.has("clip_000040")
+    assert not any(map(source.has, ("clip_000041", "clip_40", "clip_000000", "other_000001", "clip_x")))
     assert frames[0].name == "clip_000001"
     assert np.abs([frame.image.mean() - 5 * number for number, frame in enumerate(frames)]).max() < 3
 
@@ -89,7 +91,9 @@ def test_batched():
         ("bad.json", "no COCO file"),
         ("list.json", "no COCO file"),
         ("none.json", "lists no images"),
-        ("missing.json", r"1 of the 1 images .* gone\.png"),
+        ("missing.json", r"the images of .*missing\.json, e\.g\. gone\.png, are not in"),
+        ("partly.json", r"1 of the 2 images .* gone\.png; say where they are with `images`"),
+        ("strange.json", r"annotates 1 people in images .* image_id 9"),
         ("bad.mp4", "can't be opened"),
     ],
 )
@@ -101,6 +105,8 @@ def test_bad_sources_are_refused(tmp_path, name, message):
         "list.json": "[1]",
         "none.json": '{"images": []}',
         "missing.json": '{"images": [{"id": 1, "file_name": "gone.png"}]}',
+        "partly.json": '{"images": [{"id": 1, "file_name": "notes.txt"}, {"id": 2, "file_name": "gone.png"}]}',
+        "strange.json": '{"images": [], "annotations": [{"image_id": 9, "bbox": [0, 0, 1, 1]}]}',
         "bad.mp4": "no video",
     }.items():
         (tmp_path / file).write_text(text)

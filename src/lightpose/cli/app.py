@@ -26,6 +26,15 @@ from lightpose.errors import UserError
 log = logging.getLogger(__name__)
 
 
+def _experiment() -> str:
+    """The experiment that the command line chooses; Hydra says so too late for the folder of a sweep."""
+    chosen = [argument.removeprefix("experiment=") for argument in sys.argv if argument.startswith("experiment=")]
+    return chosen[-1] if chosen else "custom"
+
+
+OmegaConf.register_new_resolver("experiment", _experiment, replace=True)
+
+
 def conf_dir() -> Path:
     """The folder of configuration groups: inside the installed package, or at the top of a checkout."""
     package = Path(__file__).resolve().parents[1]
@@ -58,7 +67,6 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the message is ours to write
     quieten()
     OmegaConf.register_new_resolver("groups", lambda: _group_lines(config_name), replace=True)  # for the help text
-    OmegaConf.register_new_resolver("experiment", _experiment, replace=True)  # for folders; Hydra's own comes too late
 
     def guarded(config: DictConfig) -> Any:
         try:
@@ -137,12 +145,6 @@ def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
     near += [key for key in known if key.rsplit(".", 1)[-1] == leaf and key not in near][:3]
     return f"did you mean {' or '.join(near)}?" if near else "see --help for what there is."
-
-
-def _experiment() -> str:
-    """The experiment that the command line chooses."""
-    chosen = [argument.removeprefix("experiment=") for argument in sys.argv if argument.startswith("experiment=")]
-    return chosen[-1] if chosen else "custom"
 
 
 def _group_lines(config_name: str) -> str:

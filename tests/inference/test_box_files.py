@@ -73,10 +73,14 @@ def test_image_ids_are_frame_numbers_of_a_video(video, tmp_path):
     ("name", "content", "message"),
     [
         ("boxes.json", [{"image_id": 1, "bbox": [0, 0, 4, 4]}], "image_id 1, which the source doesn't have"),
-        ("boxes.json", [{"file_name": "9.png", "bbox": [0, 0, 4, 4]}], "of 1 images .* 9.png"),
-        ("boxes.json", [{"file_name": "1.png", "bbox": [0, 0, 4]}], "can't be read"),
-        ("boxes.json", [{"file_name": "1.png", "bbox": [0, 0, -4, 4]}], "box 0 of 1.png in .*x1 < x2"),
-        ("boxes.json", "[", "can't be read"),
+        (
+            "boxes.json",
+            [{"file_name": "9.png", "bbox": [0, 0, 4, 4]}],
+            "box for 9.png, which the source doesn't have: its names are like 0.png",
+        ),
+        ("boxes.json", [{"file_name": "1.png", "bbox": [0, 0, 4]}], "can't be used"),
+        ("boxes.json", [{"file_name": "1.png", "bbox": [0, 0, -4, 4]}], "none of the 1 boxes .*x1 < x2"),
+        ("boxes.json", "[", "can't be used"),
         ("boxes.csv", "file,x1,y1,x2,y2\n1.png,10,20,40,60\n", "file_name"),
         ("boxes.csv", "file_name,x1,y1,x2,y2\n1.png,ten,20,40,60\n", "ten"),
         ("boxes.csv", "file_name,x1,y1,x2,y2\n9.png,10,20,40,60\n", "9.png"),
@@ -94,7 +98,7 @@ def test_unknown_image_ids_of_a_coco_source(coco_source, tmp_path):
 
 
 def test_missing_file(folder, tmp_path):
-    with pytest.raises(UserError, match="no boxes="):
+    with pytest.raises(UserError, match="no.json can't be read"):
         read_boxes(tmp_path / "no.json", open_source(str(folder)))
 
 
