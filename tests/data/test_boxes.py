@@ -9,7 +9,6 @@ from lightpose.data.coco import CocoInstances
 from lightpose.data.coco_index import read_coco
 from lightpose.errors import UserError
 
-
 NAMES = ["head", "left_hand", "right_hand", "left_foot", "right_foot"]
 
 

@@ -98,7 +98,7 @@ def test_unknown_image_ids_of_a_coco_source(coco_source, tmp_path):
 
 
 def test_missing_file(folder, tmp_path):
-    with pytest.raises(UserError, match="no.json can't be read"):
+    with pytest.raises(UserError, match=r"no\.json can't be read"):
         read_boxes(tmp_path / "no.json", open_source(str(folder)))
 
 

@@ -129,7 +129,7 @@ def test_corrupt_image_leaves_nothing_half_written(predict, folder, tmp_path):
     ("arguments", "message"),
     [
         ([], "source not given"),
-        (["source={folder}", "boxes=no.json"], "no boxes=no.json"),
+        (["source={folder}", "boxes=no.json"], "no.json can't be read"),
         (["source={folder}", "boxes=no.json", "detector=whole_image"], "not from both"),
         (["source=nowhere"], "there is no source=nowhere"),
         (["source={folder}", "device=nonsense"], "device=nonsense"),

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from lightpose.data.base import PoseDataset, Transform
-from lightpose.data.boxes import read_boxes
+from lightpose.data.boxes import detected_boxes, unlabelled
 from lightpose.data.coco_index import USABLE, CocoIndex, read_coco
 from lightpose.data.decode import ImageError, read_image
+from lightpose.data.image_files import check_image_hw, image_folder
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Annotations, Array, Sample
@@ -34,17 +35,30 @@ def skeleton_of(path: Path | str, sigmas: Sequence[float] | None = None) -> Skel
     return Skeleton.from_coco_category(read_coco(path).categories[0], sigmas)
 
 
-class _Coco(PoseDataset):
-    """What both readers share: the index, the image files, the ground truth."""
+class CocoDataset(PoseDataset):
+    """What both readers share: the index, the image files, the ground truth.
+
+    Args:
+        annotations: COCO keypoint file.
+        images: folder of the images; None looks in the folder of ``annotations``, in its ``images/`` and beside it.
+        skeleton: None takes it from the file.
+        transforms: see `PoseDataset`.
+        seed: see `PoseDataset`.
+        on_bad_image: ``error``, or ``skip`` to put another sample in the place of an unreadable image and count it.
+
+    Raises:
+        ImagesNotFound: when the images are not where they should be.
+        UserError: when a file is missing or wrong, nothing is usable, or the skeleton has another number of keypoints.
+    """
 
     def __init__(
         self,
         annotations: Path | str,
-        images: Path | str | None,
-        skeleton: Skeleton | None,
-        transforms: Sequence[Transform],
-        seed: int,
-        on_bad_image: OnBadImage,
+        images: Path | str | None = None,
+        skeleton: Skeleton | None = None,
+        transforms: Sequence[Transform] = (),
+        seed: int = 0,
+        on_bad_image: OnBadImage = "error",
     ) -> None:
         super().__init__(transforms, seed)
         if on_bad_image not in ("error", "skip"):
@@ -54,8 +68,8 @@ class _Coco(PoseDataset):
         check_skeleton(self.index, self.skeleton)
         if not (self.index.status == USABLE).any():
             raise UserError(f"there is nothing to learn from or to measure on. {self.index.summary()}")
+        self.folder = image_folder(self.index.path, self.index.file_name(0), images)
         log.info(self.index.summary())
-        self.folder = image_folder(self.index, images)
         self.on_bad_image = on_bad_image
         self._bad = torch.zeros(len(self.index.image_ids), dtype=torch.bool).share_memory_()
         self._last: tuple[int, Array] | None = None
@@ -130,38 +144,27 @@ class _Coco(PoseDataset):
         return self.index.ground_truth()
 
 
-class CocoInstances(_Coco):
+class CocoInstances(CocoDataset):
     """A sample per person: the usable annotations, or with ``boxes`` the detected boxes, ordered by image.
 
     Args:
         annotations: COCO keypoint file.
-        images: folder of the images; None looks in the folder of ``annotations``, in its ``images/`` and beside it.
-        skeleton: None takes it from the file.
-        transforms: see `PoseDataset`.
-        seed: see `PoseDataset`.
-        boxes: file of detected boxes in COCO's result format; their samples have no labels.
-        box_category: ``category_id`` to keep of ``boxes``; see `lightpose.data.boxes.read_boxes`.
+        boxes: file of detected boxes (`lightpose.data.boxes.parse_boxes`); their samples have no labels.
+        box_category: ``category_id`` to keep of ``boxes``; see `lightpose.data.boxes.detected_boxes`.
         min_box_score: boxes below it are left out.
-        on_bad_image: ``error``, or ``skip`` to put another sample in the place of an unreadable image and count it.
-
-    Raises:
-        UserError: when a file is missing or wrong, nothing is usable, or the skeleton has another number of keypoints.
+        shared: see `CocoDataset`.
     """
 
     def __init__(
         self,
         annotations: Path | str,
-        images: Path | str | None = None,
-        skeleton: Skeleton | None = None,
-        transforms: Sequence[Transform] = (),
-        seed: int = 0,
         boxes: Path | str | None = None,
         box_category: int | None = None,
         min_box_score: float = 0.0,
-        on_bad_image: OnBadImage = "error",
+        **shared: Any,
     ) -> None:
-        super().__init__(annotations, images, skeleton, transforms, seed, on_bad_image)
-        self._detected = read_boxes(boxes, self.index, box_category, min_box_score) if boxes else None
+        super().__init__(annotations, **shared)
+        self._detected = detected_boxes(boxes, self.index, box_category, min_box_score) if boxes else None
         self._rows = np.flatnonzero(self.index.status == USABLE).astype(np.int32)
 
     def __len__(self) -> int:
@@ -184,47 +187,33 @@ class CocoInstances(_Coco):
         if not self._detected:
             row = self._rows[index]
             return self._annotations(slice(row, row + 1))
-        boxes = self._detected.boxes_xyxy[index : index + 1]
+        one, found = slice(index, index + 1), self._detected
         count = self.index.num_keypoints
-        return Annotations(
-            keypoints=np.zeros((1, count, 2), np.float32),
-            visible=np.zeros((1, count), np.float32),
-            boxes_xyxy=boxes,
-            areas=(boxes[:, 2:] - boxes[:, :2]).prod(-1),
-            categories=np.zeros(1, np.int64),
-            ids=np.full(1, -1),
-            scores=self._detected.scores[index : index + 1],
-        )
+        return unlabelled(found.boxes_xyxy[one], found.scores[one], count, found.category_rows[one])
 
 
-class CocoImages(_Coco):
+class CocoImages(CocoDataset):
     """A sample per image, with all its usable people.
 
     Args:
         annotations: COCO keypoint file.
-        images: folder of the images; None looks in the folder of ``annotations``, in its ``images/`` and beside it.
-        skeleton: None takes it from the file.
-        transforms: see `PoseDataset`.
-        seed: see `PoseDataset`.
         empty_images: also the images without a usable person: negatives in training, and what evaluation needs to
             count false alarms.
-        on_bad_image: ``error``, or ``skip`` to put another sample in the place of an unreadable image and count it.
+        shared: see `CocoDataset`.
 
     Raises:
-        UserError: when a file is missing or wrong, nothing is usable, or the skeleton has another number of keypoints.
+        UserError: for a file with several keypoint categories, between which a model of whole images can't tell.
     """
 
-    def __init__(
-        self,
-        annotations: Path | str,
-        images: Path | str | None = None,
-        skeleton: Skeleton | None = None,
-        transforms: Sequence[Transform] = (),
-        seed: int = 0,
-        empty_images: bool = False,
-        on_bad_image: OnBadImage = "error",
-    ) -> None:
-        super().__init__(annotations, images, skeleton, transforms, seed, on_bad_image)
+    def __init__(self, annotations: Path | str, empty_images: bool = False, **shared: Any) -> None:
+        super().__init__(annotations, **shared)
+        categories = [str(category.get("name", category["id"])) for category in self.index.categories]
+        if len(categories) > 1:
+            raise UserError(
+                f"{self.index.path} has {len(categories)} categories with keypoints ({', '.join(categories)}), but "
+                "where a sample is a whole image nothing says of which a pose is; write one file per category, or use "
+                "data=topdown"
+            )
         peopled = np.unique(self.index.image_rows[self.index.status == USABLE])
         self.image_rows = np.arange(len(self.index.image_ids)) if empty_images else peopled
 
@@ -258,37 +247,4 @@ def check_skeleton(index: CocoIndex, skeleton: Skeleton) -> None:
         raise UserError(
             f"{index.path} lists the keypoints of skeleton {skeleton.name!r} in another order ({', '.join(names)}); "
             "write the names in the skeleton's order, or leave the skeleton to the file's categories"
-        )
-
-
-def image_folder(index: CocoIndex, images: Path | str | None) -> Path:
-    """Where the images are: ``images``, or the first folder near the annotations that holds the first image.
-
-    Raises:
-        UserError: naming the folders that were searched.
-    """
-    near = index.path.parent
-    places = [Path(images)] if images else [near, near / "images", near.parent / "images", near.parent]
-    if images and places[0].is_dir():
-        return places[0]
-    for place in places:
-        if (place / index.file_name(0)).is_file():
-            return place
-    raise UserError(
-        f"the images of {index.path}, e.g. {index.file_name(0)}, are not in {', '.join(map(str, places))}; say where "
-        "they are with data.images=FOLDER"
-    )
-
-
-def check_image_hw(path: Path, actual_hw: tuple[int, ...], expected_hw: tuple[int, ...]) -> None:
-    """Refuse an image that is not as large as annotated: its keypoints would be wrong.
-
-    Raises:
-        UserError: naming the file and both sizes.
-    """
-    if tuple(actual_hw) != tuple(expected_hw):
-        raise UserError(
-            f"image {path} is {actual_hw[1]}x{actual_hw[0]} (w x h, upright), but annotated as "
-            f"{expected_hw[1]}x{expected_hw[0]}; annotate the image as it is shown (EXIF orientation "
-            "applied), or restore the file"
         )

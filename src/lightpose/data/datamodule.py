@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from lightpose.data.base import PoseDataset, Transform
+from lightpose.data.image_files import ImagesNotFound
 from lightpose.data.loading import EpochLoader, EpochSampler
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
@@ -18,11 +19,12 @@ from lightpose.structures import collate
 
 log = logging.getLogger(__name__)
 
-_SPLIT_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+_SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",)}
+_USE = {"train": "train on", "val": "validate on"}
 
 
 class PoseDataModule(LightningDataModule):
-    """Training, validation and test data of any `PoseDataset`.
+    """Training and validation data of any `PoseDataset`.
 
     Args:
         dataset: builds a data set from ``annotations``, ``images``, ``skeleton``, ``transforms`` and ``seed``, and
@@ -32,12 +34,10 @@ class PoseDataModule(LightningDataModule):
         skeleton: which keypoints there are.
         train: annotation file.
         val: annotation file; None trains without validation.
-        test: annotation file; None takes ``val``.
         images: folder of the training images; None lets the data set look near the annotation file.
-        val_images: likewise for validation; None takes ``images``.
-        test_images: likewise for the test; None takes ``val_images``.
-        boxes: detected boxes to validate and test in; None uses the annotated ones.
-        eval_dataset: like ``dataset``, for validation and test; None takes ``dataset``.
+        val_images: likewise for validation; where None finds none, they are taken to be in ``images``.
+        boxes: detected boxes to validate in; None uses the annotated ones.
+        eval_dataset: like ``dataset``, for validation; None takes ``dataset``.
         batch_size: per process.
         eval_batch_size: None takes ``batch_size``.
         num_workers: per process; None takes the CPU cores that a process may use, 16 at most.
@@ -56,10 +56,8 @@ class PoseDataModule(LightningDataModule):
         skeleton: Skeleton | None = None,
         train: str | None = None,
         val: str | None = None,
-        test: str | None = None,
         images: str | None = None,
         val_images: str | None = None,
-        test_images: str | None = None,
         boxes: str | None = None,
         eval_dataset: Callable[..., PoseDataset] | None = None,
         batch_size: int = 64,
@@ -69,37 +67,42 @@ class PoseDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.makers = {"train": dataset, "val": eval_dataset or dataset, "test": eval_dataset or dataset}
-        self.annotations = {"train": train, "val": val, "test": test or val}
-        val_images = val_images or images
-        self.images = {"train": images, "val": val_images, "test": test_images or val_images}
-        self.boxes = {"train": None, "val": boxes, "test": boxes}
+        self.makers = {"train": dataset, "val": eval_dataset or dataset}
+        self.annotations = {"train": train, "val": val}
+        self.images = {"train": images, "val": val_images}
+        self.boxes = {"train": None, "val": boxes}
         self.transforms, self.skeleton, self.seed = transforms, skeleton, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.group_by_image = num_workers, group_by_image
         self._datasets: dict[str, PoseDataset] = {}
 
     def dataset(self, split: str) -> PoseDataset:
-        """The data set of ``train``, ``val`` or ``test``, made at the first call.
+        """The data set of ``train`` or ``val``, made at the first call.
 
         Raises:
             UserError: when its annotation file is not given.
         """
         if split not in self._datasets:
-            annotations = self.annotations[split]
-            if annotations is None:
-                name = "val" if split == "test" else split
-                raise UserError(f"there is no annotation file to {_USE[split]}; give one with data.{name}=FILE.json")
-            boxes = {"boxes": self.boxes[split]} if self.boxes[split] else {}
-            self._datasets[split] = self.makers[split](
-                annotations=annotations,
-                images=self.images[split],
-                skeleton=self.skeleton,
-                transforms=self._transforms("train" if split == "train" else "eval"),
-                seed=self.seed,
-                **boxes,
-            )
+            try:
+                self._datasets[split] = self._make(split, self.images[split])
+            except ImagesNotFound:
+                if split == "train" or self.images["val"] or not self.images["train"]:
+                    raise
+                self._datasets[split] = self._make(split, self.images["train"])
         return self._datasets[split]
+
+    def _make(self, split: str, images: str | None) -> PoseDataset:
+        annotations = self.annotations[split]
+        if annotations is None:
+            raise UserError(f"there is no annotation file to {_USE[split]}; give a COCO keypoint file as `{split}`")
+        return self.makers[split](
+            annotations=annotations,
+            images=images,
+            skeleton=self.skeleton,
+            transforms=self._transforms("train" if split == "train" else "eval"),
+            seed=self.seed,
+            **({"boxes": self.boxes[split]} if self.boxes[split] else {}),
+        )
 
     @property
     def train_dataset(self) -> PoseDataset:
@@ -112,7 +115,7 @@ class PoseDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Make the data sets of a stage now, so that mistakes show before training starts."""
-        for split in _SPLIT_OF_STAGE.get(stage, ()):
+        for split in _SPLITS_OF_STAGE.get(stage, ()):
             if split != "val" or stage != "fit" or self.annotations["val"]:
                 self.dataset(split)
 
@@ -136,10 +139,6 @@ class PoseDataModule(LightningDataModule):
         """In order, every sample once; no loader when there is no validation file."""
         return self._loader(self.dataset("val"), self.eval_batch_size) if self.annotations["val"] else []
 
-    def test_dataloader(self) -> EpochLoader:
-        """In order, every sample once."""
-        return self._loader(self.dataset("test"), self.eval_batch_size)
-
     def _loader(self, dataset: PoseDataset, batch_size: int, **options: Any) -> EpochLoader:
         workers = self.num_workers if self.num_workers is not None else self._free_cores()
         return EpochLoader(
@@ -156,9 +155,6 @@ class PoseDataModule(LightningDataModule):
     def _free_cores(self) -> int:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, min(16, cores // (self.trainer.num_devices if self.trainer else 1)))
-
-
-_USE = {"train": "train on", "val": "validate on", "test": "test on"}
 
 
 def _one_thread(worker: int) -> None:

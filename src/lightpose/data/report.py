@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lightpose.data.coco import check_image_hw, check_skeleton, image_folder, skeleton_of
+from lightpose.data.coco import check_skeleton, skeleton_of
 from lightpose.data.coco_index import DUPLICATE_ID, UNKNOWN_IMAGE, USABLE, CocoIndex, read_coco
 from lightpose.data.decode import read_image, read_image_hw
+from lightpose.data.image_files import check_image_hw, image_folder
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array
@@ -95,7 +96,8 @@ def check(
     if skeleton and not skeleton.sigmas_known:
         warnings.append("OKS sigmas are a default; give measured ones as `sigmas` of the category, or in a skeleton")
     try:
-        errors += _image_mistakes(index, image_folder(index, images), decode)
+        if len(index.image_ids):
+            errors += _image_mistakes(index, image_folder(path, index.file_name(0), images), decode)
     except UserError as error:
         errors.append(str(error))
     usable = index.status == USABLE

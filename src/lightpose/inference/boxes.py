@@ -1,13 +1,12 @@
-"""Boxes that come from a file."""
+"""The boxes that people are looked for in, image by image."""
 
-import csv
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightpose.data.boxes import ListedBoxes, parse_boxes
 from lightpose.errors import UserError
 from lightpose.structures import Array
 
@@ -19,84 +18,34 @@ Detections = tuple[Array, Array]
 
 NO_BOXES: Detections = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
 
-_Row = tuple[str, list[float], float]  # name of the image, xyxy, score
-
 
 def read_boxes(path: str | Path, source: "Source") -> dict[str, Detections]:
-    """Boxes by the name of the image; an image that the file doesn't mention has none.
-
-    A ``.json`` file is a list of COCO results (``image_id`` or ``file_name``, ``bbox`` as x, y, w, h and a ``score``),
-    or a COCO annotation file. A ``.csv`` file has the columns ``file_name,x1,y1,x2,y2`` and, if known, ``score``.
-    All boxes count, whatever their category.
+    """Boxes of a file (`lightpose.data.boxes.parse_boxes`) by the name of the image; one without boxes is left out.
 
     Raises:
-        UserError: when the file can't be read, or is about images that the source doesn't have.
+        UserError: when the file can't be used, or is about images that the source doesn't have.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"there is no boxes={path}; give a .json or .csv file")
-    names = {number: name for name, number in source.image_ids.items()} if source.has_ids else {}
-    try:
-        if path.suffix.lower() == ".csv":
-            boxes = _join(_csv_rows(path), path)
-        else:
-            content = json.loads(path.read_bytes())
-            if isinstance(content, Mapping):
-                own = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
-                boxes = annotation_boxes(content["annotations"], own, path)
-            else:
-                boxes = _join(_coco_rows(content, names, path), path)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"boxes={path} can't be read ({error!r}); expected a list of COCO results, a COCO annotation file, or a "
-            ".csv with the columns file_name,x1,y1,x2,y2,score"
-        ) from error
-    strangers = sorted(boxes.keys() - source.image_ids.keys()) if source.image_ids else []
-    if strangers:
-        raise UserError(
-            f"boxes={path} has boxes of {len(strangers)} images that the source doesn't have, such as {strangers[0]}; "
-            f"the source has names such as {next(iter(source.image_ids))}. Boxes and source must name images alike"
-        )
-    return boxes
-
-
-def annotation_boxes(
-    annotations: Iterable[Mapping[str, Any]], names: Mapping[int, str], path: Path
-) -> dict[str, Detections]:
-    """Boxes by the name of the image, from a COCO file's annotations, without crowds and boxes without area."""
-    people = [entry for entry in annotations if not entry.get("iscrowd") and min(entry["bbox"][2:]) > 0]
-    return _join(_coco_rows(people, names, path), path)
-
-
-def _coco_rows(entries: Iterable[Mapping[str, Any]], names: Mapping[int, str], path: Path) -> Iterable[_Row]:
-    for entry in entries:
-        if "file_name" in entry:
-            name = str(entry["file_name"])
-        elif int(entry["image_id"]) in names:
-            name = names[int(entry["image_id"])]
-        else:
+    listed = parse_boxes(path)
+    named: list[str] = []
+    for image in listed.images:
+        name = image if isinstance(image, str) else source.name_of(image) if source.has_ids else None
+        if name is None or not source.has(name):
+            example = source.name_of(next(iter(source.image_ids), 1))
+            what = f"image_id {image}" if isinstance(image, int) else image
             raise UserError(
-                f"{path} has a box for image_id {entry['image_id']}, which the source doesn't have; give the COCO "
-                "JSON as source, or a file_name with each box"
+                f"boxes={path} has a box for {what}, which the source doesn't have: its names are like {example}. "
+                "Boxes and source must name images alike; image ids count where the source is a COCO JSON or a video"
             )
-        x, y, width, height = entry["bbox"]
-        yield name, [x, y, x + width, y + height], entry.get("score", 1.0)
+        named.append(name)
+    return by_name(named, listed)
 
 
-def _csv_rows(path: Path) -> Iterable[_Row]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for row in csv.DictReader(file):
-            yield row["file_name"], [float(row[key]) for key in ("x1", "y1", "x2", "y2")], float(row.get("score") or 1)
-
-
-def _join(rows: Iterable[_Row], path: Path) -> dict[str, Detections]:
-    grouped: dict[str, list[_Row]] = {}
-    for row in rows:
-        grouped.setdefault(row[0], []).append(row)
-    return {
-        name: check_boxes([box for _, box, _ in found], [score for *_, score in found], f"{name} in {path}")
-        for name, found in grouped.items()
-    }
+def by_name(names: Sequence[str], listed: ListedBoxes) -> dict[str, Detections]:
+    """Boxes by the name of the image, of which ``names`` gives one for each box."""
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name, []).append(row)
+    return {name: (listed.boxes_xyxy[found], listed.scores[found]) for name, found in rows.items()}
 
 
 def check_boxes(boxes_xyxy: Any, scores: Any, where: str) -> Detections:

@@ -10,12 +10,13 @@ import torch
 
 from lightpose.checkpoint import assemble, check_targets, load
 from lightpose.data.base import Transform
+from lightpose.data.boxes import unlabelled
 from lightpose.data.decode import read_image
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.inference.boxes import NO_BOXES, Detections, check_boxes
 from lightpose.inference.sources import Frame, batched, prefetch
-from lightpose.structures import Annotations, Array, Sample, collate
+from lightpose.structures import Array, Sample, collate
 
 Image = str | Path | Array
 Find = Callable[[Sequence[Frame]], list[Detections]]
@@ -102,7 +103,7 @@ class Predictor:
     def stream(
         self, frames: Iterable[Frame], find: Find | None = None, batch_size: int = 32
     ) -> Iterator[tuple[Frame, ImagePoses]]:
-        """The poses of every frame, in order, with at most ``batch_size`` frames in memory.
+        """The poses of every frame, in order; in memory are a batch of frames and those that ``frames`` reads ahead.
 
         Args:
             frames: such as ``open_source("clip.mp4").frames(ahead=32)``.
@@ -125,7 +126,11 @@ class Predictor:
         boxes, scores = detections
         one_by_one = [(boxes[row : row + 1], scores[row : row + 1]) for row in range(len(boxes))]
         people = one_by_one if self.estimator.takes_boxes else [NO_BOXES]
-        return [self._transform(_sample(image, person, self.skeleton.num_keypoints, number)) for person in people]
+        count = self.skeleton.num_keypoints
+        return [
+            self._transform(Sample(image, unlabelled(*person, count), np.eye(3), number, number, (height, width)))
+            for person in people
+        ]
 
     def _transform(self, sample: Sample) -> Sample:
         rng = np.random.default_rng(0)
@@ -206,21 +211,6 @@ def _given(images: int, boxes: Any, scores: Any) -> list[Detections | None]:
         )
     pairs = enumerate(zip(boxes, scores, strict=True))
     return [check_boxes(box, score, f"image {number}") for number, (box, score) in pairs]
-
-
-def _sample(image: Array, detections: Detections, num_keypoints: int, number: int) -> Sample:
-    """An unlabelled sample: the image with its boxes, before any transform."""
-    boxes, scores = detections
-    instances = Annotations(
-        keypoints=np.zeros((len(boxes), num_keypoints, 2), np.float32),
-        visible=np.zeros((len(boxes), num_keypoints), np.float32),
-        boxes_xyxy=boxes,
-        areas=(boxes[:, 2:] - boxes[:, :2]).prod(-1),
-        categories=np.zeros(len(boxes), np.int64),
-        ids=np.full(len(boxes), -1),
-        scores=scores,
-    )
-    return Sample(image, instances, np.eye(3), image_id=number, index=number, image_hw=image.shape[:2])
 
 
 def _by_image(owners: Array, parts: Sequence[ImagePoses], count: int) -> list[ImagePoses]:

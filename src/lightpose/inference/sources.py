@@ -4,7 +4,7 @@ import glob
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 
 import cv2
 
+from lightpose.data.boxes import annotated_boxes
 from lightpose.data.decode import read_image
+from lightpose.data.image_files import image_folder
 from lightpose.errors import UserError
-from lightpose.inference.boxes import Detections, annotation_boxes
+from lightpose.inference.boxes import Detections, by_name
 from lightpose.structures import Array
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -48,17 +50,30 @@ class ImageFiles:
 
     Attributes:
         files: name → path.
-        image_ids: name → id.
+        names: id → name.
         has_ids: True when the ids come from a COCO file, so that a boxes file may refer to them.
         boxes: name → boxes that the COCO file annotates, of categories with keypoints if there are such, or None.
         category_id: the first of these categories.
     """
 
     files: dict[str, Path]
-    image_ids: dict[str, int]
+    names: dict[int, str]
     has_ids: bool = False
     boxes: dict[str, Detections] | None = None
     category_id: int = 1
+
+    @property
+    def image_ids(self) -> Collection[int]:
+        """Ids of the pictures."""
+        return self.names.keys()
+
+    def name_of(self, image_id: int) -> str | None:
+        """Name of the picture with that id, or None."""
+        return self.names.get(image_id)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a picture of that name."""
+        return name in self.files
 
     def frames(self, ahead: int) -> Iterator[Frame]:
         """The pictures, decoded by threads, at most ``ahead`` of them before they are asked for.
@@ -66,8 +81,12 @@ class ImageFiles:
         Raises:
             UserError: at the first file that can't be decoded, naming it.
         """
-        for name, image in prefetch(lambda name: (name, read_image(self.files[name])), self.files, ahead):
-            yield Frame(name, image, self.image_ids[name])
+
+        def read(item: tuple[int, str]) -> Frame:
+            image_id, name = item
+            return Frame(name, read_image(self.files[name]), image_id)
+
+        yield from prefetch(read, self.names.items(), ahead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +96,12 @@ class Video:
     Attributes:
         path: of the file, or the number of the camera.
         fps: frames per second.
-        image_ids: name → number of the frame, from 1, as many as the file's header announces; empty for a camera.
+        image_ids: numbers of the frames, from 1, as many as the file's header announces; empty for a camera.
     """
 
     path: str | int
     fps: float
-    image_ids: dict[str, int]
+    image_ids: range
     has_ids: bool = True
     boxes: None = None
     category_id: int = 1
@@ -91,6 +110,15 @@ class Video:
     def stem(self) -> str:
         """Name of the video without folder and suffix, or ``camera0``."""
         return f"camera{self.path}" if isinstance(self.path, int) else Path(self.path).stem
+
+    def name_of(self, image_id: int) -> str | None:
+        """Name of the frame with that number, or None where the file announces fewer."""
+        return None if self.image_ids and image_id not in self.image_ids else frame_name(self.stem, image_id)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a frame of that name."""
+        number = name.rpartition("_")[2]
+        return number.isdecimal() and self.name_of(int(number)) == name
 
     def frames(self, ahead: int) -> Iterator[Frame]:
         """The frames, read by a thread, at most ``ahead`` of them before they are asked for.
@@ -188,33 +216,29 @@ def _image_files(files: list[Path], source: str) -> ImageFiles:
         raise UserError(f"source={source} holds no image; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
     top = os.path.commonpath([file.parent for file in files])
     named = {os.path.relpath(file, top): file for file in sorted(files)}
-    return ImageFiles(named, {name: number for number, name in enumerate(named, start=1)})
+    return ImageFiles(named, dict(enumerate(named, start=1)))
 
 
 def _coco_images(path: Path, images: str | None) -> ImageFiles:
     try:
         content: Any = json.loads(path.read_bytes())
-        named = {str(image["file_name"]): int(image["id"]) for image in content["images"]}
+        names = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
         categories = [entry["id"] for entry in content.get("categories", []) if entry.get("keypoints")]
-        people = [
-            entry for entry in content.get("annotations", []) if not categories or entry["category_id"] in categories
-        ]
-        boxes = annotation_boxes(people, {number: name for name, number in named.items()}, path)
+        listed = annotated_boxes(content, path)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"source={path} is no COCO file with `images` ({error!r}); give one, or the images") from error
-    if not named:
+    if not names:
         raise UserError(f"source={path} lists no images")
-    near = path.parent
-    places = [Path(images).expanduser()] if images else [near, near / "images", near.parent / "images", near.parent]
-    folder = next((place for place in places if (place / next(iter(named))).is_file()), places[0])
-    missing = [name for name in named if not (folder / name).is_file()]
+    folder = image_folder(path, next(iter(names.values())), images)
+    files = {name: folder / name for name in names.values()}
+    missing = [name for name, file in files.items() if not file.is_file()]
     if missing:
         raise UserError(
-            f"{len(missing)} of the {len(named)} images of {path} are not in {folder}, such as {missing[0]}; "
-            "say where they are with images=FOLDER"
+            f"{len(missing)} of the {len(files)} images of {path} are not in {folder}, such as {missing[0]}; say where "
+            "they are with `images`"
         )
-    files = {name: folder / name for name in named}
-    return ImageFiles(files, named, has_ids=True, boxes=boxes or None, category_id=categories[0] if categories else 1)
+    boxes = by_name([str(name) for name in listed.images], listed)
+    return ImageFiles(files, names, has_ids=True, boxes=boxes or None, category_id=categories[0] if categories else 1)
 
 
 def _open_video(path: str | int) -> Video:
@@ -224,8 +248,5 @@ def _open_video(path: str | int) -> Video:
     if not opened:
         what = f"camera {path}" if isinstance(path, int) else str(path)
         raise UserError(f"{what} can't be opened as a video; check that a player shows it, or give images")
-    video = Video(path, fps if fps > 0 else 30.0, {})
-    if isinstance(path, int):
-        return video
-    numbers = range(1, int(frames) + 1)
-    return Video(path, video.fps, {frame_name(video.stem, number): number for number in numbers})
+    announced = 0 if isinstance(path, int) else max(int(frames), 0)
+    return Video(path, fps if fps > 0 else 30.0, range(1, announced + 1))

@@ -87,7 +87,10 @@ class OKS(PoseMetric):
         self._ground_truth = coco
 
     def update(self, poses: Poses, batch: Batch) -> None:
-        """Add poses, in image pixels. Without box scores, as one-stage models give them, the poses' own stand in."""
+        """Add poses, in image pixels, of the category of their sample's first instance.
+
+        Without box scores, as one-stage models give them, the poses' own stand in.
+        """
         xy = poses.keypoints[..., :2]
         self.append(
             poses,
