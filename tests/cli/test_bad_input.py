@@ -17,6 +17,17 @@ def copy(people, tmp_path):
 
 
 @pytest.fixture
+def five_keypoints(copy):
+    """The data set with the first five keypoints only."""
+    annotations, content = copy
+    content["categories"][0] |= {"keypoints": content["categories"][0]["keypoints"][:5], "skeleton": []}
+    for entry in content["annotations"]:
+        entry["keypoints"] = entry["keypoints"][:15]
+    annotations.write_text(json.dumps(content))
+    return annotations
+
+
+@pytest.fixture
 def refused(run, tiny, tmp_path, monkeypatch):
     """Runs a training that must be refused; gives its message."""
 
@@ -77,14 +88,8 @@ def test_no_usable_instance_gives_the_report(refused, copy):
     assert f"{len(content['annotations'])} " in refused(f"data.train={annotations}")
 
 
-def test_another_number_of_keypoints(refused, copy):
-    annotations, content = copy
-    content["categories"][0]["keypoints"] = content["categories"][0]["keypoints"][:5]
-    content["categories"][0]["skeleton"] = []
-    for entry in content["annotations"]:
-        entry["keypoints"] = entry["keypoints"][:15]
-    annotations.write_text(json.dumps(content))
-    message = refused(f"data.train={annotations}", "skeleton=coco17")
+def test_another_number_of_keypoints(refused, five_keypoints):
+    message = refused(f"data.train={five_keypoints}", "skeleton=coco17")
     assert "17" in message and "5" in message
 
 
@@ -116,14 +121,8 @@ def test_resume_of_another_skeleton(refused, trained, copy):
     assert "snout" in message and "init_from=" in message
 
 
-def test_checkpoint_of_another_skeleton_is_not_scored(run, trained, copy):
-    annotations, content = copy
-    content["categories"][0]["keypoints"] = content["categories"][0]["keypoints"][:5]
-    content["categories"][0]["skeleton"] = []
-    for entry in content["annotations"]:
-        entry["keypoints"] = entry["keypoints"][:15]
-    annotations.write_text(json.dumps(content))
-    code, _, err = run(eval.main, f"ckpt={trained}/checkpoints/last.ckpt", f"annotations={annotations}")
+def test_checkpoint_of_another_skeleton_is_not_scored(run, trained, five_keypoints):
+    code, _, err = run(eval.main, f"ckpt={trained}/checkpoints/last.ckpt", f"annotations={five_keypoints}")
     assert code == 1 and "17" in err and "5" in err
 
 
