@@ -111,6 +111,25 @@ def test_killed_run_goes_on(people, tmp_path):
         assert torch.allclose(tensor.double(), ours[name].double(), rtol=0, atol=1e-6), name
 
 
+def test_a_really_full_disk_keeps_the_checkpoint_before(people, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("may not mount a small file system here")
+    try:
+        run = ["backbone=timm/any", "backbone.model=test_resnet", "head.channels=8", *SMALL, f"data.train={people}"]
+        last = disk / "run/checkpoints/last.ckpt"
+        assert command("train", *run, "trainer.max_epochs=1", f"output_dir={disk}/run", cwd=tmp_path).returncode == 0
+        before = last.read_bytes()
+        space = os.statvfs(disk)
+        (disk / "filler").write_bytes(bytes(space.f_bavail * space.f_frsize - len(before) // 2))
+        again = command("train", *run, "trainer.max_epochs=2", f"resume={last}", cwd=tmp_path)
+        assert again.returncode == 1 and "disk is full" in again.stderr, again.stderr
+        assert last.read_bytes() == before and list(last.parent.iterdir()) == [last]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 def test_ground_truth_of_the_photographs_scores_one(coco_samples, tmp_path):
     truth = json.loads((coco_samples / "test_coco.json").read_text())
     keys = ("image_id", "category_id", "keypoints")

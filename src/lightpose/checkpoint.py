@@ -1,12 +1,15 @@
 """Checkpoints that carry all that is needed to run them: weights, configuration and skeleton, as plain data."""
 
+import io
 import json
+import os
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from lightpose.errors import UserError
@@ -16,6 +19,38 @@ from lightpose.skeleton import Skeleton
 
 PARTS = tuple(f"lightpose.{package}." for package in ("codecs", "data", "estimators", "metrics", "models"))
 """Where the classes of lightpose are that a checkpoint may instantiate."""
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and then moves it there, so that a full disk leaves the one before intact.
+
+    Lightning's own way goes through the system's folder for temporary files; from there to another file system a move
+    is a copy, which a full disk cuts short.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write ``checkpoint`` to ``path``; one with a protocol, such as ``s3://``, is left to Lightning.
+
+        Raises:
+            OSError: when it can't be written; then ``path`` is as it was.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        buffer = io.BytesIO()  # torch.save would turn a full disk into another exception
+        torch.save(checkpoint, buffer)
+        try:
+            with part.open("wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from hydra.utils import get_class
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
-from lightpose.checkpoint import assemble
+from lightpose.checkpoint import WholeFiles, assemble
 from lightpose.cli.app import conf_dirs
 from lightpose.data.coco import skeleton_of
 from lightpose.errors import UserError
@@ -114,7 +114,7 @@ def make_trainer(config: dict[str, Any]) -> Any:
         "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in callbacks),
         "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
     }
-    return assemble(options, callbacks=callbacks, logger=loggers)
+    return assemble(options, callbacks=callbacks, logger=loggers, plugins=[WholeFiles()])
 
 
 def precision(choice: str, accelerator: str) -> str:
