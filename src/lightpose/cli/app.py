@@ -121,7 +121,7 @@ def explain(error: Exception, config_name: str) -> str:
     option = re.search(r"Could not find '([\w/]+)'\n\nAvailable options in '([\w/]+)':", text)
     if option:
         group = option[2]
-        options = sorted(_options(group))
+        options = list(group_files(group))
         name = option[1].removeprefix(f"{group}/")
         return f"{group}={name} is not an option; {_nearest(name, options)} Options: {', '.join(options)}"
     key = re.search(r"Could not override '([^']+)'", text)
@@ -148,12 +148,18 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _group_lines(config_name: str) -> str:
-    return "\n".join(f"{group}: {', '.join(sorted(_options(group)))}" for group in groups_of(config_name))
+    return "\n".join(f"{group}: {', '.join(group_files(group))}" for group in groups_of(config_name))
 
 
-def _options(group: str) -> Iterator[str]:
-    for folder in (folder / group for folder in conf_dirs()):
-        yield from (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+def group_files(group: str) -> dict[str, Path]:
+    """Option → file, of one group, sorted; an option of the user's stands in for ours of the same name."""
+    folders = [folder / group for folder in reversed(conf_dirs())]
+    files = {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for folder in folders
+        for path in folder.rglob("*.yaml")
+    }
+    return dict(sorted(files.items()))
 
 
 def _keys(config_name: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lightpose.cli import app
 from lightpose.errors import UserError
@@ -36,9 +36,6 @@ def predict(composed: DictConfig) -> None:
     from lightpose.inference.sources import Video, open_source
     from lightpose.inference.writers import Canvas, ImageCanvas, VideoCanvas, drawn, staged, write_predictions
 
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise UserError(f"{' and '.join(missing)} not given; add {' '.join(f'{key}=...' for key in missing)}")
     config = resolved(composed)
     source = open_source(config["source"], config["images"])
     predictor = Predictor(config["ckpt"], config["device"], config["trust"])

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, Progres
 from omegaconf import DictConfig, OmegaConf
 
 from lightpose.checkpoint import WholeFiles, assemble
-from lightpose.cli.app import conf_dirs
+from lightpose.cli.app import group_files
 from lightpose.data.coco import skeleton_of
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
@@ -17,8 +17,15 @@ from lightpose.skeleton import Skeleton
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain data, interpolations resolved, without Hydra's own part."""
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    """The configuration as plain data, interpolations resolved, without Hydra's own part.
+
+    Raises:
+        UserError: naming all the keys that must be given and were not.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{' and '.join(missing)} not given; add {' '.join(f'{key}=...' for key in missing)}")
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     return {key: value for key, value in plain.items() if key != "hydra"}
 
 
@@ -42,7 +49,7 @@ def recognise(skeleton: Skeleton) -> Skeleton:
     So a file with COCO's 17 keypoints is scored with COCO's sigmas, without being told.
     """
     if not skeleton.sigmas_known:
-        for path in (path for folder in conf_dirs() for path in sorted((folder / "skeleton").glob("*.yaml"))):
+        for path in group_files("skeleton").values():
             option: Any = OmegaConf.load(path)
             if tuple(option.get("keypoints", ())) == skeleton.keypoints:
                 known: Skeleton = assemble(option)
@@ -64,14 +71,12 @@ def make_estimator(config: dict[str, Any], skeleton: Skeleton) -> PoseEstimator:
         fitting = [f"head={name}" for name, emits in head_outputs().items() if emits == error.expects]
         raise UserError(f"{error}; use {' or '.join(fitting) or 'a head that emits these'}") from error
     estimator: PoseEstimator = assemble(parts, skeleton=skeleton)
-    estimator.config = config
     return estimator
 
 
 def head_outputs() -> dict[str, frozenset[str]]:
     """What each option of the ``head`` group emits; variants, which only change another option, are left out."""
-    paths = [path for folder in conf_dirs() for path in sorted((folder / "head").glob("*.yaml"))]
-    heads: dict[str, Any] = {path.stem: OmegaConf.load(path) for path in paths}
+    heads: dict[str, Any] = {name: OmegaConf.load(path) for name, path in group_files("head").items()}
     classes: dict[str, Any] = {name: get_class(head["_target_"]) for name, head in heads.items() if "_target_" in head}
     return {name: head.emits for name, head in classes.items()}
 
