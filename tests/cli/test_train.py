@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import lightpose
 from lightpose.cli import eval, train
@@ -126,3 +127,11 @@ def test_ground_truth_as_predictions_scores_one(run, people, tmp_path):
     assert code == 0, err
     figures = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert figures["AP"] == "1.0000" and figures["AR"] == "1.0000"
+
+
+def test_fused_optimizers_clip_under_mixed_precision(run, people, tiny, tmp_path):
+    options = ["optimizer=adamw", "trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1", "trainer.max_epochs=1"]
+    code, _, err = run(train.main, f"data.train={people}", *tiny, *options, f"output_dir={tmp_path}/run")
+    assert code == 0, err
+    config = OmegaConf.load(tmp_path / "run/config.yaml")
+    assert config.optimizer.fused

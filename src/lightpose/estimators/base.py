@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
 
 import lightpose
 from lightpose.codecs.base import Codec
@@ -78,6 +78,7 @@ class PoseEstimator(L.LightningModule):
         self.codec = codec(skeleton=skeleton, input_hw=self.input_hw, grid=grid)
         net = PoseNet(preprocessor, backbone, neck, head, self.codec.spec)
         self.net = net.to(memory_format=torch.channels_last)  # as inputs come; faster on CPUs and tensor cores
+        self.val_loss = MeanMetric(nan_strategy="disable")  # any other strategy waits for the device at every step
         self.metrics = nn.ModuleList(metric(skeleton=skeleton) for metric in metrics.values())
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -113,6 +114,13 @@ class PoseEstimator(L.LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return {"loss": loss, "losses": losses}
 
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Where gradients accumulate, give them memory of their own: a replayed graph writes them to one place."""
+        if self.net.fast_features is not None and self.trainer.accumulate_grad_batches > 1:
+            for parameter in self.net.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = parameter.grad.clone()
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer over parameter groups, and a schedule that steps once per optimizer step."""
         options = getattr(self.optimizer, "keywords", {})
@@ -125,6 +133,9 @@ class PoseEstimator(L.LightningModule):
             decay_norm_and_bias=self.decay_norm_and_bias,
         )
         optimizer = self.optimizer(groups)
+        # Fused optimizers say that they undo loss scaling, for which Lightning refuses to clip their gradients. Without
+        # the mark Lightning undoes it, as for any other optimizer.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         total_steps = self.trainer.estimated_stepping_batches
         if total_steps == float("inf"):
             raise UserError("the schedule needs the length of the run; give trainer.max_epochs or trainer.max_steps")
@@ -170,9 +181,8 @@ class PoseEstimator(L.LightningModule):
         features = self.net.features(self._test_inputs(batch.inputs))
         poses = self._poses(self._merge(self.net.head(features)), batch)
         losses = self.net.head.loss([feature[: len(batch)] for feature in features], self.codec.encode(batch.instances))
-        labelled = int((batch.instances.visible > 0).flatten(1).any(1).sum())  # none where boxes come from a detector
-        loss = torch.stack(list(losses.values())).sum()
-        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=labelled)
+        labelled = (batch.instances.visible > 0).flatten(1).any(1).sum()  # none where boxes come from a detector
+        self.val_loss.update(torch.stack(list(losses.values())).sum(), labelled)
         for metric in cast(Iterable[Metric], self.metrics):
             metric.update(poses, batch)
         return {"poses": poses}
@@ -180,6 +190,7 @@ class PoseEstimator(L.LightningModule):
     def on_validation_start(self) -> None:
         """Start the metrics afresh, and hand the annotation file's content to those that score against it."""
         dataset = self.trainer.val_dataloaders.dataset  # type: ignore[union-attr]
+        self.val_loss.reset()
         for metric in cast(Iterable[Any], self.metrics):
             metric.reset()
             if hasattr(metric, "set_ground_truth"):
@@ -189,6 +200,7 @@ class PoseEstimator(L.LightningModule):
         """Log every figure of every metric."""
         if self.trainer.sanity_checking:
             return
+        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
         for metric in cast(Iterable[Metric], self.metrics):
             for name, value in metric.compute().items():
                 self.log(f"val/{name}", value, prog_bar=name == "AP")

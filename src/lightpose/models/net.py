@@ -38,9 +38,15 @@ class PoseNet(nn.Module):
         self.backbone = backbone
         self.neck = neck(in_channels=backbone.out_channels, strides=backbone.strides)
         self.head = head(in_channels=self.neck.out_channels, strides=self.neck.strides, spec=spec)
+        self.fast_features: Callable[[Tensor], list[Tensor]] | None = None
+        """What `lightpose.speed.speed_up` puts in the place of `plain_features`."""
 
     def features(self, inputs: Tensor) -> list[Tensor]:
         """Feature maps that enter the head."""
+        return (self.fast_features or self.plain_features)(inputs)
+
+    def plain_features(self, inputs: Tensor) -> list[Tensor]:
+        """`features` without any acceleration."""
         features: list[Tensor] = self.neck(self.backbone(self.preprocessor(inputs)))
         return features
 

@@ -1,0 +1,161 @@
+import copy
+import functools
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from lightpose.errors import UserError
+from lightpose.models.backbones.timm import TimmBackbone
+from lightpose.models.heads.heatmap import HeatmapHead
+from lightpose.models.losses.heatmap import KeypointMSE
+from lightpose.models.necks.identity import Identity
+from lightpose.models.net import PoseNet
+from lightpose.models.preprocessors import Normalize
+from lightpose.speed import speed_up
+from lightpose.structures import Spec
+
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+class Undecided(nn.Module):
+    """Reads a value on the host, which no graph can replay."""
+
+    def forward(self, inputs):
+        return inputs.float() * float(inputs.float().mean())
+
+
+@pytest.fixture
+def net():
+    return make_net(Normalize([127.0] * 3, [60.0] * 3))
+
+
+def make_net(preprocessor):
+    torch.manual_seed(0)
+    return PoseNet(
+        preprocessor,
+        TimmBackbone("resnet10t", out_indices=[-1]),
+        Identity,
+        functools.partial(HeatmapHead, criterion=KeypointMSE(), channels=16),
+        Spec({"heatmap": (5, 4, 4)}, (64, 64)),
+    ).to(memory_format=torch.channels_last)
+
+
+def random_inputs(count, seed=0):
+    return torch.randint(0, 256, (count, 3, 64, 64), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def gradients(net, inputs):
+    net.zero_grad()
+    sum(feature.float().square().mean() for feature in net.features(inputs)).backward()
+    return [None if parameter.grad is None else parameter.grad.clone() for parameter in net.parameters()]
+
+
+def test_an_unknown_speed_is_refused(net):
+    with pytest.raises(UserError, match="use one of auto, eager, graph, compile"):
+        speed_up(net, "warp", CPU)
+
+
+def test_without_a_gpu_graphs_are_replaced_with_a_sentence(net, caplog):
+    speed_up(net, "graph", CPU)
+    assert net.fast_features is None
+    assert "runs eagerly" in caplog.text
+
+
+def test_auto_is_silent_without_a_gpu(net, caplog):
+    speed_up(net, "auto", CPU)
+    assert net.fast_features is None
+    assert not caplog.records
+
+
+def test_a_failed_compilation_falls_back_once_with_a_sentence(net, caplog, monkeypatch):
+    def fails(function):
+        def call(*args):
+            raise RuntimeError("no compiler")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fails)
+    expected = net.eval()(random_inputs(2))["heatmap"]
+    speed_up(net, "compile", CPU)
+    for _ in range(2):
+        assert torch.equal(net(random_inputs(2))["heatmap"], expected)
+    assert caplog.text.count("no compiler") == 2  # trunk and head
+    speed_up(net, "eager", CPU)
+    assert "forward" not in vars(net.head)
+
+
+@pytest.mark.slow
+def test_compiled_equals_eager(net):
+    expected = net.eval()(random_inputs(2))["heatmap"]
+    speed_up(net, "compile", CPU)
+    torch.testing.assert_close(net(random_inputs(2))["heatmap"], expected, atol=1e-5, rtol=1e-4)
+
+
+@ON_GPU
+@pytest.mark.parametrize("autocast", [False, True])
+def test_graph_trains_like_eager(net, autocast):
+    plain = net.to(GPU).train()
+    graphed = copy.deepcopy(plain)
+    speed_up(graphed, "auto", GPU)
+    with torch.autocast("cuda", torch.bfloat16, autocast, cache_enabled=False):
+        for seed in range(4):
+            inputs = random_inputs(4, seed).to(GPU)
+            pairs = list(zip(gradients(plain, inputs), gradients(graphed, inputs), strict=True))
+            for expected, actual in pairs:
+                if expected is not None:
+                    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=5e-2 if autocast else 1e-3)
+    for expected, actual in zip(plain.buffers(), graphed.buffers(), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+    assert len(graphed.fast_features.graphs) == 1
+
+
+@ON_GPU
+def test_graph_serves_smaller_batches_and_follows_the_weights(net):
+    net.to(GPU).eval()
+    speed_up(net, "auto", GPU)
+    with torch.inference_mode():
+        for count in (4, 3, 4, 1):
+            inputs = random_inputs(count, count).to(GPU)
+            torch.testing.assert_close(net.features(inputs), net.plain_features(inputs), rtol=1e-3, atol=1e-4)
+            for parameter in net.parameters():
+                parameter.mul_(1.01)
+    assert net.fast_features.captures == 1
+
+
+@ON_GPU
+def test_what_is_frozen_later_gets_no_gradient(net):
+    net.to(GPU).train()
+    speed_up(net, "auto", GPU)
+    inputs = random_inputs(2).to(GPU)
+    first = next(net.backbone.parameters())
+    assert gradients(net, inputs) and first.grad is not None
+    first.requires_grad_(False)
+    gradients(net, inputs)
+    assert first.grad is None
+    first.requires_grad_(True)
+    gradients(net, inputs)
+    assert first.grad is not None
+
+
+@ON_GPU
+def test_a_capture_leaves_the_random_numbers_alone(net):
+    net.to(GPU).train()
+    speed_up(net, "auto", GPU)
+    before = torch.cuda.get_rng_state()
+    net.features(random_inputs(2).to(GPU))
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+@ON_GPU
+def test_a_net_that_waits_for_the_host_runs_eagerly(caplog):
+    net = make_net(Undecided()).to(GPU).train()
+    speed_up(net, "auto", GPU)
+    with caplog.at_level(logging.WARNING):
+        for seed in range(2):
+            gradients(net, random_inputs(2, seed).to(GPU))
+    assert caplog.text.count("so it runs eagerly") == 1
+    torch.rand(3, device=GPU)  # the generator is in order
+    gradients(net, random_inputs(2).to(GPU))
