@@ -81,6 +81,18 @@ def crop_matrix(center: Array, size_wh: Array, input_hw: tuple[int, int], grid: 
     return matrix
 
 
+def full_from_reduced(factor: int) -> Array:
+    """(3, 3): from an image whose pixels are means of ``factor`` x ``factor`` squares to the image itself."""
+    offset = (factor - 1) / 2
+    return np.array([[factor, 0.0, offset], [0.0, factor, offset], [0.0, 0.0, 1.0]])
+
+
+def reduction(input_from_image: Array) -> int:
+    """The largest of 1, 2, 4 and 8 by which an image may be reduced before ``input_from_image`` would enlarge it."""
+    largest_scale = float(np.linalg.norm(input_from_image[:2, :2], 2))
+    return next((factor for factor in (8, 4, 2) if factor * largest_scale <= 1), 1)
+
+
 def mirror_matrix(input_w: int) -> Array:
     """(3, 3): horizontal flip of the input, pixel x to ``input_w - 1 - x``."""
     return np.array([[-1.0, 0.0, input_w - 1], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])

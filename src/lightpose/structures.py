@@ -78,7 +78,8 @@ class Sample:
     it. So geometry can't drift from pixels.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB; or (T, K, C) float32, a keypoint sequence, for lifting.
+        image: (H, W, 3) uint8 RGB, or a `lightpose.data.decode.EncodedImage`, of either of which `Warp` makes the
+            (h, w, 3) input; or (T, K, C) float32, a keypoint sequence, for lifting.
         instances: labelled instances in image pixels.
         input_from_image: (3, 3) float64, maps image points to input points.
         image_id: id of the image in the annotation file.
@@ -86,7 +87,7 @@ class Sample:
         image_hw: size of the original image.
     """
 
-    image: Array
+    image: Any
     instances: Annotations
     input_from_image: Array
     image_id: int

@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightpose.data.decode import ImageError, decode_image, read_image, read_image_hw
+from lightpose.data.decode import EncodedImage, ImageError, decode_image, read_image, read_image_hw
+from lightpose.data.transforms import Warp
+from lightpose.errors import UserError
+from lightpose.geometry import crop_matrix, reduction
+from lightpose.structures import Sample
 
 UPRIGHT = {
     1: lambda image: image,
@@ -99,3 +103,75 @@ def test_missing_file_is_named(tmp_path):
     for read in (read_image, read_image_hw):
         with pytest.raises(ImageError, match=r"gone\.jpg can't be read \(No such file"):
             read(tmp_path / "gone.jpg")
+
+
+def photograph(hw, seed=0):
+    """Smooth colours and texture of every size, as RGB."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        cv2.resize(
+            rng.uniform(-1, 1, (-(-hw[0] // size), -(-hw[1] // size), 3)), hw[::-1], interpolation=cv2.INTER_CUBIC
+        )
+        for size in (2, 5, 13, 40, 150)
+    ]
+    return (128 + 30 * np.sum(layers, 0)).clip(0, 255).astype(np.uint8)
+
+
+def area_averaged(image, input_from_image, input_hw, fine=8):
+    """The warp of which every pixel is the mean of ``fine`` x ``fine`` points, its reference."""
+    finer = np.diag([fine, fine, 1.0]) @ input_from_image
+    finer[:2, 2] += (fine - 1) / 2
+    large = cv2.warpAffine(image, finer[:2], (input_hw[1] * fine, input_hw[0] * fine))
+    return cv2.resize(large, input_hw[::-1], interpolation=cv2.INTER_AREA)
+
+
+def shift(image, reference):
+    """By how many pixels (x, y) an image is displaced, to first order in the gradient."""
+    image, reference = (cv2.GaussianBlur(each.astype(np.float64), (0, 0), 1.5) for each in (image, reference))
+    gradient = np.stack([np.gradient(reference, axis=axis).ravel() for axis in (1, 0)], -1)
+    return -np.linalg.lstsq(gradient, (image - reference).ravel(), rcond=None)[0]
+
+
+@pytest.mark.parametrize("shrink", [2.1, 3.9, 4.6, 8.5])
+@pytest.mark.parametrize("orientation", [None, 1, 3])
+def test_a_small_crop_of_a_large_jpeg_is_averaged_and_not_shifted(tmp_path, shrink, orientation):
+    hw, input_hw = (853, 1283), (64, 96)  # no multiples of 8
+    (tmp_path / "large.jpg").write_bytes(encode(photograph(hw), "JPEG", orientation, quality=92))
+    image = EncodedImage(tmp_path / "large.jpg", hw)
+    center, size = np.array([640.0, 427.0]), np.array([input_hw[1], input_hw[0]]) * shrink
+    matrix = crop_matrix(center, size, input_hw, "half_pixel", degrees=20)
+    sample = Sample(image, None, matrix, 1, 0, hw)
+    warped = Warp(input_hw)(sample, np.random.default_rng(0)).image
+    pixels, factor = image.decode(reduction(matrix))
+    assert factor == (1 if orientation == 3 else max(f for f in (2, 4, 8) if f <= shrink))
+    assert pixels.shape[:2] == tuple(-(-side // factor) for side in hw)
+    reference = area_averaged(read_image(tmp_path / "large.jpg"), matrix, input_hw)
+    assert np.abs(shift(warped, reference)).max() < 0.05
+    if factor > 2:  # at 2, four pixels enter a bilinear sample anyway
+        aliased = cv2.warpAffine(read_image(tmp_path / "large.jpg"), matrix[:2], input_hw[::-1])
+        error, without = (np.abs(each.astype(int) - reference).mean() for each in (warped, aliased))
+        assert error < 0.6 * without
+
+
+def test_what_is_decoded_does_not_depend_on_what_was_before(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encode(photograph((64, 96)), "JPEG"))
+    image = EncodedImage(tmp_path / "a.jpg", (64, 96))
+    small, full = image.decode(2)[0], image.decode()[0]
+    assert full.shape == (64, 96, 3)
+    np.testing.assert_array_equal(image.decode(2)[0], small)
+    assert image.decode(2)[0] is image.decode(2)[0]
+
+
+def test_a_truncated_jpeg_is_refused_at_every_size(tmp_path):
+    data = encode(photograph((64, 96)), "JPEG")
+    (tmp_path / "a.jpg").write_bytes(data[: len(data) * 2 // 3])
+    for factor in (1, 2, 8):
+        with pytest.raises(ImageError, match=r"a\.jpg .*truncated"):
+            EncodedImage(tmp_path / "a.jpg", (64, 96)).decode(factor)
+
+
+@pytest.mark.parametrize("factor", [1, 4])
+def test_a_file_of_another_size_is_refused_at_every_size(tmp_path, factor):
+    (tmp_path / "a.jpg").write_bytes(encode(photograph((64, 96)), "JPEG"))
+    with pytest.raises(UserError, match=r"a\.jpg is 96x64 .* annotated as 96x63"):
+        EncodedImage(tmp_path / "a.jpg", (63, 96)).decode(factor)

@@ -1,11 +1,13 @@
 """What every data set shares: the transforms, and randomness that depends on seed, epoch and index alone."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from lightpose.data.decode import EncodedImage
 from lightpose.structures import Sample
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
@@ -40,8 +42,11 @@ class PoseDataset(Dataset[Sample]):
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> Sample:
-        rng = np.random.default_rng([self.seed, int(self._epoch), index])
+        return self.sample(index, np.random.default_rng([self.seed, int(self._epoch), index]))
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """The sample after all transforms, its image decoded if none of them did."""
         sample = self.load(index, rng)
         for transform in self.transforms:
             sample = transform(sample, rng)
-        return sample
+        return replace(sample, image=sample.image.decode()[0]) if isinstance(sample.image, EncodedImage) else sample

@@ -11,8 +11,8 @@ import torch
 from lightpose.data.base import PoseDataset, Transform
 from lightpose.data.boxes import detected_boxes, unlabelled
 from lightpose.data.coco_index import USABLE, CocoIndex, read_coco
-from lightpose.data.decode import ImageError, read_image
-from lightpose.data.image_files import check_image_hw, image_folder
+from lightpose.data.decode import EncodedImage, ImageError
+from lightpose.data.image_files import image_folder
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Annotations, Array, Sample
@@ -72,7 +72,7 @@ class CocoDataset(PoseDataset):
         log.info(self.index.summary())
         self.on_bad_image = on_bad_image
         self._bad = torch.zeros(len(self.index.image_ids), dtype=torch.bool).share_memory_()
-        self._last: tuple[int, Array] | None = None
+        self._last: tuple[int, EncodedImage] | None = None
 
     @property
     def bad_images(self) -> list[str]:
@@ -87,45 +87,48 @@ class CocoDataset(PoseDataset):
         """The labels of sample ``index``."""
         raise NotImplementedError
 
-    def load(self, index: int, rng: np.random.Generator) -> Sample:
-        """The sample, or with ``on_bad_image=skip`` another one in its place.
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """The sample after all transforms, or with ``on_bad_image=skip`` another one in its place.
 
         Raises:
             ImageError: for an unreadable image.
             UserError: when the image is not as large as the annotations say.
         """
         for _ in range(100):
-            row = self.image_row(index)
             try:
-                image = self._image(row)
-                break
+                return super().sample(index, rng)
             except ImageError as error:
                 if self.on_bad_image == "error":
                     raise
+                row = self.image_row(index)
                 if not self._bad[row]:
                     log.warning("Skipped: %s", error)
                 self._bad[row] = True
                 index = int(rng.integers(len(self)))
-        else:
-            raise UserError(f"100 images in a row can't be read; check that the images are in {self.folder}")
+        raise UserError(f"100 images in a row can't be read; check that the images are in {self.folder}")
+
+    def load(self, index: int, rng: np.random.Generator) -> Sample:
+        """The sample before any transform, its image not yet decoded.
+
+        Raises:
+            ImageError: for a file that can't be read.
+        """
+        row = self.image_row(index)
+        image = self._image(row)
         return Sample(
             image=image,
             instances=self.annotations_of(index),
             input_from_image=np.eye(3),
             image_id=int(self.index.image_ids[row]),
             index=index,
-            image_hw=(image.shape[0], image.shape[1]),
+            image_hw=image.hw,
         )
 
-    def _image(self, row: int) -> Array:
-        if self._last is not None and self._last[0] == row:  # the people of one image often follow each other
-            return self._last[1]
-        path = self.folder / self.index.file_name(row)
-        image = read_image(path)
-        expected_hw = tuple(self.index.image_hw[row].tolist())
-        check_image_hw(path, image.shape[:2], expected_hw)
-        self._last = row, image
-        return image
+    def _image(self, row: int) -> EncodedImage:
+        if self._last is None or self._last[0] != row:  # the people of one image often follow each other
+            height, width = self.index.image_hw[row].tolist()
+            self._last = row, EncodedImage(self.folder / self.index.file_name(row), (height, width))
+        return self._last[1]
 
     def _annotations(self, rows: slice | Array) -> Annotations:
         index = self.index

@@ -9,6 +9,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from lightpose.data.image_files import check_image_hw
 from lightpose.errors import UserError
 from lightpose.structures import Array
 
@@ -59,10 +60,64 @@ def read_image_hw(path: Path | str) -> tuple[int, int]:
 
 def decode_image(data: bytes, name: str) -> Array:
     """Like `read_image`, from the bytes of a file; ``name`` is for the message."""
-    image = _decode_jpeg(data) if data[:2] == b"\xff\xd8" else _decode_other(data)
-    if image is None:
-        raise _corrupt(name, len(data))
-    return image
+    return _decode(data, name, 1)[0]
+
+
+class EncodedImage:
+    """An image file, read but decoded only where its pixels are needed, and no larger than needed.
+
+    Args:
+        path: the file.
+        hw: upright size that it must have.
+
+    Attributes:
+        name: the path, for messages.
+        data: content of the file.
+
+    Raises:
+        ImageError: naming the file, when it can't be read.
+    """
+
+    def __init__(self, path: Path | str, hw: tuple[int, int]) -> None:
+        self.name, self.hw = str(path), hw
+        self.data = _read(path)
+        self._last: tuple[int, tuple[Array, int]] | None = None
+
+    def decode(self, reduction: int = 1) -> tuple[Array, int]:
+        """The upright pixels and the factor by which they are reduced; the last result is kept.
+
+        Args:
+            reduction: 1, 2, 4 or 8, the side of the square that a pixel stands for. A JPEG that needs no turning is
+                reduced while it is decoded, anything else is not.
+
+        Raises:
+            ImageError: naming the file, when it is truncated or not an image.
+            UserError: when the image is not of the size that it must have.
+        """
+        if self._last is None or self._last[0] != reduction:
+            image, factor = _decode(self.data, self.name, reduction)
+            full_hw = image.shape[:2] if factor == 1 else simplejpeg.decode_jpeg_header(self.data)[:2]
+            check_image_hw(self.name, full_hw, self.hw)
+            self._last = reduction, (image, factor)
+        return self._last[1]
+
+    def plain_jpeg(self) -> bool:
+        """Whether this is a whole upright JPEG of grey levels or YCbCr, which every decoder reads alike.
+
+        Raises:
+            UserError: when such an image is not of the size that it must have.
+        """
+        data = self.data
+        if data[:2] != b"\xff\xd8" or data[-2:] != b"\xff\xd9":
+            return False
+        try:
+            height, width, color, _ = simplejpeg.decode_jpeg_header(data)
+        except ValueError:
+            return False
+        if color not in ("YCbCr", "Gray") or _orientation(data) != 1:
+            return False
+        check_image_hw(self.name, (height, width), self.hw)
+        return True
 
 
 def _read(path: Path | str) -> bytes:
@@ -83,17 +138,39 @@ def _corrupt(name: str, length: int) -> ImageError:
     )
 
 
-def _decode_jpeg(data: bytes) -> Array | None:
+def _decode(data: bytes, name: str, reduction: int) -> tuple[Array, int]:
+    """The upright pixels, and the factor by which they are reduced."""
+    factor = 1
+    if data[:2] == b"\xff\xd8":
+        image, factor = _decode_jpeg(data, reduction)
+    else:
+        image = _decode_other(data)
+    if image is None:
+        raise _corrupt(name, len(data))
+    return image, factor
+
+
+def _decode_jpeg(data: bytes, reduction: int) -> tuple[Array | None, int]:
     try:
+        height, width = simplejpeg.decode_jpeg_header(data)[:2]
+        orientation = _orientation(data)
+        if (
+            reduction > 1 and orientation == 1 and max(height, width) >= 16
+        ):  # of less, other factors give that size, too
+            small_hw = -(-height // reduction), -(-width // reduction)
+            return simplejpeg.decode_jpeg(data, min_height=small_hw[0], min_width=small_hw[1]), reduction
         image: Array = simplejpeg.decode_jpeg(data)
     except ValueError as error:
         # OpenCV reads what simplejpeg doesn't (CMYK, stray bytes), but paints the missing part of a file grey.
-        return None if "remature end" in str(error) else _decode_other(data)
+        return None if "remature end" in str(error) else _decode_other(data), 1
+    return _UPRIGHT[orientation](image) if orientation in _UPRIGHT else image, 1
+
+
+def _orientation(data: bytes) -> int:
     if b"Exif\0\0" not in data[:65536]:
-        return image
+        return 1
     with Image.open(io.BytesIO(data)) as header:
-        orientation = header.getexif().get(_EXIF_ORIENTATION, 1)
-    return _UPRIGHT[orientation](image) if orientation in _UPRIGHT else image
+        return int(header.getexif().get(_EXIF_ORIENTATION, 1))
 
 
 def _decode_other(data: bytes) -> Array | None:

@@ -33,7 +33,7 @@ def image_folder(annotations: Path, first: str, images: Path | str | None) -> Pa
     )
 
 
-def check_image_hw(path: Path, actual_hw: tuple[int, ...], expected_hw: tuple[int, ...]) -> None:
+def check_image_hw(path: Path | str, actual_hw: tuple[int, ...], expected_hw: tuple[int, ...]) -> None:
     """Refuse an image that is not as large as annotated: its keypoints would be wrong.
 
     Raises:

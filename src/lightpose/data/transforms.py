@@ -11,7 +11,16 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from lightpose.geometry import Grid, check_grid, crop_matrix, expand_boxes, mirror_matrix
+from lightpose.data.decode import EncodedImage
+from lightpose.geometry import (
+    Grid,
+    check_grid,
+    crop_matrix,
+    expand_boxes,
+    full_from_reduced,
+    mirror_matrix,
+    reduction,
+)
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Annotations, Array, Sample
 
@@ -201,6 +210,8 @@ class RandomFlip:
 class Warp:
     """Move the pixels: the image becomes the input, bilinear, black outside. Comes after all geometry.
 
+    An image that is still encoded is decoded here, a JPEG no larger than the input needs it.
+
     Args:
         input_hw: network input size.
     """
@@ -210,5 +221,8 @@ class Warp:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Replace the image by the (h, w, 3) input."""
-        image = cv2.warpAffine(sample.image, sample.input_from_image[:2], self.input_wh, flags=cv2.INTER_LINEAR)
-        return replace(sample, image=image)
+        image, matrix = sample.image, sample.input_from_image
+        if isinstance(image, EncodedImage):
+            image, factor = image.decode(reduction(matrix))
+            matrix = matrix @ full_from_reduced(factor)
+        return replace(sample, image=cv2.warpAffine(image, matrix[:2], self.input_wh, flags=cv2.INTER_LINEAR))
