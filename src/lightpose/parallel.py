@@ -1,0 +1,151 @@
+"""Several processes: which start together, what they exchange, and how they may share out the weights."""
+
+import functools
+import itertools
+import os
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, StrategyRegistry
+from torch import distributed, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from lightpose.errors import UserError
+from lightpose.models.net import PoseNet
+
+
+def lean_ddp() -> None:
+    """Let ``strategy=ddp``, which ``auto`` is with several devices, exchange gradients in a step and nothing else.
+
+    By itself DDP also sends all buffers from process 0 to the others at every forward pass. Here that is done once,
+    before validation (`share_buffers`).
+    """
+    options = {"start_method": "popen", "broadcast_buffers": False, "gradient_as_bucket_view": True}
+    StrategyRegistry.register("ddp", DDPStrategy, description="gradients only", override=True, **options)
+
+
+def no_step_broadcast(trainer: L.Trainer) -> None:
+    """Keep Lightning from asking process 0, before every batch, whether the run was told to end.
+
+    The answer is waited for, so no step could be queued while the device still works on the one before. A process that
+    receives SIGTERM ends after its batch all the same, and whoever sends it sends it to all.
+    """
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+@torch.no_grad()
+def share_buffers(net: nn.Module) -> None:
+    """Give every process the buffers of process 0, such as BatchNorm's statistics; those are what a checkpoint holds.
+
+    Each process gathers statistics of its own batches. Without this each would validate with its own.
+    """
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        for buffer in net.buffers():
+            distributed.broadcast(buffer, src=0)
+
+
+# -- processes that torchrun or srun started ---------------------------------------------------------------------
+
+
+def agree(value: str, devices: Any, num_nodes: int) -> str:
+    """Process 0's ``value`` in every process of a run that torchrun or srun started; else ``value`` itself.
+
+    Processes that Lightning starts take such things from their command line.
+
+    Args:
+        value: what each process would choose by itself.
+        devices: the trainer's; with ``1``, and one node, processes started together are runs of their own.
+        num_nodes: the trainer's.
+    """
+    environment = _environment()
+    if environment is None or (devices in (1, "1") and num_nodes == 1):
+        return value
+    store, key = _store(), f"value {next(_agreements)}"
+    if environment.global_rank() == 0:
+        store.set(key, value)
+    return store.get(key).decode()
+
+
+_agreements = itertools.count()
+
+
+@functools.cache
+def _environment() -> ClusterEnvironment | None:
+    """What started several processes at once, if anything did."""
+    kind = next((kind for kind in (TorchElasticEnvironment, SLURMEnvironment) if kind.detect()), None)
+    environment = kind() if kind else None
+    return environment if environment and environment.world_size() > 1 else None
+
+
+@functools.cache  # its server must outlive the exchange: the process group will use the same one
+def _store() -> PrefixStore:
+    """Keys and values that all processes see; kept by process 0, or by torchrun."""
+    environment = _environment()
+    assert environment is not None
+    os.environ |= {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}
+    place = rendezvous("env://", environment.global_rank(), environment.world_size())
+    return PrefixStore("lightpose", next(place)[0])
+
+
+# -- weights that are shared out ---------------------------------------------------------------------------------
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """FSDP (fully sharded data parallelism, arXiv:2304.11277): every GPU holds a share of weights and optimizer state.
+
+    They are shared out over the GPUs of a node, of which every node has a copy; over the nodes, if each has one GPU.
+    Checkpoints are those of any other run.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(save_distributed_checkpoint=False)  # one file, whole tensors
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        """Every process has data of its own; Lightning would give one node's processes the same."""
+        return {"num_replicas": self.world_size, "rank": self.global_rank}
+
+    def setup_environment(self) -> None:
+        """Start the processes' exchange, and arrange for the network to be split when the run begins.
+
+        Raises:
+            UserError: for what doesn't go with split weights.
+        """
+        estimator: Any = self.lightning_module
+        if any(isinstance(callback, WeightAveraging) for callback in estimator.trainer.callbacks):
+            raise UserError("callbacks=ema averages whole weights and can't with trainer=fsdp; use callbacks=default")
+        if self._layer_sync is not None:
+            raise UserError("trainer.sync_batchnorm=true needs whole layers; leave it out, or leave out trainer=fsdp")
+        super().setup_environment()
+        mesh = self.device_mesh  # nodes × GPUs of a node, by Lightning's names for another use of them
+        if self.num_nodes == 1:
+            mesh = mesh["tensor_parallel"]
+        elif self.num_processes == 1:
+            mesh = mesh["data_parallel"]
+        estimator.configure_model = partial(shard, estimator.net, mesh)  # the hook that Lightning calls for it
+
+
+def shard(net: PoseNet, mesh: DeviceMesh) -> None:
+    """Split every weight over the devices of ``mesh``, in place; blocks of a transformer are put together one by one.
+
+    Args:
+        net: with the same weights in every process.
+        mesh: one row of devices, or rows with a copy each.
+    """
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    if any(isinstance(module, FSDPModule) for module in net.modules()):
+        return
+    net.to(memory_format=torch.contiguous_format)  # others can't be split
+    blocks = [module for name, module in net.named_modules() if name.rpartition(".")[0].endswith("blocks")]
+    parts = [part for part in net.children() if any(True for _ in part.parameters())]
+    for module in (*blocks, *parts):
+        fully_shard(module, mesh=mesh)
