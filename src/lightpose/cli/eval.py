@@ -64,7 +64,7 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     from torch import nn
 
     from lightpose.checkpoint import assemble, check_targets, load
-    from lightpose.cli.setup import precision
+    from lightpose.speed import precision
 
     estimator = load(config["ckpt"], trust=config["trust"])
     settings: dict[str, Any] = estimator.config or {}

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from hydra.utils import get_class
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +12,7 @@ from lightpose.data.coco import skeleton_of
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.models.net import PairError, check_pair
+from lightpose.parallel import lean_ddp, no_step_broadcast
 from lightpose.skeleton import Skeleton
 
 
@@ -119,14 +119,7 @@ def make_trainer(config: dict[str, Any]) -> Any:
         "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in callbacks),
         "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
     }
-    return assemble(options, callbacks=callbacks, logger=loggers, plugins=[WholeFiles()])
-
-
-def precision(choice: str, accelerator: str) -> str:
-    """``auto`` becomes the fastest precision that trains well on this machine."""
-    if choice != "auto":
-        return choice
-    if torch.cuda.is_available() and accelerator != "cpu":
-        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
-    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return "bf16-mixed" if features.get("avx512_bf16") or features.get("amx_bf16") else "32-true"
+    lean_ddp()
+    trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[WholeFiles()])
+    no_step_broadcast(trainer)
+    return trainer

@@ -30,11 +30,16 @@ def train(composed: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     from lightpose.checkpoint import assemble
-    from lightpose.cli.setup import choose_monitor, make_estimator, make_skeleton, make_trainer, precision, resolved
+    from lightpose.cli.setup import choose_monitor, make_estimator, make_skeleton, make_trainer, resolved
     from lightpose.errors import UserError
     from lightpose.models.weights import load_weights
+    from lightpose.parallel import agree
+    from lightpose.speed import precision
 
-    composed.output_dir = HydraConfig.get().runtime.output_dir  # of this job, in a sweep
+    folder = Path(HydraConfig.get().runtime.output_dir)  # of this job, in a sweep
+    composed.output_dir = agree(str(folder), composed.trainer.devices, composed.trainer.num_nodes)
+    if composed.output_dir != str(folder):
+        app.prune(folder)
     config = resolved(composed)
     if config["resume"] and config["init_from"]:
         raise UserError("resume= goes on with a run, init_from= starts a new one from weights; give one of them")
@@ -53,7 +58,9 @@ def train(composed: DictConfig) -> float | None:
     if config["init_from"]:
         load_weights(estimator.net, config["init_from"])  # logs what it loaded and what not
     folder = Path(config["output_dir"])
-    if trainer.is_global_zero:
+    if not trainer.is_global_zero:
+        logging.getLogger("lightpose").setLevel(logging.WARNING)  # one process speaks for all
+    else:
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
     name, count = skeleton.name, skeleton.num_keypoints
