@@ -1,0 +1,66 @@
+"""Runs lightpose-eval, and writes where the time of its validation goes.
+
+python eval_times.py OUT.json OVERRIDE...
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.profilers import PassThroughProfiler
+from timing import Marks, synchronize
+
+
+class Waits(PassThroughProfiler):
+    """The host's time in the loader, from the calls that Lightning makes to its profiler."""
+
+    def __init__(self, host: Marks) -> None:
+        super().__init__()
+        self.host, self.begun = host, 0.0
+
+    def start(self, action_name: str) -> None:
+        """It may begin to wait."""
+        if action_name.endswith(".val_next"):
+            self.begun = self.host.now()
+
+    def stop(self, action_name: str) -> None:
+        """It may have what it waited for."""
+        if action_name.endswith(".val_next"):
+            self.host.add("data wait", self.begun, self.host.now())
+
+
+def measured(validate: Any, out: Path) -> Any:
+    """``Trainer.validate`` that writes its times to ``out``."""
+
+    def call(trainer: L.Trainer, estimator: Any, *args: Any, **kwargs: Any) -> Any:
+        device = trainer.strategy.root_device
+        marks, host = Marks(device), Marks(torch.device("cpu"))
+        trainer.profiler = Waits(host)
+        net, codec = estimator.net, estimator.codec
+        net.features, net.head.forward = marks.wrap("net", net.features), marks.wrap("net", net.head.forward)
+        codec.decode = marks.wrap("decode", codec.decode)
+        for metric in estimator.metrics:
+            metric.update, metric.compute = host.wrap("metric", metric.update), host.wrap("metric", metric.compute)
+        start = time.perf_counter()
+        figures = validate(trainer, estimator, *args, **kwargs)
+        synchronize(device)
+        total = time.perf_counter() - start
+        parts = {"net": marks, "decode": marks, "data wait": host, "metric": host}
+        samples = len(trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
+        seconds = {name: source.seconds(name) for name, source in parts.items()}
+        out.write_text(json.dumps({"samples": samples, "total_s": total, "parts_s": seconds}))
+        return figures
+
+    return call
+
+
+if __name__ == "__main__":
+    from lightpose.cli.eval import main
+
+    L.Trainer.validate = measured(L.Trainer.validate, Path(sys.argv[1]))  # type: ignore[method-assign]
+    del sys.argv[1]
+    main()
