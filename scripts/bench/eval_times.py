@@ -1,7 +1,4 @@
-"""Runs lightpose-eval, and writes where the time of its validation goes.
-
-python eval_times.py OUT.json OVERRIDE...
-"""
+"""Runs lightpose-eval with the overrides given, and writes where the time of its validation goes."""
 
 import json
 import sys
