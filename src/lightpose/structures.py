@@ -5,7 +5,7 @@ Three frames are always named: *image* (original pixels), *input* (network pixel
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -34,7 +34,7 @@ class TensorStruct:
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """A copy with ``function`` applied to every tensor inside."""
         data: Any = self
-        return replace(data, **{field.name: _map(getattr(self, field.name), function) for field in fields(data)})
+        return replace(data, **{each.name: _map(getattr(self, each.name), function) for each in fields(data)})
 
     def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Self:
         """A copy on ``device``. Transfers *to* an accelerator don't block, transfers to the CPU do, unless told."""
@@ -71,6 +71,25 @@ class Annotations:
 
 
 @dataclass(frozen=True, slots=True)
+class Unwarped:
+    """An image whose pixels are moved on the device only.
+
+    Attributes:
+        name: for messages; images of the same name are the same.
+        data: (N,) uint8, a JPEG file; or (H, W, 3) uint8 RGB.
+        image_hw: size of the image.
+        reduction: the side of the squares that are averaged before it is warped.
+        input_hw: network input size.
+    """
+
+    name: str
+    data: Array
+    image_hw: tuple[int, int]
+    reduction: int
+    input_hw: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One item on its way to the network, on the CPU.
 
@@ -79,12 +98,13 @@ class Sample:
 
     Attributes:
         image: (H, W, 3) uint8 RGB, or a `lightpose.data.decode.EncodedImage`, of either of which `Warp` makes the
-            (h, w, 3) input; or (T, K, C) float32, a keypoint sequence, for lifting.
+            (h, w, 3) input; or `Unwarped`; or (T, K, C) float32, a keypoint sequence, for lifting.
         instances: labelled instances in image pixels.
         input_from_image: (3, 3) float64, maps image points to input points.
         image_id: id of the image in the annotation file.
         index: position in the data set; identifies the sample when results of several processes are gathered.
         image_hw: size of the original image.
+        photometric: what was drawn of the augmentation of colours and light, see `lightpose.data.photometric`.
     """
 
     image: Any
@@ -93,6 +113,7 @@ class Sample:
     image_id: int
     index: int
     image_hw: tuple[int, int]
+    photometric: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +142,60 @@ class Instances(TensorStruct):
 
 
 @dataclass(frozen=True, slots=True)
+class UnwarpedImages:
+    """The images of a batch of `Unwarped` samples, each once. They stay on the CPU, since decoders read them there.
+
+    Attributes:
+        data: (N,) uint8, what all images consist of, one after another.
+        sizes: share of each image in ``data``.
+        jpeg: whether it is a JPEG file, or else pixels.
+        image_hw: size of each image.
+        names: for messages.
+        image_rows: which image each sample is of.
+        reductions: of each sample, see `Unwarped`.
+        input_hw: network input size.
+    """
+
+    data: Tensor
+    sizes: tuple[int, ...]
+    jpeg: tuple[bool, ...]
+    image_hw: tuple[tuple[int, int], ...]
+    names: tuple[str, ...]
+    image_rows: tuple[int, ...]
+    reductions: tuple[int, ...]
+    input_hw: tuple[int, int]
+
+    @classmethod
+    def join(cls, samples: Sequence[Unwarped]) -> "UnwarpedImages":
+        """The images of ``samples`` in one tensor: many small ones would be slow to hand from process to process."""
+        images = {sample.name: sample for sample in samples}
+        rows = {name: row for row, name in enumerate(images)}
+        return cls(
+            data=torch.from_numpy(np.concatenate([image.data.ravel() for image in images.values()])),
+            sizes=tuple(image.data.size for image in images.values()),
+            jpeg=tuple(image.data.ndim == 1 for image in images.values()),
+            image_hw=tuple(image.image_hw for image in images.values()),
+            names=tuple(images),
+            image_rows=tuple(rows[sample.name] for sample in samples),
+            reductions=tuple(sample.reduction for sample in samples),
+            input_hw=samples[0].input_hw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn(TensorStruct):
+    """What was drawn of one kind of augmentation, for those samples of a batch that it is for.
+
+    Attributes:
+        rows: (n,) int64, which samples.
+        values: (n, ...) float32.
+    """
+
+    rows: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Batch(TensorStruct):
     """What an estimator receives.
 
@@ -132,6 +207,8 @@ class Batch(TensorStruct):
         indices: (B,) int64, positions in the data set.
         image_hw: (B, 2) int64.
         ignore: (B, H, W) bool, input pixels that no loss may count, or None.
+        unwarped: what `lightpose.data.device.finish` makes ``inputs`` of, which are (B, 3, 0, 0) until then; or None.
+        photometric: name → the augmentation that `lightpose.data.device.finish` applies.
     """
 
     inputs: Tensor
@@ -141,6 +218,8 @@ class Batch(TensorStruct):
     indices: Tensor
     image_hw: Tensor
     ignore: Tensor | None = None
+    unwarped: UnwarpedImages | None = None
+    photometric: Mapping[str, Drawn] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Batch size."""
@@ -237,9 +316,13 @@ def collate(samples: Sequence[Sample]) -> Batch:
         scores=_pad([label.scores for label in labels], most),
         valid=_pad([np.ones(len(label.ids), bool) for label in labels], most),
     )
-    inputs = torch.from_numpy(np.stack([sample.image for sample in samples]))
-    if inputs.dtype == torch.uint8:
-        inputs = inputs.permute(0, 3, 1, 2)
+    unwarped = None
+    if isinstance(samples[0].image, Unwarped):
+        unwarped = UnwarpedImages.join([sample.image for sample in samples])
+        inputs = torch.empty(len(samples), 3, 0, 0, dtype=torch.uint8)
+    else:
+        inputs = torch.from_numpy(np.stack([sample.image for sample in samples]))
+        inputs = inputs.permute(0, 3, 1, 2) if inputs.dtype == torch.uint8 else inputs
     return Batch(
         inputs=inputs,
         instances=instances,
@@ -247,4 +330,16 @@ def collate(samples: Sequence[Sample]) -> Batch:
         image_ids=torch.tensor([sample.image_id for sample in samples]),
         indices=torch.tensor([sample.index for sample in samples]),
         image_hw=torch.tensor([sample.image_hw for sample in samples]),
+        unwarped=unwarped,
+        photometric=_drawn([sample.photometric for sample in samples]),
     )
+
+
+def _drawn(samples: Sequence[Mapping[str, Array]]) -> dict[str, Drawn]:
+    """Name → what was drawn, of the samples for which something was."""
+    drawn = {}
+    for name in sorted({name for sample in samples for name in sample}):
+        rows = [row for row, sample in enumerate(samples) if name in sample]
+        values = np.stack([samples[row][name] for row in rows])
+        drawn[name] = Drawn(torch.tensor(rows), torch.from_numpy(values))
+    return drawn

@@ -4,18 +4,20 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import cv2
-import torch
 from lightning.pytorch import LightningDataModule
 
 from lightpose.data.base import PoseDataset, Transform
+from lightpose.data.device import DeferWarp, finish
 from lightpose.data.image_files import ImagesNotFound
 from lightpose.data.loading import EpochLoader, EpochSampler
+from lightpose.data.photometric import Photometric
+from lightpose.data.transforms import Warp
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
-from lightpose.structures import collate
+from lightpose.structures import Batch, collate
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +45,13 @@ class PoseDataModule(LightningDataModule):
         num_workers: per process; None takes the CPU cores that a process may use, 16 at most.
         group_by_image: draw the people of one image into one batch, so that it is decoded once. Faster, but the
             samples of a batch are less independent.
+        decode: ``cpu``: the workers decode and crop. ``device``: they read files, and batches are decoded and cropped
+            on the device of the run, where few CPU cores would not keep up with it.
         seed: of order and transforms.
 
     Raises:
-        UserError: when a split is used whose annotation file is not given, and for what the data set refuses.
+        UserError: when a split is used whose annotation file is not given, for what the data set refuses, and for
+            transforms that need pixels where ``decode`` is ``device``.
     """
 
     def __init__(
@@ -64,9 +69,13 @@ class PoseDataModule(LightningDataModule):
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
         group_by_image: bool = False,
+        decode: Literal["cpu", "device"] = "cpu",
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if decode not in ("cpu", "device"):
+            raise UserError(f"data.decode={decode!r} is unknown; use cpu or device")
+        self.decode = decode
         self.makers = {"train": dataset, "val": eval_dataset or dataset}
         self.annotations = {"train": train, "val": val}
         self.images = {"train": images, "val": val_images}
@@ -111,7 +120,12 @@ class PoseDataModule(LightningDataModule):
 
     def _transforms(self, kind: str) -> list[Transform]:
         chosen = [step for step in self.transforms[kind].values() if step is not None]
-        return [step(skeleton=self.skeleton) if isinstance(step, functools.partial) else step for step in chosen]
+        steps = [step(skeleton=self.skeleton) if isinstance(step, functools.partial) else step for step in chosen]
+        return steps if self.decode == "cpu" else _defer_warp(steps)
+
+    def finish(self, batch: Batch) -> Batch:
+        """What is left to do to a collated batch on its device; the loaders of this module do it."""
+        return finish(batch)
 
     def setup(self, stage: str) -> None:
         """Make the data sets of a stage now, so that mistakes show before training starts."""
@@ -141,12 +155,15 @@ class PoseDataModule(LightningDataModule):
 
     def _loader(self, dataset: PoseDataset, batch_size: int, **options: Any) -> EpochLoader:
         workers = self.num_workers if self.num_workers is not None else self._free_cores()
+        device = self.trainer.strategy.root_device if self.trainer else None
         return EpochLoader(
             dataset,
+            device,
+            finish,
             batch_size=batch_size,
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=device is not None and device.type == "cuda",
             collate_fn=collate,
             worker_init_fn=_one_thread,
             **options,
@@ -155,6 +172,25 @@ class PoseDataModule(LightningDataModule):
     def _free_cores(self) -> int:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, min(16, cores // (self.trainer.num_devices if self.trainer else 1)))
+
+
+def _defer_warp(steps: list[Transform]) -> list[Transform]:
+    """The transforms without the one that moves pixels.
+
+    Raises:
+        UserError: where there isn't just one, or another one that needs pixels comes after it.
+    """
+    warps = [(place, step) for place, step in enumerate(steps) if isinstance(step, Warp)]
+    if len(warps) != 1:
+        raise UserError(f"data.decode=device takes transforms with one Warp, not {len(warps)}; use data.decode=cpu")
+    ((place, warp),) = warps
+    for step in steps[place + 1 :]:
+        if not isinstance(step, Photometric):
+            raise UserError(
+                f"{type(step).__name__} comes after Warp and needs pixels, which data.decode=device doesn't give to "
+                "transforms; use data.decode=cpu, or the transforms of lightpose.data.photometric"
+            )
+    return [*steps[:place], DeferWarp(warp.input_hw), *steps[place + 1 :]]
 
 
 def _one_thread(worker: int) -> None:

@@ -1,15 +1,18 @@
 """Batches in an order that depends on seed and epoch alone, and that continues where a run was interrupted."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from lightpose.data.base import PoseDataset
 from lightpose.errors import UserError
-from lightpose.structures import Array, Sample
+from lightpose.structures import Array, Batch, Sample
 
 
 class EpochSampler(DistributedSampler[Sample]):
@@ -75,21 +78,44 @@ class EpochLoader(DataLoader[Sample]):
 
     Lightning asks for the iterator before it says which epoch it is; with eager workers a resumed run would begin with
     samples of the wrong epoch.
+
+    Args:
+        dataset: what to draw from.
+        device: where batches go; None leaves them where they are. To a CUDA device they go one ahead, in a stream of
+            their own, while the batch before is computed on.
+        finish: what is left to do to a batch there.
+        options: of `DataLoader`.
     """
 
     _given = 0
+
+    def __init__(
+        self,
+        dataset: PoseDataset,
+        device: torch.device | None = None,
+        finish: Callable[[Batch], Batch] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(dataset, **options)
+        self.device, self.finish = device, finish
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         sampler = self.sampler
         self._given = sampler.skip // (self.batch_size or 1) if isinstance(sampler, EpochSampler) else 0
         try:
-            for batch in super().__iter__():
+            batches = map(self._prepare, super().__iter__())
+            for batch in _one_ahead(batches, self.device) if self.device and self.device.type == "cuda" else batches:
                 self._given += 1
                 yield batch
         except UserError as error:
             # Out of a worker, the message is wrapped in the worker's traceback, whose last line is the message.
             message = str(error).rstrip().splitlines()[-1]
             raise UserError(message.partition(": ")[2] if "worker process" in str(error) else message) from error
+
+    def _prepare(self, batch: Any) -> Any:
+        if self.device is not None:
+            batch = batch.to(self.device)
+        return self.finish(batch) if self.finish else batch
 
     def state_dict(self) -> dict[str, int]:
         """Which epoch it is, and how many of its batches were given out."""
@@ -99,3 +125,28 @@ class EpochLoader(DataLoader[Sample]):
         """Begin after the batches that were given out, if the same epoch goes on."""
         if isinstance(self.sampler, EpochSampler):
             self.sampler.resume(state["epoch"], state["batches"] * (self.batch_size or 1))
+
+
+def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches, each begun in a stream of its own before the one before is given out."""
+    side = torch.cuda.Stream(device)
+
+    def begin() -> tuple[Batch, torch.cuda.Event] | None:
+        with torch.cuda.stream(side):
+            batch = next(batches, None)
+            return None if batch is None else (batch, side.record_event())
+
+    ready = begin()
+    while ready is not None:
+        (batch, event), ready = ready, begin()
+        current = torch.cuda.current_stream(device)
+        current.wait_event(event)
+        batch.map(functools.partial(_used_in, current))
+        yield batch
+
+
+def _used_in(stream: torch.cuda.Stream, tensor: Tensor) -> Tensor:
+    """Keep the memory of ``tensor``, which belongs to another stream, until ``stream`` is done with it."""
+    if tensor.is_cuda:
+        tensor.record_stream(stream)
+    return tensor

@@ -217,7 +217,7 @@ class Warp:
     """
 
     def __init__(self, input_hw: Sequence[int]) -> None:
-        self.input_wh = (input_hw[1], input_hw[0])
+        self.input_hw = (input_hw[0], input_hw[1])
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Replace the image by the (h, w, 3) input."""
@@ -225,4 +225,4 @@ class Warp:
         if isinstance(image, EncodedImage):
             image, factor = image.decode(reduction(matrix))
             matrix = matrix @ full_from_reduced(factor)
-        return replace(sample, image=cv2.warpAffine(image, matrix[:2], self.input_wh, flags=cv2.INTER_LINEAR))
+        return replace(sample, image=cv2.warpAffine(image, matrix[:2], self.input_hw[::-1], flags=cv2.INTER_LINEAR))

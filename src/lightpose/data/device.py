@@ -1,0 +1,162 @@
+"""What is left to do to a batch on its device: decode and warp the images, apply the photometric augmentation."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lightpose.data.decode import EncodedImage, decode_image
+from lightpose.data.photometric import apply_photometric
+from lightpose.geometry import reduction
+from lightpose.structures import Batch, Sample, Unwarped, UnwarpedImages
+
+_BUFFER_BYTES = 256 * 2**20
+
+
+class DeferWarp:
+    """Stands where `lightpose.data.transforms.Warp` does, and leaves its work to `finish`.
+
+    Whole upright JPEGs travel as they are; what else there is, is decoded here, so that a bad file is found here.
+
+    Args:
+        input_hw: network input size.
+    """
+
+    def __init__(self, input_hw: tuple[int, int]) -> None:
+        self.input_hw = input_hw
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Replace the image by an `Unwarped` one."""
+        image, factor = sample.image, reduction(sample.input_from_image)
+        if not isinstance(image, EncodedImage):
+            name, data = f"of sample {sample.index}", image
+        elif image.plain_jpeg():
+            name, data = image.name, np.frombuffer(image.data, np.uint8)
+        else:
+            name, data = image.name, image.decode()[0]
+        return replace(sample, image=Unwarped(name, data, sample.image_hw, factor, self.input_hw))
+
+
+def finish(batch: Batch) -> Batch:
+    """The batch with its inputs as the network takes them, on the device where it is.
+
+    Raises:
+        ImageError: for an image that can't be decoded.
+    """
+    if batch.unwarped is not None:
+        images = decode(batch.unwarped, batch.image_from_input.device)
+        batch = replace(batch, inputs=warp(images, batch.unwarped, batch.image_from_input), unwarped=None)
+    if batch.photometric:
+        batch = replace(batch, inputs=apply_photometric(batch.inputs, batch.photometric), photometric={})
+    return batch
+
+
+def decode(images: UnwarpedImages, device: torch.device) -> list[Tensor]:
+    """The images as (3, H, W) uint8 RGB on ``device``: JPEGs decoded there if it is a CUDA device, else on the CPU.
+
+    Raises:
+        ImageError: naming the file, for one that can't be decoded.
+    """
+    files = images.data.split(images.sizes)
+    jpegs = [row for row, jpeg in enumerate(images.jpeg) if jpeg]
+    decoded = dict(zip(jpegs, _decode_jpegs([files[row] for row in jpegs], device), strict=False))
+    for row, (file, (height, width)) in enumerate(zip(files, images.image_hw, strict=True)):
+        if row not in decoded:
+            pixels = file.view(height, width, 3) if not images.jpeg[row] else _decode_here(file, images.names[row])
+            decoded[row] = pixels.permute(2, 0, 1).to(device, non_blocking=True)
+    return [decoded[row] for row in range(len(files))]
+
+
+def _decode_here(file: Tensor, name: str) -> Tensor:
+    return torch.from_numpy(decode_image(file.numpy().tobytes(), name))
+
+
+def _decode_jpegs(files: list[Tensor], device: torch.device) -> list[Tensor]:
+    """What nvJPEG makes of all files; nothing if there is no nvJPEG, or it fails at one of them."""
+    if device.type != "cuda" or not files:
+        return []
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    # nvJPEG writes in a stream of its own, which doesn't wait for earlier users of the memory that it is given: memory
+    # from this pool never has any.
+    pool = _decode_stream(device)
+    try:
+        with torch.cuda.stream(pool):
+            decoded: list[Tensor] = decode_jpeg(files, mode=ImageReadMode.RGB, device=device)
+    except RuntimeError:
+        return []
+    current = torch.cuda.current_stream(device)
+    current.wait_stream(pool)
+    for image in decoded:
+        image.record_stream(current)
+    return decoded
+
+
+@functools.cache
+def _decode_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def warp(images: Sequence[Tensor], unwarped: UnwarpedImages, image_from_input: Tensor) -> Tensor:
+    """The crops of a batch, bilinear, black outside, as `lightpose.data.transforms.Warp` makes them.
+
+    Args:
+        images: (3, H, W) uint8 each, on the device.
+        unwarped: says which image each sample is of, and by how much to reduce it before.
+        image_from_input: (B, 3, 3) float32.
+
+    Returns:
+        (B, 3, h, w) uint8, channels last in memory.
+    """
+    device = image_from_input.device
+    parts = []
+    for chunk in _chunks([_reduced_hw(unwarped, sample) for sample in range(len(unwarped.image_rows))]):
+        factors = [unwarped.reductions[sample] for sample in chunk]
+        sizes = [_reduced_hw(unwarped, sample) for sample in chunk]
+        buffer = torch.zeros(len(chunk), 3, max(h for h, _ in sizes), max(w for _, w in sizes), device=device)
+        for place, (sample, factor, (h, w)) in enumerate(zip(chunk, factors, sizes, strict=True)):
+            image = images[unwarped.image_rows[sample]]
+            if factor > 1:
+                image = functional.avg_pool2d(image[None].float(), factor, ceil_mode=True, count_include_pad=False)[0]
+            buffer[place, :, :h, :w] = image
+        points = _image_points(image_from_input[chunk.start : chunk.stop], unwarped.input_hw)
+        if max(factors) > 1:
+            points = (points + 0.5) / _without_sync(torch.tensor(factors), device)[:, None, None, None] - 0.5
+        last = torch.tensor([buffer.shape[3] - 1, buffer.shape[2] - 1]).clamp_min(1)
+        grid = points * _without_sync(2 / last, device) - 1
+        crops = functional.grid_sample(buffer, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+        parts.append(crops.round().to(torch.uint8))
+    return torch.cat(parts).contiguous(memory_format=torch.channels_last)
+
+
+def _image_points(image_from_input: Tensor, input_hw: tuple[int, int]) -> Tensor:
+    """(n, h, w, 2): where in the image each pixel of the input comes from."""
+    rows, columns = (torch.arange(side, dtype=torch.float32, device=image_from_input.device) for side in input_hw)
+    along_x, along_y, origin = image_from_input[:, None, None, :2].unbind(-1)  # each (n, 1, 1, 2)
+    return along_x * columns[:, None] + along_y * rows[:, None, None] + origin
+
+
+def _without_sync(tensor: Tensor, device: torch.device) -> Tensor:
+    """The small CPU tensor on ``device``, which is not waited for."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def _reduced_hw(unwarped: UnwarpedImages, sample: int) -> tuple[int, int]:
+    height, width = unwarped.image_hw[unwarped.image_rows[sample]]
+    factor = unwarped.reductions[sample]
+    return -(-height // factor), -(-width // factor)
+
+
+def _chunks(sizes_hw: Sequence[tuple[int, int]]) -> Iterator[range]:
+    """Stretches of the batch that fit the buffer when each is padded to the largest."""
+    start, high, wide = 0, 0, 0
+    for sample, (h, w) in enumerate(sizes_hw):
+        high, wide = max(high, h), max(wide, w)
+        if sample > start and (sample + 1 - start) * 3 * high * wide * 4 > _BUFFER_BYTES:
+            yield range(start, sample)
+            start, high, wide = sample, h, w
+    yield range(start, len(sizes_hw))
