@@ -11,7 +11,8 @@ from lightpose.data.transforms import RandomAffine, RandomFlip
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.geometry import apply_affine
-from lightpose.inference.sources import Frame
+from lightpose.inference.predictor import FIND_AT_ONCE
+from lightpose.inference.sources import AHEAD, Frame
 from lightpose.structures import Batch, Poses
 
 BOXES = [
@@ -136,25 +137,83 @@ def test_estimator_of_whole_images(tmp_path, images):
         predictor(white, [[0, 0, 5, 5]])
 
 
-def test_stream_keeps_order_and_memory(predictor, images):
+@pytest.mark.parametrize("peopled", [True, False])
+def test_stream_keeps_order_and_memory(predictor, images, peopled):
     drawn = 0
+    boxes = BOXES if peopled else [np.zeros((0, 4))] * 5
 
     def frames():
         nonlocal drawn
-        for number in range(20):
+        for number in range(150):
             drawn += 1
             yield Frame(f"{number}", images[number % 5], number)
 
     def find(chunk):
-        return [
-            (BOXES[frame.image_id % 5].astype(np.float32), np.ones(len(BOXES[frame.image_id % 5]))) for frame in chunk
-        ]
+        found = [boxes[frame.image_id % 5] for frame in chunk]
+        return [(rows.astype(np.float32), np.ones(len(rows))) for rows in found]
 
-    expected = predictor(images, BOXES)
+    expected = predictor(images, boxes)
+    seen = 0
     for number, (frame, poses) in enumerate(predictor.stream(frames(), find, batch_size=4)):
         assert frame.image_id == number
+        assert len(poses) == len(boxes[number % 5])
         assert np.abs(poses.keypoints - expected[number % 5].keypoints).max(initial=0) < 1e-4
-        assert drawn - number <= 4
+        assert drawn - number <= 3 * 4 + AHEAD + FIND_AT_ONCE + 2
+        seen += 1
+    assert seen == 150
+
+
+def test_an_image_of_several_batches_is_put_together(predictor, images):
+    """Images without people, with as many as a batch, and with more than two batches."""
+    counts = [0, 3, 7, 0, 0, 1, 6, 0]
+    rng = np.random.default_rng(0)
+    corners = [rng.uniform(0, 30, (count, 2)) for count in counts]
+    boxes = [np.concatenate([corner, corner + 30], 1) for corner in corners]
+    pictures = [images[0]] * len(counts)
+    whole = predictor(pictures, boxes, batch_size=64)
+    parts = predictor(pictures, boxes, batch_size=3)
+    assert [len(poses) for poses in parts] == counts
+    for one, other, given in zip(whole, parts, boxes, strict=True):
+        assert np.array_equal(other.boxes_xyxy, given.astype(np.float32))
+        assert np.abs(one.keypoints - other.keypoints).max(initial=0) < 1e-4
+
+
+def test_results_are_read_while_the_next_batch_is_under_way(predictor, images, monkeypatch):
+    steps = []
+    for name in ("_submit", "_collect"):
+        method = getattr(predictor, name)
+        monkeypatch.setattr(predictor, name, lambda given, n=name, m=method: steps.append(n) or m(given))
+    predictor([images[0]] * 3, batch_size=1)
+    assert steps == ["_submit", "_submit", "_collect", "_submit", "_collect", "_collect"]
+
+
+def test_precision_and_speed_are_checked(checkpoint, predictor, images):
+    assert predictor.autocast is None  # on a CPU, unless asked for
+    half = lightpose.Predictor(checkpoint, device="cpu", precision="bf16-mixed")
+    exact, rough = predictor(images)[0], half(images)[0]
+    assert 0 < np.abs(exact.keypoint_scores - rough.keypoint_scores).max() < 0.05
+    for option in ({"precision": "8-bit"}, {"speed": "fast"}):
+        with pytest.raises(UserError, match="is unknown; use"):
+            lightpose.Predictor(checkpoint, device="cpu", **option)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_gives_what_the_cpu_gives_and_starting_a_batch_waits_for_nothing(checkpoint, predictor, images):
+    on_gpu = lightpose.Predictor(checkpoint, device="cuda", precision="32-true")
+    on_gpu(images, BOXES, batch_size=4)  # whatever is captured is captured now
+    submit = on_gpu._submit
+
+    def guarded(crops):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return submit(crops)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    on_gpu._submit = guarded
+    for expected, actual in zip(predictor(images, BOXES), on_gpu(images, BOXES, batch_size=4), strict=True):
+        assert np.abs(expected.keypoint_scores - actual.keypoint_scores).max(initial=0) < 0.01
+        assert np.median(np.abs(expected.keypoints - actual.keypoints)) < 0.05 if len(expected) else True
 
 
 def test_transforms_need_trust(tmp_path):

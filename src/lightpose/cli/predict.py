@@ -29,6 +29,7 @@ def main() -> None:
 
 def predict(composed: DictConfig) -> None:
     """Predict as configured, and write the results to ``out``."""
+    import cv2
     from rich.progress import track
 
     from lightpose.cli.setup import resolved
@@ -38,12 +39,13 @@ def predict(composed: DictConfig) -> None:
 
     config = resolved(composed)
     source = open_source(config["source"], config["images"])
-    predictor = Predictor(config["ckpt"], config["device"], config["trust"])
+    cv2.setNumThreads(0)  # the predictor's threads share the cores
+    predictor = Predictor(config["ckpt"], config["device"], config["trust"], config["precision"], config["speed"])
     find = box_finder(config, source, predictor.estimator.takes_boxes)
     out, start = Path(config["out"]), time.perf_counter()
     with ExitStack() as stack:
         folder = stack.enter_context(staged(out))
-        frames: Iterable[Frame] = source.frames(ahead=config["batch_size"])
+        frames: Iterable[Frame] = source.frames()
         if isinstance(source, Video) and not source.image_ids:
             frames = until_interrupt(frames)
         results = predictor.stream(frames, find, config["batch_size"])

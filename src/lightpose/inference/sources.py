@@ -23,7 +23,9 @@ from lightpose.structures import Array
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
-DECODERS = 4
+THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+"""That decode and crop; more would only wait for Python's lock."""
+AHEAD = 2 * THREADS
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -75,7 +77,7 @@ class ImageFiles:
         """Whether there is a picture of that name."""
         return name in self.files
 
-    def frames(self, ahead: int) -> Iterator[Frame]:
+    def frames(self, ahead: int = AHEAD) -> Iterator[Frame]:
         """The pictures, decoded by threads, at most ``ahead`` of them before they are asked for.
 
         Raises:
@@ -120,7 +122,7 @@ class Video:
         number = name.rpartition("_")[2]
         return number.isdecimal() and self.name_of(int(number)) == name
 
-    def frames(self, ahead: int) -> Iterator[Frame]:
+    def frames(self, ahead: int = AHEAD) -> Iterator[Frame]:
         """The frames, read by a thread, at most ``ahead`` of them before they are asked for.
 
         Raises:
@@ -183,7 +185,7 @@ def frame_name(stem: str, number: int) -> str:
     return f"{stem}_{number:06d}"
 
 
-def prefetch(function: Callable[[T], R], items: Iterable[T], ahead: int, threads: int = DECODERS) -> Generator[R]:
+def prefetch(function: Callable[[T], R], items: Iterable[T], ahead: int, threads: int = THREADS) -> Generator[R]:
     """``map(function, items)`` by threads that keep at most ``ahead`` results waiting; close it to stop them."""
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future[R]] = deque()
