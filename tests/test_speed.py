@@ -119,7 +119,8 @@ def test_graph_serves_smaller_batches_and_follows_the_weights(net):
     with torch.inference_mode():
         for count in (4, 3, 4, 1):
             inputs = random_inputs(count, count).to(GPU)
-            torch.testing.assert_close(net.features(inputs), net.plain_features(inputs), rtol=1e-3, atol=1e-4)
+            # another batch size is another convolution algorithm, in TF32
+            torch.testing.assert_close(net.features(inputs), net.plain_features(inputs), rtol=1e-2, atol=2e-3)
             for parameter in net.parameters():
                 parameter.mul_(1.01)
     assert net.fast_features.captures == 1
@@ -145,8 +146,41 @@ def test_a_capture_leaves_the_random_numbers_alone(net):
     net.to(GPU).train()
     speed_up(net, "auto", GPU)
     before = torch.cuda.get_rng_state()
-    net.features(random_inputs(2).to(GPU))
+    for _ in range(2):
+        net.features(random_inputs(2).to(GPU))
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+@ON_GPU
+def test_dropout_is_drawn_anew_at_each_replay_and_follows_the_seed():
+    net = make_net(nn.Sequential(Normalize([127.0] * 3, [60.0] * 3), nn.Dropout(0.5))).to(GPU).train()
+    speed_up(net, "auto", GPU)
+    inputs = random_inputs(2).to(GPU)
+    net.features(inputs)
+
+    def draws(seed):
+        torch.manual_seed(seed)
+        return [net.features(inputs)[0].detach().clone() for _ in range(2)]
+
+    first, again = draws(1), draws(1)
+    assert not torch.equal(first[0], first[1])
+    torch.testing.assert_close(first, again)
+
+
+@ON_GPU
+def test_accumulated_gradients_add_up(net):
+    """What `PoseEstimator.on_before_backward` does between micro-batches."""
+    net.to(GPU).train()
+    inputs = [random_inputs(2, seed).to(GPU) for seed in range(2)]
+    expected = [sum(pair) for pair in zip(*(gradients(net, one) for one in inputs), strict=True) if pair[0] is not None]
+    speed_up(net, "auto", GPU)
+    net.zero_grad()
+    for one in inputs:
+        for parameter in net.parameters():
+            parameter.grad = None if parameter.grad is None else parameter.grad.clone()
+        sum(feature.float().square().mean() for feature in net.features(one)).backward()
+    actual = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-2)
 
 
 @ON_GPU

@@ -5,13 +5,14 @@ pass at once; it is ready in seconds, and arithmetic, hooks, loss and optimizer 
 fuses layers, after minutes of waiting.
 """
 
-import inspect
 import logging
 from collections.abc import Callable
 from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 
 from lightpose.errors import UserError
 from lightpose.models.net import PoseNet
@@ -22,6 +23,7 @@ Speed = Literal["auto", "eager", "graph", "compile"]
 Trunk = Callable[[Tensor], list[Tensor]]
 
 MOST_CAPTURES = 8
+WARM_UPS = 3
 
 
 def speed_up(net: PoseNet, speed: Speed, device: torch.device) -> None:
@@ -120,25 +122,94 @@ class GraphedTrunk:
 
     def _capture(self, inputs: Tensor) -> Trunk:
         buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
-        state = torch.cuda.get_rng_state(inputs.device)
+        generator = torch.cuda.default_generators[inputs.device.index or 0]
+        random, spare = generator.get_state(), generator.clone_state()
         trunk = nn.Sequential(self.net.preprocessor, self.net.backbone, self.net.neck)
-        trunk.training = self.net.training  # of the container alone; its parts keep their own
-        with (
-            torch.inference_mode(False),
-            torch.set_grad_enabled(torch.is_grad_enabled()),
-            torch.autocast(
-                "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False
-            ),
-        ):
-            sample = inputs.clone(memory_format=torch.preserve_format)
-            # Other threads, which pin batches, may use the GPU meanwhile; releases without the option forbid them to.
-            options = inspect.signature(torch.cuda.make_graphed_callables).parameters
-            mode: Any = {"capture_error_mode": "thread_local"} if "capture_error_mode" in options else {}
-            graphed: Any = torch.cuda.make_graphed_callables(trunk, (sample,), allow_unused_input=True, **mode)
+        try:
+            with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()):
+                return Replay(trunk, inputs)
+        except Exception:
+            generator.graphsafe_set_state(spare)  # a failed capture leaves the other state unusable
+            raise
+        finally:
+            generator.set_state(random)
             for buffer, before in buffers:
                 buffer.copy_(before)
-        torch.cuda.set_rng_state(state, inputs.device)
-        return cast(Trunk, graphed)
+
+
+class Replay:
+    """A module's forward pass as one CUDA graph, and if gradients are enabled its backward pass as another.
+
+    Like `torch.cuda.make_graphed_callables`, but other threads may use the GPU during the capture, as those that pin
+    batches do, and the parameters' gradients are not bound to the stream of the capture.
+
+    Args:
+        module: takes ``inputs`` and gives a list of tensors.
+        inputs: of the shape and type of all inputs to come.
+    """
+
+    def __init__(self, module: nn.Module, inputs: Tensor) -> None:
+        trained = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        self.parameters = tuple(trained.values()) if torch.is_grad_enabled() else ()
+        self.inputs = inputs.clone(memory_format=torch.preserve_format)
+        stand_ins = {name: value.detach().requires_grad_() for name, value in trained.items()}
+        leaves = tuple(stand_ins.values())
+
+        def forward() -> list[Tensor]:
+            outputs: list[Tensor] = functional_call(module, stand_ins, (self.inputs,))
+            return outputs
+
+        def backward(outputs: list[Tensor], grads: list[Tensor]) -> tuple[Tensor | None, ...]:
+            return torch.autograd.grad(outputs, leaves, grads, allow_unused=True)
+
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), _uncached_autocast():
+            for _ in range(WARM_UPS):  # lets cuDNN choose its algorithms
+                outputs = forward()
+                grads = [torch.zeros_like(output) for output in outputs]
+                if self.parameters:
+                    backward(outputs, grads)
+            del outputs
+        torch.cuda.current_stream().wait_stream(stream)
+        pool = torch.cuda.graph_pool_handle()
+        self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.forward, pool, stream, "thread_local"), _uncached_autocast():
+            outputs = forward()
+        self.grads, self.parameter_grads = grads, cast(tuple[Tensor | None, ...], ())
+        if self.parameters:
+            with torch.cuda.graph(self.backward, pool, stream, "thread_local"), _uncached_autocast():
+                self.parameter_grads = backward(outputs, grads)
+        self.outputs = [output.detach() for output in outputs]
+
+    def __call__(self, inputs: Tensor) -> list[Tensor]:
+        """What the module gives; the tensors are overwritten by the next call."""
+        return list(_ReplayFunction.apply(self, inputs, *self.parameters))
+
+
+class _ReplayFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, replay: Replay, inputs: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        ctx.replay = replay
+        replay.inputs.copy_(inputs)
+        replay.forward.replay()
+        return tuple(output.detach() for output in replay.outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        replay: Replay = ctx.replay
+        for static, grad in zip(replay.grads, grads, strict=True):
+            static.copy_(grad)
+        replay.backward.replay()
+        return None, None, *(None if grad is None else grad.detach() for grad in replay.parameter_grads)
+
+
+def _uncached_autocast() -> torch.autocast:
+    """The autocast that is on, without its cache: a graph must convert the weights anew at each replay."""
+    return torch.autocast(
+        "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False
+    )
 
 
 def _or_eager(fast: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
