@@ -1,8 +1,10 @@
 """Several processes: which start together, what they exchange, and how they may share out the weights."""
 
 import functools
+import inspect
 import itertools
 import os
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,10 +15,12 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, StrategyRegistry
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightpose.errors import UserError
 from lightpose.models.net import PoseNet
@@ -28,7 +32,9 @@ def lean_ddp() -> None:
     By itself DDP also sends all buffers from process 0 to the others at every forward pass. Here that is done once,
     before validation (`share_buffers`).
     """
-    options = {"start_method": "popen", "broadcast_buffers": False, "gradient_as_bucket_view": True}
+    known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its name until 2.12
+    options = {"start_method": "popen", buffers: False, "gradient_as_bucket_view": True}
     StrategyRegistry.register("ddp", DDPStrategy, description="gradients only", override=True, **options)
 
 
@@ -131,6 +137,49 @@ class ShardedStrategy(ModelParallelStrategy):
         elif self.num_processes == 1:
             mesh = mesh["data_parallel"]
         estimator.configure_model = partial(shard, estimator.net, mesh)  # the hook that Lightning calls for it
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Lightning restores a checkpoint in the ordinary order, by the methods below."""
+        return True
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Content of a checkpoint, whoever wrote it."""
+        return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Split whole weights."""
+        options = StateDictOptions(full_state_dict=True, strict=strict)
+        set_model_state_dict(self.lightning_module, checkpoint["state_dict"], options=options)  # type: ignore[arg-type]
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        """State of an optimizer as one that holds whole weights would give it."""
+        content: dict[str, Any] = super(ModelParallelStrategy, self).optimizer_state(optimizer)
+        state = {i: {key: _whole(value) for key, value in one.items()} for i, one in content["state"].items()}
+        return {**content, "state": state}
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Split the whole state of an optimizer as its weights are."""
+        for optimizer, content in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            state = {
+                i: {key: _split_like(value, weights[i]) for key, value in one.items()}
+                for i, one in content["state"].items()
+            }
+            optimizer.load_state_dict({**content, "state": state})
+
+
+def _whole(value: Any) -> Any:
+    if not isinstance(value, DTensor):
+        return value
+    layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format  # as of whole weights
+    return value.full_tensor().cpu().contiguous(memory_format=layout)
+
+
+def _split_like(value: Any, weight: DTensor) -> Any:
+    if not isinstance(value, Tensor) or value.shape != weight.shape:
+        return value  # such as the number of the step
+    return distribute_tensor(value, weight.device_mesh, weight.placements)
 
 
 def shard(net: PoseNet, mesh: DeviceMesh) -> None:
