@@ -103,6 +103,8 @@ def quieten() -> None:
         ".*could not find the monitored key.*",
         ".*Total length of .* across ranks is zero.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*when logging on epoch level in distributed setting.*",  # the figures are those of all processes already
+        ".*FSDP2-wrapped module .* returned a view tensor.*",
     ):
         warnings.filterwarnings("ignore", message)
 
