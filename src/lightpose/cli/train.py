@@ -59,7 +59,7 @@ def train(composed: DictConfig) -> float | None:
         load_weights(estimator.net, config["init_from"])  # logs what it loaded and what not
     folder = Path(config["output_dir"])
     if not trainer.is_global_zero:
-        logging.getLogger("lightpose").setLevel(logging.WARNING)  # one process speaks for all
+        logging.getLogger().setLevel(logging.WARNING)  # one process speaks for all
     else:
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")

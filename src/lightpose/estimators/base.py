@@ -19,6 +19,7 @@ from lightpose.estimators.optim import parameter_groups
 from lightpose.geometry import Grid, check_grid
 from lightpose.models.base import FeatureModule, Head
 from lightpose.models.net import PoseNet
+from lightpose.parallel import share_buffers
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Batch, Poses
 
@@ -195,6 +196,10 @@ class PoseEstimator(L.LightningModule):
             metric.reset()
             if hasattr(metric, "set_ground_truth"):
                 metric.set_ground_truth(dataset.ground_truth())
+
+    def on_validation_epoch_start(self) -> None:
+        """Validate what is saved: process 0's buffers. After the callbacks' hook, where averaged weights come in."""
+        share_buffers(self.net)
 
     def on_validation_epoch_end(self) -> None:
         """Log every figure of every metric."""
