@@ -26,7 +26,7 @@ def test_a_few_bad_steps_are_forgiven():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_stops_and_names_term_and_samples(bad):
     with pytest.raises(UserError) as error:
-        _run(NanGuard(patience=3), [1.0] * 4 + [bad] * 5)
+        _run(NanGuard(patience=3), [1.0] * 4 + [bad] * 8)
     message = str(error.value)
     assert "since step 4" in message and "term offset" in message
     assert "annotation ids [8, 9]" in message and "images [80, 90]" in message
@@ -35,7 +35,7 @@ def test_stops_and_names_term_and_samples(bad):
 def test_short_epochs_are_watched_too():
     guard = NanGuard(patience=3)
     with pytest.raises(UserError, match="since step 2"):
-        for _ in range(4):
+        for _ in range(5):
             _run(guard, [1.0, 1.0][: 2 - guard.count] or [float("nan")] * 2)
 
 

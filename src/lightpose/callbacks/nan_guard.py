@@ -24,8 +24,8 @@ class Step(NamedTuple):
 class NanGuard(L.Callback):
     """Ends training after ``patience`` steps in a row with a NaN or infinite loss.
 
-    The losses stay on the device and are read once every ``patience`` steps, so that the guard costs no
-    synchronisation per step. Weights that are not finite are never written to a checkpoint.
+    Every ``patience`` steps the losses are sent for, and read ``patience`` steps later, when they have long come: a GPU
+    is never made to wait. Weights that are not finite are never written to a checkpoint.
 
     Args:
         patience: steps.
@@ -33,8 +33,9 @@ class NanGuard(L.Callback):
 
     def __init__(self, patience: int = 10) -> None:
         self.patience = patience
-        self.steps: deque[Step] = deque(maxlen=2 * patience)
+        self.steps: deque[Step] = deque(maxlen=3 * patience)
         self.count = 0
+        self.sent: tuple[Tensor, torch.cuda.Event | None] | None = None
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: dict[str, Any], batch: Batch, batch_idx: int
@@ -44,21 +45,34 @@ class NanGuard(L.Callback):
             Step(trainer.global_step, outputs["loss"].detach(), outputs["losses"], batch.image_ids, batch.instances.ids)
         )
         self.count += 1
-        if self.count % self.patience == 0 and self._run_length() >= self.patience:
-            self._stop("the loss is not finite")
+        if self.count % self.patience == 0:
+            before, self.sent = self.sent, self._send()
+            if before is not None:
+                finite, arrival = before
+                if arrival is not None:
+                    arrival.synchronize()
+                if _run_length(finite) >= self.patience:
+                    self._stop("the loss is not finite")
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse to write weights that a NaN has gone through; the checkpoint before stays."""
         if not torch.stack([parameter.isfinite().all() for parameter in pl_module.parameters()]).all():
             self._stop("the weights are not finite, so no checkpoint is written; the loss is not")
 
-    def _run_length(self) -> int:
-        """How many of the last steps, in a row, had a loss that is not finite."""
-        finite = torch.stack([step.loss for step in self.steps]).isfinite().tolist()
-        return next((count for count, is_finite in enumerate(reversed(finite)) if is_finite), len(finite))
+    def _finite(self) -> Tensor:
+        return torch.stack([step.loss for step in self.steps]).isfinite()
+
+    def _send(self) -> tuple[Tensor, torch.cuda.Event | None]:
+        finite = self._finite()
+        if not finite.is_cuda:
+            return finite, None
+        arrival = torch.cuda.Event()
+        copy = finite.to("cpu", non_blocking=True)
+        arrival.record()
+        return copy, arrival
 
     def _stop(self, what: str) -> NoReturn:
-        step = self.steps[-max(self._run_length(), 1)]
+        step = self.steps[-max(_run_length(self._finite()), 1)]
         terms = [name for name, value in step.terms.items() if not value.isfinite()] or list(step.terms)
         ids = [number for number in step.annotation_ids.flatten().tolist() if number >= 0]
         raise UserError(
@@ -66,3 +80,9 @@ class NanGuard(L.Callback):
             f"{step.image_ids.tolist()}. Look at these labels (lightpose-data preview), lower optimizer.lr, set "
             "trainer.gradient_clip_val=1, or use trainer.precision=32-true; then resume from the last checkpoint"
         )
+
+
+def _run_length(finite: Tensor) -> int:
+    """How many of the last steps, in a row, had a loss that is not finite."""
+    flags = finite.tolist()
+    return next((count for count, is_finite in enumerate(reversed(flags)) if is_finite), len(flags))
