@@ -2,7 +2,9 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities.data import _update_dataloader
 from torch import nn
+from torch.utils.data import SequentialSampler
 
 from lightpose.data.base import PoseDataset
 from lightpose.data.loading import EpochLoader, EpochSampler
@@ -77,6 +79,17 @@ def test_processes_share_one_order(count):
 
 def test_fewer_samples_than_processes():
     assert [list(EpochSampler(Numbers(1), 0, num_replicas=3, rank=rank)) for rank in range(3)] == [[0]] * 3
+
+
+def test_batches_are_finished_before_they_are_given_out():
+    options = {"batch_size": 2, "collate_fn": collate}
+    loader = EpochLoader(Numbers(6), torch.device("meta"), lambda batch: (batch, len(batch)), **options)
+    for number, (batch, length) in enumerate(loader):
+        assert batch.inputs.is_meta
+        assert length == 2
+        assert loader.state_dict()["batches"] == number + 1
+    again = _update_dataloader(loader, SequentialSampler(loader.dataset))  # as Lightning does on several processes
+    assert (again.device, again.finish, again.batch_size) == (loader.device, loader.finish, 2)
 
 
 class Recorder(L.LightningModule):

@@ -1,0 +1,235 @@
+import json
+import pickle
+from dataclasses import fields, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+
+from lightpose.checkpoint import assemble
+from lightpose.data import device
+from lightpose.data.coco import skeleton_of
+from lightpose.data.decode import ImageError, read_image
+from lightpose.errors import UserError
+from lightpose.structures import collate
+
+CONF = Path(__file__).parents[2] / "conf"
+SAMPLES = Path(__file__).parents[2] / "../shared/samples/coco"
+NAMES = ["head", "left_hand", "right_hand", "left_foot", "right_foot"]
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Six people on three files of different size: two JPEGs, of which one shrinks a lot in its crops, and a PNG."""
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for image_id, (name, hw) in enumerate({"a.jpg": (120, 161), "b.jpg": (701, 513), "c.png": (90, 80)}.items(), 1):
+        layers = [
+            cv2.resize(rng.uniform(-1, 1, (n, n, 3)), hw[::-1], interpolation=cv2.INTER_CUBIC) for n in (3, 9, 40)
+        ]
+        Image.fromarray((128 + 50 * np.sum(layers, 0)).clip(0, 255).astype(np.uint8)).save(tmp_path / name)
+        images.append({"id": image_id, "file_name": name, "height": hw[0], "width": hw[1]})
+        for x, y in ((0.3, 0.4), (0.6, 0.55)):  # the crop of the second one leaves the image
+            box = [hw[1] * (x - 0.25), hw[0] * (y - 0.3), hw[1] * 0.5, hw[0] * 0.6]
+            points = [value for dx in (0.1, 0.4, 0.5, 0.6, 0.9) for value in (box[0] + dx * box[2], box[1] + 9, 2)]
+            entry = {"id": len(annotations) + 1, "image_id": image_id, "category_id": 1, "iscrowd": 0}
+            annotations.append({**entry, "bbox": box, "area": box[2] * box[3], "keypoints": points})
+    categories = [{"id": 1, "name": "person", "keypoints": NAMES}]
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+def module(path, decode, *overrides, augment="topdown", data="topdown", hw="[128,96]"):
+    parts = [
+        f"+data={data}",
+        f"+augment={augment}",
+        f"+input_hw={hw}",
+        "+dataset=custom",
+        "+grid=half_pixel",
+        "+seed=0",
+    ]
+    files = [f"data.train={path}", f"data.val={path}", "data.num_workers=0", f"data.decode={decode}"]
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = compose(overrides=[*parts, *files, *overrides])
+    return assemble(OmegaConf.to_container(config, resolve=True)["data"], skeleton=skeleton_of(path))
+
+
+def collated(module, epoch=0):
+    dataset = module.train_dataset
+    dataset.set_epoch(epoch)
+    return collate([dataset[index] for index in range(len(dataset))])
+
+
+def difference(first, second):
+    """(B,) mean absolute difference, in grey levels."""
+    return (first.inputs.cpu().int() - second.inputs.cpu().int()).abs().float().mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+@pytest.mark.parametrize("chunk_bytes", [2**28, 2**21])  # all in one, some in each
+def test_the_device_crops_what_the_workers_would(photographs, place, chunk_bytes, monkeypatch):
+    monkeypatch.setattr(device, "_BUFFER_BYTES", chunk_bytes)
+    mirrored = reductions = 0
+    here, there = module(photographs, "cpu"), module(photographs, "device")
+    for epoch in range(6):
+        expected = collated(here, epoch)
+        deferred = collated(there, epoch).to(place)
+        found = device.finish(deferred)
+        torch.testing.assert_close(found.image_from_input.cpu(), expected.image_from_input, atol=0, rtol=0)
+        assert found.inputs.shape == (6, 3, 128, 96)
+        assert found.inputs.dtype == torch.uint8
+        assert found.inputs.is_contiguous(memory_format=torch.channels_last)
+        assert found.unwarped is None
+        whole = torch.tensor(deferred.unwarped.reductions) == 1
+        error = difference(found, expected)
+        # Alike but for rounding; libjpeg's reduction is not quite a mean, and nvJPEG not quite libjpeg.
+        assert (error[whole] < (0.01 if place == "cpu" else 1)).all()
+        assert (error < 1).all()
+        mirrored += (torch.linalg.det(expected.image_from_input) < 0).sum()
+        reductions |= sum(set(deferred.unwarped.reductions))
+    assert 0 < mirrored < 36
+    assert reductions >= 4  # both kinds were among them
+
+
+@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_photographs_differ_by_less_than_a_grey_level(place):
+    if not SAMPLES.exists():
+        pytest.skip("no sample photographs here")
+    for epoch in range(2):
+        expected, found = (
+            device.finish(collated(module(SAMPLES / "test_coco.json", decode, hw="[256,192]"), epoch).to(place))
+            for decode in ("cpu", "device")
+        )
+        assert difference(found, expected).max() < 1
+
+
+def test_whole_images_too(photographs):
+    first, second = (
+        device.finish(collated(module(photographs, decode, data="bottomup", augment="bottomup")))
+        for decode in ("cpu", "device")
+    )
+    assert difference(first, second).max() < 1
+    assert len(first) == 3
+
+
+def test_a_batch_carries_each_file_once(photographs):
+    batch = collated(module(photographs, "device"))
+    images = batch.unwarped
+    assert images.image_rows == (0, 0, 1, 1, 2, 2)
+    assert images.jpeg == (True, True, False)
+    jpegs = [(photographs.parent / name).read_bytes() for name in ("a.jpg", "b.jpg")]
+    assert images.sizes == (len(jpegs[0]), len(jpegs[1]), 90 * 80 * 3)
+    assert images.data.numpy().tobytes() == b"".join(jpegs) + read_image(photographs.parent / "c.png").tobytes()
+    assert len(batch) == 6
+    assert batch.inputs.numel() == 0
+    assert len(pickle.dumps(batch.unwarped)) < images.data.numel() + 5000
+
+
+def test_files_stay_on_the_cpu_and_are_not_pinned(photographs, monkeypatch):
+    batch = collated(module(photographs, "device"))
+    assert batch.to("meta").unwarped.data is batch.unwarped.data
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: torch.empty(0))
+    assert batch.pin_memory().unwarped.data is batch.unwarped.data
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-700])
+
+
+def turn(path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(path).save(path, exif=exif)
+
+
+def convert(path):
+    Image.open(path).convert("CMYK").save(path)
+
+
+@pytest.mark.parametrize("change", [turn, convert])
+def test_what_only_the_cpu_reads_is_decoded_by_the_workers(photographs, change):
+    change(photographs.parent / "a.jpg")
+    batch = collated(module(photographs, "device"))
+    assert batch.unwarped.jpeg == (False, True, False)
+    assert difference(device.finish(batch), collated(module(photographs, "cpu")))[:2].max() < 0.01
+
+
+def test_bad_files_are_found_by_the_workers(photographs):
+    cut(photographs.parent / "a.jpg")
+    with pytest.raises(ImageError, match=r"a\.jpg .*truncated"):
+        module(photographs, "device").train_dataset[0]
+    skipping = module(photographs, "device", "data.dataset.on_bad_image=skip")
+    batch = collated(skipping)
+    assert 1 not in batch.image_ids
+    assert skipping.train_dataset.bad_images == ["a.jpg"]
+    assert device.finish(batch).inputs.shape == (6, 3, 128, 96)
+
+
+def test_a_file_of_another_size_is_refused(photographs):
+    Image.new("RGB", (60, 48)).save(photographs.parent / "a.jpg")
+    with pytest.raises(UserError, match=r"a\.jpg is 60x48 .* annotated as 161x120"):
+        module(photographs, "device").train_dataset[0]
+
+
+@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_a_file_that_only_shows_to_be_bad_when_decoded_is_named(photographs, place):
+    batch = collated(module(photographs, "device")).to(place)
+    data = batch.unwarped.data.clone()
+    data[100 : batch.unwarped.sizes[0] - 2] = 0xFF  # all of the first file but its beginning and its end
+    broken = replace(batch, unwarped=replace(batch.unwarped, data=data))
+    with pytest.raises(ImageError, match=r"a\.jpg"):
+        device.finish(broken)
+    assert device.finish(batch).inputs.device.type == place
+
+
+def test_what_needs_pixels_is_refused(photographs):
+    user = "{_target_: lightpose.data.albumentations.Albumentations, _partial_: true, transforms: []}"
+    with pytest.raises(
+        UserError, match=r"Albumentations comes after Warp and needs pixels.*; use data\.decode=cpu, or"
+    ):
+        module(photographs, "device", f"+augment.train.user={user}").setup("fit")
+    with pytest.raises(UserError, match="one Warp, not 0"):
+        module(photographs, "device", "augment.train.warp=null").setup("fit")
+    with pytest.raises(UserError, match="use cpu or device"):
+        module(photographs, "gpu")
+
+
+def test_loaders_give_finished_batches(photographs):
+    for decode in ("cpu", "device"):
+        data = module(photographs, decode, "data.batch_size=6", augment="topdown_photometric")
+        for loader in (data.train_dataloader(), data.val_dataloader()):
+            (batch,) = loader
+            assert batch.inputs.shape == (6, 3, 128, 96)
+            assert batch.unwarped is None
+            assert not batch.photometric
+
+
+@needs_cuda
+def test_batches_are_prepared_one_ahead_on_the_device(photographs):
+    from lightpose.data.loading import EpochLoader
+
+    dataset = module(photographs, "device", augment="topdown_photometric").train_dataset
+    prepared = []
+
+    def finish(batch):
+        prepared.append(len(prepared))
+        return device.finish(batch)
+
+    options = {"batch_size": 2, "collate_fn": collate}
+    expected = list(EpochLoader(dataset, torch.device("cpu"), device.finish, **options))
+    loader = EpochLoader(dataset, torch.device("cuda", 0), finish, pin_memory=True, **options)
+    for number, batch in enumerate(loader):
+        assert len(prepared) == min(number + 2, 3)
+        assert loader.state_dict()["batches"] == number + 1
+        assert all(getattr(batch.instances, field.name).is_cuda for field in fields(batch.instances))
+        torch.cuda._sleep(10**8)  # the inputs must survive while they wait for their turn
+        copy = batch.inputs * 1
+        assert difference(replace(batch, inputs=copy), expected[number]).max() < 1.5
+    assert number == 2
