@@ -63,6 +63,7 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     import lightning as L
     from torch import nn
 
+    from lightpose.callbacks.acceleration import Acceleration
     from lightpose.checkpoint import assemble, check_targets, load
     from lightpose.speed import precision
 
@@ -86,6 +87,7 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
         accelerator="auto",
         devices=config["devices"],
         precision=precision(config["precision"], "auto"),  # type: ignore[arg-type]
+        callbacks=[Acceleration(config["speed"])],
         logger=False,
         enable_model_summary=False,
     )

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from lightpose.errors import UserError
 from lightpose.metrics.base import ordinals
 from lightpose.skeleton import Skeleton
@@ -56,13 +58,14 @@ def csv_rows(poses: Poses, image_ids: Sequence[int] | Array, file_names: Mapping
     """
     ids = [int(image_id) for image_id in image_ids]
     numbers = ordinals(poses.batch_index.new_tensor(ids)).tolist()
-    boxes = [[""] * 4] * len(ids) if poses.boxes_xyxy is None else poses.boxes_xyxy.double().numpy().round(3).tolist()
-    points = poses.keypoints[..., :2].double().numpy().round(3).tolist()
-    scores = poses.keypoint_scores.double().numpy().round(4).tolist()
+    points = poses.keypoints[..., :2].double().numpy().round(3)
+    scores = poses.keypoint_scores.double().numpy().round(4)[..., None]
+    triples = np.concatenate([points, scores], -1).reshape(len(ids), 3 * points.shape[1])
+    boxes = None if poses.boxes_xyxy is None else poses.boxes_xyxy.double().numpy().round(3)
     totals = poses.scores.double().numpy().round(6).tolist()
-    for row, image_id in enumerate(ids):
-        triples = [number for xy, score in zip(points[row], scores[row], strict=True) for number in (*xy, score)]
-        yield [image_id, file_names[image_id], numbers[row], totals[row], *boxes[row], *triples]
+    for row, image_id in enumerate(ids):  # to Python's numbers row by row, which are then never all in memory
+        box = [""] * 4 if boxes is None else boxes[row].tolist()
+        yield [image_id, file_names[image_id], numbers[row], totals[row], *box, *triples[row].tolist()]
 
 
 def write_csv(path: str | Path, rows: Iterable[Sequence[Any]], skeleton: Skeleton) -> None:
