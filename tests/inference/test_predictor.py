@@ -13,7 +13,7 @@ from lightpose.estimators.base import PoseEstimator
 from lightpose.geometry import apply_affine
 from lightpose.inference.predictor import FIND_AT_ONCE
 from lightpose.inference.sources import AHEAD, Frame
-from lightpose.structures import Batch, Poses
+from lightpose.structures import Batch, Poses, collate
 
 BOXES = [
     np.array([[10, 10, 60, 80], [50.5, 5, 100, 60]]),
@@ -195,6 +195,16 @@ def test_precision_and_speed_are_checked(checkpoint, predictor, images):
     for option in ({"precision": "8-bit"}, {"speed": "fast"}):
         with pytest.raises(UserError, match="is unknown; use"):
             lightpose.Predictor(checkpoint, device="cpu", **option)
+
+
+def test_the_step_reads_no_value(checkpoint, predictor, images):
+    """On the meta device there are no values: whatever would wait for one fails."""
+    estimator = lightpose.load(checkpoint).to("meta")
+    samples = predictor._samples((0, (images[0], (BOXES[0].astype(np.float32), np.ones(2, np.float32)))))
+    batch = collate(samples).to("meta")
+    poses = estimator.to_image(estimator.codec.decode(estimator.outputs(batch.inputs)), batch)
+    assert poses.keypoints.is_meta
+    assert poses.keypoints.shape == (2, 3, 2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
