@@ -10,7 +10,9 @@ import torch
 from lightning.pytorch.profilers import PassThroughProfiler
 from timing import Marks, peak_gib, synchronize
 
-_STRETCHES = {"batch_to_device": "transfer", "training_step": "forward", "backward": "backward"}
+from lightpose.data.loading import EpochLoader
+
+_STRETCHES = {"training_step": "forward", "backward": "backward"}
 
 
 class StepTimes(L.Callback):
@@ -18,8 +20,9 @@ class StepTimes(L.Callback):
 
     Counted are the steps after ``warmup``; the device is waited for at the first and the last moment only. Lightning's
     profiler hooks give the parts: *data wait* is the host's time in the loader, the other parts lie between marks on
-    the device's time line. *transfer* is all that brings a batch to the device, *optimizer* all that follows the
-    backward pass until the optimizer has stepped, such as clipping.
+    the device's time line. *transfer* is all that brings a batch to the device and is done to it there, in a stream of
+    its own beside the step before; *optimizer* is all that follows the backward pass until the optimizer has stepped,
+    such as clipping.
 
     Args:
         out: the JSON file.
@@ -37,6 +40,7 @@ class StepTimes(L.Callback):
         self.device = trainer.strategy.root_device
         self.parts = Parts(self.device)
         trainer.profiler = self.parts
+        EpochLoader._prepare = self.parts.device.wrap("transfer", EpochLoader._prepare)  # type: ignore[method-assign]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -64,7 +68,7 @@ class StepTimes(L.Callback):
                 "images_per_s": self.images / seconds,
                 "step_ms": step,
                 **{f"{name}_ms": value for name, value in parts.items()},
-                "rest_ms": step - sum(value for name, value in parts.items() if name != "data wait"),
+                "rest_ms": step - sum(parts[name] for name in ("forward", "backward", "optimizer")),
                 "peak_gib": peak_gib(self.device),
                 "first_step_s": self.first_step_s,
                 "steps": self.batches,

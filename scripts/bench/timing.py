@@ -155,7 +155,7 @@ def random_images(batch: int, input_hw: Sequence[int], device: torch.device) -> 
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Text to the left, numbers to the right; a column is ``name`` or ``name|format of its numbers``."""
+    """A column is ``name`` or ``name|format of its numbers``; one without a name is text and begins on the left."""
     names, formats = zip(*(column.split("|") if "|" in column else (column, "") for column in columns), strict=True)
     cells = [
         [_cell(value, spec) for value, spec in zip(row, formats, strict=False)] + [""] * (len(names) - len(row))
@@ -163,8 +163,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     ]
     widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
     for line in (list(names), *cells):
-        first, *rest = (cell.ljust(widths[0]) if not i else cell.rjust(widths[i]) for i, cell in enumerate(line))
-        print("  ".join([first, *rest]).rstrip(), flush=True)
+        aligned = zip(names, widths, line, strict=True)
+        padded = [cell.rjust(width) if name else cell.ljust(width) for name, width, cell in aligned]
+        print("  ".join(padded).rstrip(), flush=True)
 
 
 def _cell(value: Any, spec: str) -> str:

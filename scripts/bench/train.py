@@ -80,9 +80,10 @@ def main() -> None:
     parts = [f"{part}|.1f" for part in PARTS]
     print_table(["", "images/s|.0f", "step ms|.1f", *parts, "GiB|.1f", "ready s|.1f", "share"], rows)
     print(
-        "\ndata wait: of the host; the other parts, in ms: on the device's time line, with its gaps; rest is between\n"
-        "them. transfer: all that brings a batch to the device. GiB: peak of tensors. ready: from the start of the\n"
-        "process to the end of the first step. share: of the best ceiling, times the number of devices."
+        "\nms: data wait is the host's time in the loader; the other parts are of the device's time line, its gaps\n"
+        "included. transfer is all that brings a batch to the device and is done to it there, beside the step before.\n"
+        "GiB: peak of tensors. ready: from the start of the process to the end of the first step. share: of the best\n"
+        "ceiling, times the number of devices."
     )
     for name, found in ceilings.items():
         if "error" in found:

@@ -1,6 +1,9 @@
-"""What the data pipeline costs: reading annotations of COCO train2017's size, and training samples per second and core.
+"""What the data pipeline costs: reading annotations of COCO train2017's size, and training samples a second.
 
-python scripts/bench/data.py --images DIR --annotations FILE
+    python scripts/bench/loader.py
+    python scripts/bench/loader.py --no-reading --images DIR --annotations FILE --workers 4,14
+
+Without photographs, drawn ones of the same size and decoding time stand in.
 """
 
 import argparse
@@ -8,20 +11,22 @@ import json
 import multiprocessing
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
 import numpy as np
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+import photos
+import torch
+from timing import best_device, compose, describe_device, print_table, run_python, synchronize, write_json
 
 from lightpose.checkpoint import assemble
 from lightpose.data.base import PoseDataset
@@ -32,40 +37,53 @@ from lightpose.data.loading import EpochLoader, EpochSampler
 from lightpose.structures import collate
 
 IMAGES, ANNOTATIONS, LABELLED, PEOPLE_PER_IMAGE = 118_287, 262_465, 149_813, 2.65
-CONF = Path(__file__).parents[2] / "conf"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of lightpose-train")
     parser.add_argument("--images", type=Path, help="folder of photographs")
     parser.add_argument("--annotations", type=Path, help="their COCO keypoint file")
-    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--workers", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--context", default="fork", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    warnings.filterwarnings("ignore", ".*create 8 worker processes.*")
+    parser.add_argument("--synthetic", type=int, default=500, help="without the two: so many drawn pictures")
+    parser.add_argument("--workers", default=str(photos.CORES), help="such as 4,14; by default as many as cores")
+    parser.add_argument("--batches", type=int, default=50, help="to measure each loader by")
+    parser.add_argument("--reading", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    parser.add_argument("--read", nargs=3, metavar=("FILE", "WORKERS", "CONTEXT"), help=argparse.SUPPRESS)
+    options = parser.parse_intermixed_args()
+    warnings.filterwarnings("ignore", ".*create .* worker processes.*")
     if options.read:
-        measure_reading(options.read, options.workers, options.context)
+        file, workers, context = options.read
+        measure_reading(Path(file), int(workers), context)
         return
-    bench_reading()
-    if options.images and options.annotations:
-        cv2.setNumThreads(0)
-        bench_samples(options.images, options.annotations)
+    found: list[list[Any]] = bench_reading() if options.reading else []
+    annotations, workers = options.annotations, [int(count) for count in options.workers.split(",")]
+    if annotations is None:
+        batch = compose(options.overrides)["data"]["batch_size"]
+        annotations = photos.photos(options.synthetic, batch * (options.batches + 2 * max(workers) + 2))
+    data = [f"data.train={annotations}", *([f"data.images={options.images}"] if options.images else [])]
+    print(describe_device(best_device()) + ";", photos.describe(annotations, options.images), flush=True)
+    cv2.setNumThreads(0)
+    config = compose([*options.overrides, *data])
+    found += bench_samples(config, options.images or annotations.parent / "images", annotations)
+    found += bench_loaders(config, annotations, workers, options.batches)
+    print()
+    print_table(["", "ms a sample|.2f", "samples/s|.0f", "a worker|.0f", ""], found)
+    write_json(options.json, found)
 
 
-def bench_reading() -> None:
+def bench_reading() -> list[list[Any]]:
     """Every figure comes from a fresh process."""
+    runs = [("cold", 0, "fork"), ("cached", 0, "fork"), ("cached", 8, "fork"), ("cached", 8, "spawn")]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train.json"
         write_annotations(path)
         print(f"reading {IMAGES} images, {ANNOTATIONS} annotations, {path.stat().st_size / 2**20:.0f} MB of JSON")
         os.environ["LIGHTPOSE_CACHE"] = str(Path(folder) / "cache")
-        runs = [("cold", 0, "fork"), ("cached", 0, "fork"), ("cached", 8, "fork"), ("cached", 8, "spawn")]
-        for name, workers, context in runs:
-            label = f"{name}, {workers} workers" + (f" by {context}" if workers else "")
-            print(f"  {label:<28}", end="", flush=True)
-            arguments = ["--read", str(path), "--workers", str(workers), "--context", context]
-            subprocess.run([sys.executable, __file__, *arguments], check=True)
+        said = [run_python([__file__, "--read", str(path), str(n), context], 300).strip() for _, n, context in runs]
+    del os.environ["LIGHTPOSE_CACHE"]
+    names = [f"reading, {name}" + (f", {n} workers by {context}" if n else "") for name, n, context in runs]
+    return [[name, None, None, None, line] for name, line in zip(names, said, strict=True)]
 
 
 def write_annotations(path: Path) -> None:
@@ -149,32 +167,61 @@ def peak_mb() -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
-def bench_samples(images: Path, annotations: Path) -> None:
-    """Training samples of the published top-down recipe at 256x192, in one process and one thread."""
-    with initialize_config_dir(str(CONF.resolve()), version_base=None):
-        config = compose("train", ["output_dir=unused", f"data.train={annotations}", f"data.images={images}"])
-    data = OmegaConf.to_container(config, resolve=True)["data"]
-    dataset = assemble(data, skeleton=skeleton_of(annotations)).train_dataset
-    people = len(dataset)
-    print(f"training samples at {config.input_hw[0]}x{config.input_hw[1]}, {people} people, one process, one thread")
-
+def bench_samples(config: dict[str, Any], images: Path, annotations: Path, most: int = 500) -> list[list[Any]]:
+    """Training samples in one process and one thread."""
+    dataset = assemble(config["data"], skeleton=skeleton_of(annotations)).train_dataset
     index = read_coco(annotations)
-    files = [images / index.file_name(row) for row in range(len(index.image_ids))]
+    files = [images / index.file_name(row) for row in range(min(most, len(index.image_ids)))]
     decode = best_seconds(lambda: [read_image(file) for file in files]) / len(files)
-    print(f"  decoding a photograph             {decode * 1e3:5.2f} ms")
-
     orders = {
-        "each with its decoding": order_without_neighbours(dataset),
-        "at random": draw(dataset, None) * 5,
-        "group_by_image": draw(dataset, dataset.image_rows),
+        "each with its decoding": order_without_neighbours(dataset)[:most],
+        "at random": draw(dataset, None)[:most],
+        "group_by_image": draw(dataset, dataset.image_rows)[:most],
     }
+    rows: list[list[Any]] = [["decoding a photograph", 1e3 * decode, 1 / decode]]
     for name, order in orders.items():
         seconds = best_seconds(lambda order=order: [dataset[index] for index in order]) / len(order)
-        print(f"  a sample, {name:<23} {seconds * 1e3:5.2f} ms = {1 / seconds:4.0f} samples/s")
-    print(f"  ({people / len(files):.2f} people an image; COCO train2017 has {PEOPLE_PER_IMAGE})")
-    samples = [dataset[position % people] for position in range(64)]
+        rows.append([f"a sample, {name}", 1e3 * seconds, 1 / seconds])
+    rows[-1] += [None, f"{len(dataset) / len(index.image_ids):.2f} people an image; COCO train2017 {PEOPLE_PER_IMAGE}"]
+    samples = [dataset[position % len(dataset)] for position in range(64)]
     joined = best_seconds(lambda: collate(samples)) / len(samples)
-    print(f"  collating                         {joined * 1e3:5.2f} ms a sample")
+    return [*rows, ["collating", 1e3 * joined, 1 / joined]]
+
+
+def bench_loaders(config: dict[str, Any], annotations: Path, workers: list[int], batches: int) -> list[list[Any]]:
+    """Wall-clock speed of whole loaders, up to batches on the device that wait for a network."""
+    device = best_device()
+    rows = []
+    for decode in ("cpu", "device") if device.type == "cuda" else ("cpu",):
+        for grouped in (False, True):
+            for count in workers:
+                options = {"decode": decode, "group_by_image": grouped, "num_workers": count}
+                data = assemble({**config["data"], **options}, skeleton=skeleton_of(annotations))
+                data.trainer = SimpleNamespace(
+                    world_size=1, global_rank=0, num_devices=1, strategy=SimpleNamespace(root_device=device)
+                )
+                rate = loader_rate(data.train_dataloader(), device, 2 * count + 1, batches)
+                order = "group_by_image" if grouped else "at random"
+                name = f"loader, decode={decode}, {order}, {count} workers"
+                rows.append([name, 1e3 / rate, rate, rate / max(1, count)])
+    return rows
+
+
+def loader_rate(loader: EpochLoader, device: torch.device, warmup: int, batches: int) -> float:
+    """Samples a second after the first ``warmup`` batches, which the workers made while others were starting."""
+    start, samples = 0.0, 0
+    for number, batch in enumerate(loader, 1 - warmup):
+        if number > 0:
+            samples += len(batch)
+        elif number == 0:
+            synchronize(device)
+            start = time.perf_counter()
+        if number == batches:
+            break
+    synchronize(device)
+    if not samples:
+        sys.exit(f"the data set has fewer than the {warmup + 1} batches that {loader.num_workers} workers need")
+    return samples / (time.perf_counter() - start)
 
 
 def draw(dataset: CocoInstances, groups: np.ndarray | None) -> list[int]:
@@ -188,7 +235,7 @@ def order_without_neighbours(dataset: CocoInstances) -> list[int]:
     return [people[turn % len(people)] for turn in range(rounds) for people in by_image]
 
 
-def best_seconds(action: Callable[[], object], repeats: int = 15) -> float:
+def best_seconds(action: Callable[[], object], repeats: int = 5) -> float:
     """CPU seconds of the fastest of some repeats: what one core does when nobody else uses it."""
     durations = []
     for _ in range(repeats):
