@@ -37,8 +37,10 @@ def measured(validate: Any, out: Path) -> Any:
         device = trainer.strategy.root_device
         marks, host = Marks(device), Marks(torch.device("cpu"))
         trainer.profiler = Waits(host)
-        net, codec = estimator.net, estimator.codec
-        net.features, net.head.forward = marks.wrap("net", net.features), marks.wrap("net", net.head.forward)
+        net, codec, begun = estimator.net, estimator.codec, []
+        net.features = marks.wrap("net", net.features)
+        net.head.register_forward_pre_hook(lambda *_: begun.append(marks.now()))
+        net.head.register_forward_hook(lambda *_: marks.add("net", begun.pop(), marks.now()))
         codec.decode = marks.wrap("decode", codec.decode)
         for metric in estimator.metrics:
             metric.update, metric.compute = host.wrap("metric", metric.update), host.wrap("metric", metric.compute)
@@ -46,7 +48,8 @@ def measured(validate: Any, out: Path) -> Any:
         figures = validate(trainer, estimator, *args, **kwargs)
         synchronize(device)
         total = time.perf_counter() - start
-        parts = {"net": marks, "decode": marks, "data wait": host, "metric": host}
+        marks.spans["net, first call"] = [marks.spans["net"].pop(0)]  # in which graphs are captured, kernels chosen
+        parts = {"net": marks, "net, first call": marks, "decode": marks, "data wait": host, "metric": host}
         samples = len(trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
         seconds = {name: source.seconds(name) for name, source in parts.items()}
         out.write_text(json.dumps({"samples": samples, "total_s": total, "parts_s": seconds}))
