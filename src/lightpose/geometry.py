@@ -89,7 +89,8 @@ def full_from_reduced(factor: int) -> Array:
 
 def reduction(input_from_image: Array) -> int:
     """The largest of 1, 2, 4 and 8 by which an image may be reduced before ``input_from_image`` would enlarge it."""
-    largest_scale = float(np.linalg.norm(input_from_image[:2, :2], 2))
+    (a, b), (c, d) = input_from_image[:2, :2].tolist()
+    largest_scale = (math.hypot(a + d, b - c) + math.hypot(a - d, b + c)) / 2  # the larger singular value
     return next((factor for factor in (8, 4, 2) if factor * largest_scale <= 1), 1)
 
 

@@ -81,10 +81,10 @@ class EncodedImage:
     def __init__(self, path: Path | str, hw: tuple[int, int]) -> None:
         self.name, self.hw = str(path), hw
         self.data = _read(path)
-        self._last: tuple[int, tuple[Array, int]] | None = None
+        self._decoded: dict[int, tuple[Array, int]] = {}
 
     def decode(self, reduction: int = 1) -> tuple[Array, int]:
-        """The upright pixels and the factor by which they are reduced; the last result is kept.
+        """The upright pixels and the factor by which they are reduced; they are kept for the next who asks.
 
         Args:
             reduction: 1, 2, 4 or 8, the side of the square that a pixel stands for. A JPEG that needs no turning is
@@ -94,12 +94,12 @@ class EncodedImage:
             ImageError: naming the file, when it is truncated or not an image.
             UserError: when the image is not of the size that it must have.
         """
-        if self._last is None or self._last[0] != reduction:
+        if reduction not in self._decoded:
             image, factor = _decode(self.data, self.name, reduction)
             full_hw = image.shape[:2] if factor == 1 else simplejpeg.decode_jpeg_header(self.data)[:2]
             check_image_hw(self.name, full_hw, self.hw)
-            self._last = reduction, (image, factor)
-        return self._last[1]
+            self._decoded[reduction] = image, factor
+        return self._decoded[reduction]
 
     def plain_jpeg(self) -> bool:
         """Whether this is a whole upright JPEG of grey levels or YCbCr, which every decoder reads alike.

@@ -1,6 +1,7 @@
 """What is left to do to a batch on its device: decode and warp the images, apply the photometric augmentation."""
 
 import functools
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -83,11 +84,13 @@ def _decode_jpegs(files: list[Tensor], device: torch.device) -> list[Tensor]:
 
     # nvJPEG writes in a stream of its own, which doesn't wait for earlier users of the memory that it is given: memory
     # from this pool never has any.
-    pool = _decode_stream(device)
+    pool = stream(device, "decode")
     try:
         with torch.cuda.stream(pool):
             decoded: list[Tensor] = decode_jpeg(files, mode=ImageReadMode.RGB, device=device)
-    except RuntimeError:
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        warnings.warn(f"nvJPEG failed ({reason}); the images of the batch are decoded on the CPU", stacklevel=2)
         return []
     current = torch.cuda.current_stream(device)
     current.wait_stream(pool)
@@ -97,7 +100,8 @@ def _decode_jpegs(files: list[Tensor], device: torch.device) -> list[Tensor]:
 
 
 @functools.cache
-def _decode_stream(device: torch.device) -> torch.cuda.Stream:
+def stream(device: torch.device, use: str) -> torch.cuda.Stream:
+    """One stream for each use: the memory that a stream has used is kept for it alone."""
     return torch.cuda.Stream(device)
 
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from lightpose.data.base import PoseDataset
+from lightpose.data.device import stream
 from lightpose.errors import UserError
 from lightpose.structures import Array, Batch, Sample
 
@@ -129,7 +130,7 @@ class EpochLoader(DataLoader[Sample]):
 
 def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """The batches, each begun in a stream of its own before the one before is given out."""
-    side = torch.cuda.Stream(device)
+    side = stream(device, "prepare")
 
     def begin() -> tuple[Batch, torch.cuda.Event] | None:
         with torch.cuda.stream(side):
@@ -145,8 +146,8 @@ def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
         yield batch
 
 
-def _used_in(stream: torch.cuda.Stream, tensor: Tensor) -> Tensor:
-    """Keep the memory of ``tensor``, which belongs to another stream, until ``stream`` is done with it."""
+def _used_in(current: torch.cuda.Stream, tensor: Tensor) -> Tensor:
+    """Keep the memory of ``tensor``, which belongs to another stream, until ``current`` is done with it."""
     if tensor.is_cuda:
-        tensor.record_stream(stream)
+        tensor.record_stream(current)
     return tensor
