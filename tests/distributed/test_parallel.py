@@ -1,0 +1,84 @@
+"""Two real processes exchange what they must, and no more."""
+
+import copy
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import init_device_mesh
+
+from lightpose.models.backbones.vit import ViT
+from lightpose.models.heads.heatmap import HeatmapHead
+from lightpose.models.losses.heatmap import KeypointMSE
+from lightpose.models.necks.identity import Identity
+from lightpose.models.net import PoseNet
+from lightpose.models.preprocessors import Normalize
+from lightpose.parallel import shard, share_buffers
+from lightpose.structures import Spec
+
+INPUT_HW = (64, 48)
+
+
+def network() -> PoseNet:
+    torch.manual_seed(0)
+    vit = ViT("test_vit", INPUT_HW, checkpointing=True)
+    head = partial(HeatmapHead, criterion=KeypointMSE(), channels=8)
+    spec = Spec(outputs={"heatmap": (5, 16, 12)}, input_hw=INPUT_HW)
+    net = PoseNet(Normalize([120.0] * 3, [60.0] * 3), vit, Identity, head, spec)
+    for weight in net.head.parameters():
+        if weight.ndim == 4:
+            torch.nn.init.normal_(weight, std=0.2)  # else the gradients would be tiny, and any would do
+    return net.eval().to(memory_format=torch.channels_last)  # BatchNorm's statistics would depend on the process
+
+
+def gradients(net: PoseNet, images: Tensor) -> dict[str, Tensor]:
+    net.head(net.features(images))["heatmap"].square().mean().backward()
+    return {name: parameter.grad for name, parameter in net.named_parameters() if parameter.grad is not None}
+
+
+def take_part(rank: int, folder: str) -> dict[str, Any]:
+    """What one of two processes finds: its share of the gradients, made whole, and its buffers."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=100)
+    )
+    try:
+        images = torch.randint(0, 256, (4, 3, *INPUT_HW), generator=torch.Generator().manual_seed(0)).byte()
+        net = network()
+        alone = gradients(copy.deepcopy(net), images)
+        shard(net, init_device_mesh("cpu", (2,)))
+        found = gradients(net, images[2 * rank :][:2])
+        share = max(
+            parameter.to_local().numel() / parameter.numel() for parameter in net.backbone.model.blocks.parameters()
+        )
+        norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1e9)
+        whole = {name: gradient.full_tensor() for name, gradient in found.items()}
+        for buffer in net.buffers():
+            buffer.fill_(rank + 1)
+        share_buffers(net)
+        buffers = {float(value) for buffer in net.buffers() for value in buffer.flatten()}
+        return {"alone": alone, "found": whole, "share": share, "norm": norm.full_tensor(), "buffers": buffers}
+    finally:
+        distributed.destroy_process_group()
+
+
+def other_process(_: int, folder: str) -> None:
+    take_part(1, folder)
+
+
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
+def test_split_weights_learn_as_whole_ones_and_buffers_are_shared(tmp_path: Path) -> None:
+    other = torch.multiprocessing.spawn(other_process, (str(tmp_path),), nprocs=1, join=False)
+    found = take_part(0, str(tmp_path))
+    assert other is not None and other.join()
+    assert found["alone"].keys() == found["found"].keys() == dict(network().named_parameters()).keys()
+    for name, gradient in found["alone"].items():
+        assert (found["found"][name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-6, name
+    expected = torch.stack([gradient.norm() for gradient in found["alone"].values()]).norm()
+    torch.testing.assert_close(found["norm"], expected, rtol=1e-5, atol=0)
+    assert found["share"] == 0.5
+    assert found["buffers"] == {1.0}
