@@ -100,7 +100,7 @@ class Predictor:
         device: such as ``cpu`` or ``cuda:1``; None takes the accelerator if there is one.
         trust: prefixes of classes outside lightpose, torch and timm that the checkpoint may instantiate.
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``; ``auto`` is the fastest on a GPU of NVIDIA, and
-            ``32-true`` elsewhere. Mixed precision moves keypoints by hundredths of a map cell.
+            ``32-true`` elsewhere. Mixed precision rounds the maps, which moves keypoints by a fraction of a cell.
         speed: see `lightpose.speed.speed_up`.
 
     Raises:
