@@ -33,7 +33,7 @@ def lean_ddp() -> None:
     before validation (`share_buffers`).
     """
     known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its name until 2.12
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # in older releases
     options = {"start_method": "popen", buffers: False, "gradient_as_bucket_view": True}
     StrategyRegistry.register("ddp", DDPStrategy, description="gradients only", override=True, **options)
 
