@@ -104,6 +104,23 @@ def _store() -> PrefixStore:
 # -- weights that are shared out ---------------------------------------------------------------------------------
 
 
+def check_precision(strategy: Any, precision: str) -> None:
+    """Refuse a precision that split weights don't go with.
+
+    Args:
+        strategy: of the trainer, as configured.
+        precision: of the trainer.
+
+    Raises:
+        UserError: with those that do.
+    """
+    if isinstance(strategy, dict) and "ShardedStrategy" in strategy["_target_"] and precision == "16-mixed":
+        raise UserError(
+            "trainer=fsdp can't scale losses, which trainer.precision=16-mixed needs; use trainer.precision=bf16-mixed "
+            "or 32-true on GPUs without bfloat16"
+        )
+
+
 class ShardedStrategy(ModelParallelStrategy):
     """FSDP (fully sharded data parallelism, arXiv:2304.11277): every GPU holds a share of weights and optimizer state.
 

@@ -12,7 +12,7 @@ from lightpose.data.coco import skeleton_of
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.models.net import PairError, check_pair
-from lightpose.parallel import lean_ddp, no_step_broadcast
+from lightpose.parallel import check_precision, lean_ddp, no_step_broadcast
 from lightpose.skeleton import Skeleton
 
 
@@ -119,6 +119,7 @@ def make_trainer(config: dict[str, Any]) -> Any:
         "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in callbacks),
         "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
     }
+    check_precision(config["trainer"]["strategy"], str(config["trainer"]["precision"]))
     lean_ddp()
     trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[WholeFiles()])
     no_step_broadcast(trainer)
