@@ -81,11 +81,12 @@ class GraphedTrunk:
     of a capture as they went in. If a capture fails, the network goes on eagerly, with one warning.
 
     Args:
-        net: its weights may change in place, but must not move.
+        net: its weights may change in place, but must not move or be replaced.
     """
 
     def __init__(self, net: PoseNet) -> None:
         self.net = net
+        self.modules, self.parameters = list(net.modules()), list(net.parameters())  # walking the network takes long
         self.graphs: dict[Any, tuple[int, Trunk]] = {}
         self.captures = 0
 
@@ -116,8 +117,8 @@ class GraphedTrunk:
         grad = torch.is_grad_enabled()
         shape = inputs.shape if grad else inputs.shape[1:]
         autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-        training = tuple(module.training for module in self.net.modules())
-        trained = tuple(parameter.requires_grad for parameter in self.net.parameters()) if grad else ()
+        training = tuple([module.training for module in self.modules])
+        trained = tuple([parameter.requires_grad for parameter in self.parameters]) if grad else ()
         return shape, inputs.dtype, autocast, training, trained
 
     def _capture(self, inputs: Tensor) -> Trunk:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -82,8 +83,8 @@ class EpochLoader(DataLoader[Sample]):
 
     Args:
         dataset: what to draw from.
-        device: where batches go; None leaves them where they are. To a CUDA device they go one ahead, in a stream of
-            their own, while the batch before is computed on.
+        device: where batches go; None leaves them where they are. To a CUDA device they go one ahead, in a thread and
+            a stream of their own, while the batch before is computed on.
         finish: what is left to do to a batch there.
         options: of `DataLoader`.
     """
@@ -129,7 +130,7 @@ class EpochLoader(DataLoader[Sample]):
 
 
 def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The batches, each begun in a stream of its own before the one before is given out."""
+    """The batches; each is made by another thread, in a stream of its own, while the one before is computed on."""
     side = stream(device, "prepare")
 
     def begin() -> tuple[Batch, torch.cuda.Event] | None:
@@ -137,13 +138,15 @@ def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
             batch = next(batches, None)
             return None if batch is None else (batch, side.record_event())
 
-    ready = begin()
-    while ready is not None:
-        (batch, event), ready = ready, begin()
-        current = torch.cuda.current_stream(device)
-        current.wait_event(event)
-        batch.map(functools.partial(_used_in, current))
-        yield batch
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(begin)
+        while (ready := coming.result()) is not None:
+            coming = thread.submit(begin)
+            batch, event = ready
+            current = torch.cuda.current_stream(device)
+            current.wait_event(event)
+            batch.map(functools.partial(_used_in, current))
+            yield batch
 
 
 def _used_in(current: torch.cuda.Stream, tensor: Tensor) -> Tensor:
