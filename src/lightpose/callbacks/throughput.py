@@ -48,6 +48,6 @@ class Throughput(L.Callback):
         if (trainer.fit_loop.total_batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             elapsed = now - self.since
             pl_module.log("speed/samples_per_second", self.samples * trainer.world_size / elapsed, batch_size=1)
-            pl_module.log("speed/data_wait", self.waited / elapsed, prog_bar=True, batch_size=1)
+            pl_module.log("speed/data_wait", self.waited / elapsed, batch_size=1)
             self._begin()
         self.idle_since = time.perf_counter()

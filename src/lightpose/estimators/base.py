@@ -111,8 +111,8 @@ class PoseEstimator(L.LightningModule):
         targets = self.codec.encode(batch.instances)
         losses = self.net.head.loss(self.net.features(batch.inputs), targets)
         loss = torch.stack(list(losses.values())).sum()
-        self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(batch))
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        logged = {"loss": loss, **losses}
+        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch))
         return {"loss": loss, "losses": losses}
 
     def on_before_backward(self, loss: Tensor) -> None:
