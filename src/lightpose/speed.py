@@ -126,8 +126,15 @@ class GraphedTrunk:
         generator = torch.cuda.default_generators[inputs.device.index or 0]
         random, spare = generator.get_state(), generator.clone_state()
         trunk = nn.Sequential(self.net.preprocessor, self.net.backbone, self.net.neck)
+        cudnn = torch.backends.cudnn
+        by_trial = cudnn.flags(  # what is captured once and replayed often may take long to choose
+            enabled=cudnn.enabled,
+            benchmark=not cudnn.deterministic,
+            deterministic=cudnn.deterministic,
+            allow_tf32=cudnn.allow_tf32,
+        )
         try:
-            with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()):
+            with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()), by_trial:
                 return Replay(trunk, inputs)
         except Exception:
             generator.graphsafe_set_state(spare)  # a failed capture leaves the other state unusable

@@ -56,7 +56,8 @@ class NanGuard(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse to write weights that a NaN has gone through; the checkpoint before stays."""
-        if not torch.stack([parameter.isfinite().all() for parameter in pl_module.parameters()]).all():
+        weights: dict[str, Tensor] = checkpoint["state_dict"]  # whole, also where processes share them out
+        if not all(weight.isfinite().all() for weight in weights.values()):
             self._stop("the weights are not finite, so no checkpoint is written; the loss is not")
 
     def _finite(self) -> Tensor:

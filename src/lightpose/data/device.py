@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -49,8 +49,11 @@ def finish(batch: Batch) -> Batch:
         ImageError: for an image that can't be decoded.
     """
     if batch.unwarped is not None:
-        images = decode(batch.unwarped, batch.image_from_input.device)
+        device = batch.image_from_input.device
+        images = decode(batch.unwarped, device)
         batch = replace(batch, inputs=warp(images, batch.unwarped, batch.image_from_input), unwarped=None)
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()  # before the memory of `images` is written again
     if batch.photometric:
         batch = replace(batch, inputs=apply_photometric(batch.inputs, batch.photometric), photometric={})
     return batch
@@ -92,10 +95,7 @@ def _decode_jpegs(files: list[Tensor], device: torch.device) -> list[Tensor]:
         reason = str(error).partition("\n")[0]
         warnings.warn(f"nvJPEG failed ({reason}); the images of the batch are decoded on the CPU", stacklevel=2)
         return []
-    current = torch.cuda.current_stream(device)
-    current.wait_stream(pool)
-    for image in decoded:
-        image.record_stream(current)
+    torch.cuda.current_stream(device).wait_stream(pool)
     return decoded
 
 
@@ -117,24 +117,32 @@ def warp(images: Sequence[Tensor], unwarped: UnwarpedImages, image_from_input: T
         (B, 3, h, w) uint8, channels last in memory.
     """
     device = image_from_input.device
+    rows, factors = unwarped.image_rows, unwarped.reductions
+    sources = [
+        _reduced(images[row], factor) if factor > 1 else images[row] for row, factor in zip(rows, factors, strict=True)
+    ]
+    high, wide = (max(source.shape[axis] for source in sources) for axis in (1, 2))
+    points = _image_points(image_from_input, unwarped.input_hw)
+    if max(factors) > 1:
+        points = (points + 0.5) / _without_sync(torch.tensor(factors), device)[:, None, None, None] - 0.5
+    grid = points * _without_sync(2 / torch.tensor([wide - 1, high - 1]).clamp_min(1), device) - 1
+    at_once = max(1, _BUFFER_BYTES // (3 * high * wide * 4))
     parts = []
-    for chunk in _chunks([_reduced_hw(unwarped, sample) for sample in range(len(unwarped.image_rows))]):
-        factors = [unwarped.reductions[sample] for sample in chunk]
-        sizes = [_reduced_hw(unwarped, sample) for sample in chunk]
-        buffer = torch.zeros(len(chunk), 3, max(h for h, _ in sizes), max(w for _, w in sizes), device=device)
-        for place, (sample, factor, (h, w)) in enumerate(zip(chunk, factors, sizes, strict=True)):
-            image = images[unwarped.image_rows[sample]]
-            if factor > 1:
-                image = functional.avg_pool2d(image[None].float(), factor, ceil_mode=True, count_include_pad=False)[0]
-            buffer[place, :, :h, :w] = image
-        points = _image_points(image_from_input[chunk.start : chunk.stop], unwarped.input_hw)
-        if max(factors) > 1:
-            points = (points + 0.5) / _without_sync(torch.tensor(factors), device)[:, None, None, None] - 0.5
-        last = torch.tensor([buffer.shape[3] - 1, buffer.shape[2] - 1]).clamp_min(1)
-        grid = points * _without_sync(2 / last, device) - 1
-        crops = functional.grid_sample(buffer, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
-        parts.append(crops.round().to(torch.uint8))
+    for start in range(0, len(sources), at_once):
+        some = sources[start : start + at_once]
+        padded = torch.zeros(len(some), 3, high, wide, device=device)
+        places = [padded[i, :, : source.shape[1], : source.shape[2]] for i, source in enumerate(some)]
+        # One call and few others: each lets another thread in, and must wait until that lets this one on.
+        torch._foreach_copy_(places, some)
+        crops = functional.grid_sample(
+            padded, grid[start : start + at_once], mode="bilinear", padding_mode="zeros", align_corners=True
+        )
+        parts.append(crops.round_().to(torch.uint8))
     return torch.cat(parts).contiguous(memory_format=torch.channels_last)
+
+
+def _reduced(image: Tensor, factor: int) -> Tensor:
+    return functional.avg_pool2d(image[None].float(), factor, ceil_mode=True, count_include_pad=False)[0]
 
 
 def _image_points(image_from_input: Tensor, input_hw: tuple[int, int]) -> Tensor:
@@ -147,20 +155,3 @@ def _image_points(image_from_input: Tensor, input_hw: tuple[int, int]) -> Tensor
 def _without_sync(tensor: Tensor, device: torch.device) -> Tensor:
     """The small CPU tensor on ``device``, which is not waited for."""
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
-
-
-def _reduced_hw(unwarped: UnwarpedImages, sample: int) -> tuple[int, int]:
-    height, width = unwarped.image_hw[unwarped.image_rows[sample]]
-    factor = unwarped.reductions[sample]
-    return -(-height // factor), -(-width // factor)
-
-
-def _chunks(sizes_hw: Sequence[tuple[int, int]]) -> Iterator[range]:
-    """Stretches of the batch that fit the buffer when each is padded to the largest."""
-    start, high, wide = 0, 0, 0
-    for sample, (h, w) in enumerate(sizes_hw):
-        high, wide = max(high, h), max(wide, w)
-        if sample > start and (sample + 1 - start) * 3 * high * wide * 4 > _BUFFER_BYTES:
-            yield range(start, sample)
-            start, high, wide = sample, h, w
-    yield range(start, len(sizes_hw))

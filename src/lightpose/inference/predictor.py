@@ -228,7 +228,7 @@ class Predictor:
         if crops.batch is None:
             return _UnderWay(crops, None, None)
         on_gpu = self.device.type == "cuda"
-        batch = (crops.batch.pin_memory() if on_gpu else crops.batch).to(self.device)
+        batch = (crops.batch.pin_memory() if on_gpu and not crops.batch.inputs.is_cuda else crops.batch).to(self.device)
         with torch.inference_mode(), torch.autocast(self.device.type, self.autocast, self.autocast is not None):
             poses = self.estimator.predict_step(batch, 0)
         columns = (poses.keypoints.flatten(1), poses.keypoint_scores, poses.scores[:, None], poses.batch_index[:, None])
