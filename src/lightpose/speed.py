@@ -127,19 +127,15 @@ class GraphedTrunk:
         random, spare = generator.get_state(), generator.clone_state()
         trunk = nn.Sequential(self.net.preprocessor, self.net.backbone, self.net.neck)
         cudnn = torch.backends.cudnn
-        by_trial = cudnn.flags(  # what is captured once and replayed often may take long to choose
-            enabled=cudnn.enabled,
-            benchmark=not cudnn.deterministic,
-            deterministic=cudnn.deterministic,
-            allow_tf32=cudnn.allow_tf32,
-        )
+        benchmark, cudnn.benchmark = cudnn.benchmark, not cudnn.deterministic  # choose once, replay often
         try:
-            with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()), by_trial:
+            with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()):
                 return Replay(trunk, inputs)
         except Exception:
             generator.graphsafe_set_state(spare)  # a failed capture leaves the other state unusable
             raise
         finally:
+            cudnn.benchmark = benchmark
             generator.set_state(random)
             for buffer, before in buffers:
                 buffer.copy_(before)

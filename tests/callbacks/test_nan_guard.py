@@ -49,4 +49,4 @@ def test_refuses_to_write_broken_weights_and_only_those():
     with torch.no_grad():
         model.weight[0, 0] = float("nan")
     with pytest.raises(UserError, match="since step 2"):
-        guard.on_save_checkpoint(None, model, {"state_dict": model.state_dict()})
+        guard.on_save_checkpoint(None, model, checkpoint)
