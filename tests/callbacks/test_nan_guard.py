@@ -43,9 +43,8 @@ def test_refuses_to_write_broken_weights_and_only_those():
     guard = NanGuard(patience=10)
     model = torch.nn.Linear(2, 2)
     _run(guard, [1.0, 1.0, float("nan")])
-    guard.on_save_checkpoint(
-        None, model, {"state_dict": model.state_dict()}
-    )  # a step that a gradient scaler has left out
+    checkpoint = {"state_dict": model.state_dict()}
+    guard.on_save_checkpoint(None, model, checkpoint)  # a step that a gradient scaler has left out
     with torch.no_grad():
         model.weight[0, 0] = float("nan")
     with pytest.raises(UserError, match="since step 2"):
