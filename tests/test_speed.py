@@ -13,7 +13,7 @@ from lightpose.models.losses.heatmap import KeypointMSE
 from lightpose.models.necks.identity import Identity
 from lightpose.models.net import PoseNet
 from lightpose.models.preprocessors import Normalize
-from lightpose.speed import speed_up
+from lightpose.speed import EAGER_CALLS, speed_up
 from lightpose.structures import Spec
 
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -117,6 +117,9 @@ def test_graph_serves_smaller_batches_and_follows_the_weights(net):
     net.to(GPU).eval()
     speed_up(net, "auto", GPU)
     with torch.inference_mode():
+        for _ in range(EAGER_CALLS):
+            net.features(random_inputs(4).to(GPU))
+        assert net.fast_features.captures == 0
         for count in (4, 3, 4, 1):
             inputs = random_inputs(count, count).to(GPU)
             # another batch size is another convolution algorithm, in TF32

@@ -26,16 +26,29 @@ from lightpose.errors import UserError
 from lightpose.models.net import PoseNet
 
 
-def lean_ddp() -> None:
-    """Let ``strategy=ddp``, which ``auto`` is with several devices, exchange gradients in a step and nothing else.
+class LeanDDP(DDPStrategy):
+    """DDP that exchanges gradients in a step and nothing else. ``strategy=auto`` means it where there are several devices.
 
     By itself DDP also sends all buffers from process 0 to the others at every forward pass. Here that is done once,
     before validation (`share_buffers`).
     """
-    known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # in older releases
-    options = {"start_method": "popen", buffers: False, "gradient_as_bucket_view": True}
-    StrategyRegistry.register("ddp", DDPStrategy, description="gradients only", override=True, **options)
+
+    def __init__(self, **options: Any) -> None:
+        known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # until torch 2.12
+        super().__init__(**{buffers: False, "gradient_as_bucket_view": True, **options})
+
+    def _setup_model(self, model: nn.Module) -> nn.parallel.DistributedDataParallel:
+        # Lightning does this in a stream of its own, to which DDP then binds the gradients: each of them would have to
+        # be handed from the stream of training to that one.
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=self.determine_ddp_device_ids(), **self._ddp_kwargs
+        )
+
+
+def lean_ddp() -> None:
+    """Let ``strategy=ddp`` be `LeanDDP`."""
+    StrategyRegistry.register("ddp", LeanDDP, description="gradients only", override=True, start_method="popen")
 
 
 def no_step_broadcast(trainer: L.Trainer) -> None:

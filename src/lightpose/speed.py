@@ -6,6 +6,7 @@ fuses layers, after minutes of waiting.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal, cast, get_args
 
@@ -23,6 +24,7 @@ Speed = Literal["auto", "eager", "graph", "compile"]
 Trunk = Callable[[Tensor], list[Tensor]]
 
 MOST_CAPTURES = 8
+EAGER_CALLS = 10
 WARM_UPS = 3
 
 
@@ -74,11 +76,12 @@ def _obstacle(net: PoseNet, device: torch.device) -> str | None:
 
 
 class GraphedTrunk:
-    """`PoseNet.plain_features` as CUDA graphs, captured at the first call of a kind and replayed from then on.
+    """`PoseNet.plain_features` as CUDA graphs, captured once and replayed from then on.
 
     Calls are of one kind if shape and autocast agree, and which parameters train and which modules are in training
-    mode. Without gradients a smaller batch goes through the graph of a larger one. Buffers and random numbers come out
-    of a capture as they went in. If a capture fails, the network goes on eagerly, with one warning.
+    mode. With gradients the first call of a kind is captured; without, the first few run eagerly, since a capture takes
+    seconds and few images don't need it, and a smaller batch goes through the graph of a larger one. Buffers and random
+    numbers come out of a capture as they went in. If it fails, the network goes on eagerly, with one warning.
 
     Args:
         net: its weights may change in place, but must not move or be replaced.
@@ -89,6 +92,7 @@ class GraphedTrunk:
         self.modules, self.parameters = list(net.modules()), list(net.parameters())  # walking the network takes long
         self.graphs: dict[Any, tuple[int, Trunk]] = {}
         self.captures = 0
+        self.eager_calls: Counter[Any] = Counter()
 
     def __call__(self, inputs: Tensor) -> list[Tensor]:
         """Feature maps. With gradients they are valid until the next call, otherwise for good."""
@@ -96,7 +100,9 @@ class GraphedTrunk:
         kind = self._kind(inputs)
         size, trunk = self.graphs.get(kind, (0, None))
         if trunk is None or count > size:
-            if self.captures == MOST_CAPTURES:
+            self.eager_calls[kind] += 1
+            patient = not torch.is_grad_enabled() and self.eager_calls[kind] <= EAGER_CALLS
+            if patient or self.captures == MOST_CAPTURES:
                 return self.net.plain_features(inputs)
             self.captures += 1
             try:
@@ -126,8 +132,6 @@ class GraphedTrunk:
         generator = torch.cuda.default_generators[inputs.device.index or 0]
         random, spare = generator.get_state(), generator.clone_state()
         trunk = nn.Sequential(self.net.preprocessor, self.net.backbone, self.net.neck)
-        cudnn = torch.backends.cudnn
-        benchmark, cudnn.benchmark = cudnn.benchmark, not cudnn.deterministic  # choose once, replay often
         try:
             with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()):
                 return Replay(trunk, inputs)
@@ -135,7 +139,6 @@ class GraphedTrunk:
             generator.graphsafe_set_state(spare)  # a failed capture leaves the other state unusable
             raise
         finally:
-            cudnn.benchmark = benchmark
             generator.set_state(random)
             for buffer, before in buffers:
                 buffer.copy_(before)

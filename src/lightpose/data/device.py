@@ -101,8 +101,8 @@ def _decode_jpegs(files: list[Tensor], device: torch.device) -> list[Tensor]:
 
 @functools.cache
 def stream(device: torch.device, use: str) -> torch.cuda.Stream:
-    """One stream for each use: the memory that a stream has used is kept for it alone."""
-    return torch.cuda.Stream(device)
+    """One stream for each use: the memory that a stream has used is kept for it alone. It goes before the network's."""
+    return torch.cuda.Stream(device, priority=-1)
 
 
 def warp(images: Sequence[Tensor], unwarped: UnwarpedImages, image_from_input: Tensor) -> Tensor:
