@@ -27,7 +27,7 @@ from lightpose.models.net import PoseNet
 
 
 class LeanDDP(DDPStrategy):
-    """DDP that exchanges gradients in a step and nothing else. ``strategy=auto`` means it where there are several devices.
+    """DDP that exchanges gradients in a step and nothing else; ``strategy=auto`` means it with several devices.
 
     By itself DDP also sends all buffers from process 0 to the others at every forward pass. Here that is done once,
     before validation (`share_buffers`).
