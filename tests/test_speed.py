@@ -20,11 +20,18 @@ ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-class Undecided(nn.Module):
+class ReadsOnHost(nn.Module):
     """Reads a value on the host, which no graph can replay."""
 
     def forward(self, inputs):
         return inputs.float() * float(inputs.float().mean())
+
+
+class DecidesOnHost(nn.Module):
+    """Decides in Python what to compute, which a graph would repeat for good."""
+
+    def forward(self, inputs):
+        return inputs.float() * (2.0 if torch.rand(1).item() < 0.5 else 1.0)
 
 
 @pytest.fixture
@@ -187,8 +194,9 @@ def test_accumulated_gradients_add_up(net):
 
 
 @ON_GPU
-def test_a_net_that_waits_for_the_host_runs_eagerly(caplog):
-    net = make_net(Undecided()).to(GPU).train()
+@pytest.mark.parametrize("preprocessor", [ReadsOnHost(), DecidesOnHost()])
+def test_a_net_that_needs_the_host_runs_eagerly(caplog, preprocessor):
+    net = make_net(preprocessor).to(GPU).train()
     speed_up(net, "auto", GPU)
     with caplog.at_level(logging.WARNING):
         for seed in range(2):

@@ -6,6 +6,7 @@ fuses layers, after minutes of waiting.
 """
 
 import logging
+import random
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal, cast, get_args
@@ -83,6 +84,9 @@ class GraphedTrunk:
     seconds and few images don't need it, and a smaller batch goes through the graph of a larger one. Buffers and random
     numbers come out of a capture as they went in. If it fails, the network goes on eagerly, with one warning.
 
+    The network's Python code, its hooks included, runs at the capture and not at a replay. A network whose Python code
+    draws random numbers, such as which layers to leave out, is therefore not captured.
+
     Args:
         net: its weights may change in place, but must not move or be replaced.
     """
@@ -130,16 +134,20 @@ class GraphedTrunk:
     def _capture(self, inputs: Tensor) -> Trunk:
         buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
         generator = torch.cuda.default_generators[inputs.device.index or 0]
-        random, spare = generator.get_state(), generator.clone_state()
+        state, spare = generator.get_state(), generator.clone_state()
         trunk = nn.Sequential(self.net.preprocessor, self.net.backbone, self.net.neck)
+        on_host = random.getstate(), torch.get_rng_state()
         try:
             with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()):
-                return Replay(trunk, inputs)
+                replay = Replay(trunk, inputs)
+            if random.getstate() != on_host[0] or not torch.equal(torch.get_rng_state(), on_host[1]):
+                raise RuntimeError("it draws random numbers on the host")
+            return replay
         except Exception:
             generator.graphsafe_set_state(spare)  # a failed capture leaves the other state unusable
             raise
         finally:
-            generator.set_state(random)
+            generator.set_state(state)
             for buffer, before in buffers:
                 buffer.copy_(before)
 
