@@ -133,24 +133,38 @@ def shift(image, reference):
 
 
 @pytest.mark.parametrize("shrink", [2.1, 3.9, 4.6, 8.5])
-@pytest.mark.parametrize("orientation", [None, 1, 3])
-def test_a_small_crop_of_a_large_jpeg_is_averaged_and_not_shifted(tmp_path, shrink, orientation):
+@pytest.mark.parametrize("kind", ["JPEG", "turned JPEG", "PNG", "array"])
+def test_a_small_crop_of_a_large_image_is_averaged_and_not_shifted(tmp_path, shrink, kind):
     hw, input_hw = (853, 1283), (64, 96)  # no multiples of 8
-    (tmp_path / "large.jpg").write_bytes(encode(photograph(hw), "JPEG", orientation, quality=92))
-    image = EncodedImage(tmp_path / "large.jpg", hw)
+    format, orientation = "PNG" if kind in ("PNG", "array") else "JPEG", 3 if kind == "turned JPEG" else None
+    (tmp_path / "large").write_bytes(encode(photograph(hw), format, orientation, quality=92))
+    pixels = read_image(tmp_path / "large")
+    image = pixels if kind == "array" else EncodedImage(tmp_path / "large", hw)
     center, size = np.array([640.0, 427.0]), np.array([input_hw[1], input_hw[0]]) * shrink
     matrix = crop_matrix(center, size, input_hw, "half_pixel", degrees=20)
+    factor = max(factor for factor in (2, 4, 8) if factor <= shrink)
+    assert reduction(matrix) == factor
+    if kind == "JPEG":
+        assert image.decode(factor)[0].shape[:2] == tuple(-(-side // factor) for side in hw)
+    elif kind != "array":
+        assert image.decode(factor)[1] == 1
     sample = Sample(image, None, matrix, 1, 0, hw)
     warped = Warp(input_hw)(sample, np.random.default_rng(0)).image
-    pixels, factor = image.decode(reduction(matrix))
-    assert factor == (1 if orientation == 3 else max(f for f in (2, 4, 8) if f <= shrink))
-    assert pixels.shape[:2] == tuple(-(-side // factor) for side in hw)
-    reference = area_averaged(read_image(tmp_path / "large.jpg"), matrix, input_hw)
+    reference = area_averaged(pixels, matrix, input_hw)
     assert np.abs(shift(warped, reference)).max() < 0.05
     if factor > 2:  # at 2, four pixels enter a bilinear sample anyway
-        aliased = cv2.warpAffine(read_image(tmp_path / "large.jpg"), matrix[:2], input_hw[::-1])
+        aliased = cv2.warpAffine(pixels, matrix[:2], input_hw[::-1])
         error, without = (np.abs(each.astype(int) - reference).mean() for each in (warped, aliased))
         assert error < 0.6 * without
+
+
+def test_a_damaged_orientation_is_none(tmp_path):
+    text = b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\2\0\0\0\3ab\0\0\0\0\0\0"  # letters for a number
+    image = Image.fromarray(photograph((64, 96)))
+    image.save(tmp_path / "plain.jpg")
+    image.save(tmp_path / "odd.jpg", exif=text)
+    np.testing.assert_array_equal(read_image(tmp_path / "odd.jpg"), read_image(tmp_path / "plain.jpg"))
+    assert EncodedImage(tmp_path / "odd.jpg", (64, 96)).plain_jpeg()
 
 
 def test_what_is_decoded_does_not_depend_on_what_was_before(tmp_path):
@@ -175,3 +189,13 @@ def test_a_file_of_another_size_is_refused_at_every_size(tmp_path, factor):
     (tmp_path / "a.jpg").write_bytes(encode(photograph((64, 96)), "JPEG"))
     with pytest.raises(UserError, match=r"a\.jpg is 96x64 .* annotated as 96x63"):
         EncodedImage(tmp_path / "a.jpg", (63, 96)).decode(factor)
+
+
+@pytest.mark.parametrize("name", ["plain.jpg", "turned.jpg", "picture.png"])
+def test_encoded_image_knows_its_own_upright_size(tmp_path, name):
+    exif = Image.Exif()
+    if name == "turned.jpg":
+        exif[0x0112] = 6
+    Image.fromarray(np.zeros((40, 64, 3), np.uint8)).save(tmp_path / name, exif=exif)
+    image = EncodedImage(tmp_path / name)
+    assert image.hw == image.decode()[0].shape[:2] == ((64, 40) if name == "turned.jpg" else (40, 64))

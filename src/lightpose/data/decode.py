@@ -169,8 +169,12 @@ def _decode_jpeg(data: bytes, reduction: int) -> tuple[Array | None, int]:
 def _orientation(data: bytes) -> int:
     if b"Exif\0\0" not in data[:65536]:
         return 1
-    with Image.open(io.BytesIO(data)) as header:
-        return int(header.getexif().get(_EXIF_ORIENTATION, 1))
+    try:
+        with Image.open(io.BytesIO(data)) as header:
+            orientation = header.getexif().get(_EXIF_ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises for a damaged header
+        return 1
+    return int(orientation) if orientation in _UPRIGHT else 1
 
 
 def _decode_other(data: bytes) -> Array | None:

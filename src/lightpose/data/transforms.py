@@ -22,7 +22,7 @@ from lightpose.geometry import (
     reduction,
 )
 from lightpose.skeleton import Skeleton
-from lightpose.structures import Annotations, Array, Sample
+from lightpose.structures import Annotations, Array, Sample, transform_points
 
 
 def mirror_labels(instances: Annotations, skeleton: Skeleton) -> Annotations:
@@ -210,7 +210,8 @@ class RandomFlip:
 class Warp:
     """Move the pixels: the image becomes the input, bilinear, black outside. Comes after all geometry.
 
-    An image that is still encoded is decoded here, a JPEG no larger than the input needs it.
+    An image that is still encoded is decoded here, a JPEG no larger than the input needs it. Others are averaged to
+    that size, so that what the input shows doesn't depend on the kind of file.
 
     Args:
         input_hw: network input size.
@@ -222,7 +223,28 @@ class Warp:
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Replace the image by the (h, w, 3) input."""
         image, matrix = sample.image, sample.input_from_image
+        wanted, factor = reduction(matrix), 1
         if isinstance(image, EncodedImage):
-            image, factor = image.decode(reduction(matrix))
+            image, factor = image.decode(wanted)
             matrix = matrix @ full_from_reduced(factor)
+        if factor < wanted:
+            image, matrix = _averaged(image, matrix, wanted, self.input_hw)
         return replace(sample, image=cv2.warpAffine(image, matrix[:2], self.input_hw[::-1], flags=cv2.INTER_LINEAR))
+
+
+def _averaged(image: Array, input_from_image: Array, factor: int, input_hw: tuple[int, int]) -> tuple[Array, Array]:
+    """What the input shows of an image, as means of ``factor`` x ``factor`` squares, and ``input_from`` these."""
+    height, width = input_hw
+    corners = np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
+    squares = transform_points(np.linalg.inv(input_from_image), corners) // factor
+    most = (np.array(image.shape[1::-1]) - 1) // factor
+    left, top = first = np.clip(squares.min(0) - 1, 0, most).astype(int) * factor
+    right, bottom = np.clip(squares.max(0) + 1, 0, most).astype(int) * factor + factor
+    part = image[top:bottom, left:right]
+    missing = -part.shape[0] % factor, -part.shape[1] % factor
+    part = cv2.copyMakeBorder(part, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE) if any(missing) else part
+    small_wh = part.shape[1] // factor, part.shape[0] // factor
+    image_from_part = np.eye(3)
+    image_from_part[:2, 2] = first
+    small: Array = cv2.resize(part, small_wh, interpolation=cv2.INTER_AREA)
+    return small, input_from_image @ image_from_part @ full_from_reduced(factor)
