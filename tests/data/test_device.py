@@ -13,10 +13,13 @@ from PIL import Image
 
 from lightpose.checkpoint import assemble
 from lightpose.data import device
+from lightpose.data.boxes import unlabelled
 from lightpose.data.coco import skeleton_of
-from lightpose.data.decode import ImageError, read_image
+from lightpose.data.decode import EncodedImage, ImageError, read_image
+from lightpose.data.transforms import Warp
 from lightpose.errors import UserError
-from lightpose.structures import collate
+from lightpose.geometry import crop_matrix
+from lightpose.structures import Sample, collate
 
 CONF = Path(__file__).parents[2] / "conf"
 SAMPLES = Path(__file__).parents[2] / "../shared/samples/coco"
@@ -110,6 +113,22 @@ def test_photographs_differ_by_less_than_a_grey_level(place):
             for decode in ("cpu", "device")
         )
         assert difference(found, expected).max() < 1
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (1, 7), (2, 300), (700, 510)])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_images_of_any_kind_and_size(photographs, hw, suffix):
+    """The largest is four times as large as its crop, the others are smaller."""
+    pixels = cv2.resize(read_image(photographs.parent / "b.jpg"), hw[::-1])
+    path = photographs.parent / f"any.{suffix}"
+    Image.fromarray(pixels).save(path)
+    matrix = crop_matrix(np.array([hw[1] - 1, hw[0] - 1]) / 2, np.array([192, 256]), (64, 48), "half_pixel", degrees=20)
+    nobody = unlabelled(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 5)
+    sample = Sample(EncodedImage(path, hw), nobody, matrix, 1, 0, hw)
+    rng = np.random.default_rng(0)
+    expected = collate([Warp((64, 48))(sample, rng)])
+    found = device.finish(collate([device.DeferWarp((64, 48))(sample, rng)]))
+    assert difference(found, expected).max() < 1
 
 
 def test_whole_images_too(photographs):

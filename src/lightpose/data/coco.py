@@ -45,6 +45,8 @@ class CocoDataset(PoseDataset):
         transforms: see `PoseDataset`.
         seed: see `PoseDataset`.
         on_bad_image: ``error``, or ``skip`` to put another sample in the place of an unreadable image and count it.
+            With ``data.decode=device`` a JPEG whose end is there is decoded too late to be skipped: damage inside of it
+            is an error all the same.
 
     Raises:
         ImagesNotFound: when the images are not where they should be.

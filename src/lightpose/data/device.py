@@ -121,11 +121,11 @@ def warp(images: Sequence[Tensor], unwarped: UnwarpedImages, image_from_input: T
     sources = [
         _reduced(images[row], factor) if factor > 1 else images[row] for row, factor in zip(rows, factors, strict=True)
     ]
-    high, wide = (max(source.shape[axis] for source in sources) for axis in (1, 2))
+    high, wide = (max(2, *(source.shape[axis] for source in sources)) for axis in (1, 2))  # the grid has no step of 0
     points = _image_points(image_from_input, unwarped.input_hw)
     if max(factors) > 1:
         points = (points + 0.5) / _without_sync(torch.tensor(factors), device)[:, None, None, None] - 0.5
-    grid = points * _without_sync(2 / torch.tensor([wide - 1, high - 1]).clamp_min(1), device) - 1
+    grid = points * _without_sync(2 / torch.tensor([wide - 1, high - 1]), device) - 1
     at_once = max(1, _BUFFER_BYTES // (3 * high * wide * 4))
     parts = []
     for start in range(0, len(sources), at_once):
