@@ -115,7 +115,8 @@ def random_checkpoint(overrides: list[str], annotations: Path, out: Path) -> Pat
 
 def on_device(checkpoint: Path, batch: int, repeats: int, overrides: list[str]) -> dict[str, Any]:
     """Crops a second of `lightpose.Predictor`, from a batch on the device to NumPy arrays."""
-    from lightpose.inference.predictor import Predictor, _Crops, behind
+    from lightpose.inference.crops import Crops
+    from lightpose.inference.predictor import Predictor, behind
 
     given = dict(override.split("=", 1) for override in overrides)
     chosen: Any = {key: given[key] for key in ("precision", "speed", "device") if key in given}
@@ -131,7 +132,7 @@ def on_device(checkpoint: Path, batch: int, repeats: int, overrides: list[str]) 
         numbers.to(device),
         torch.tensor(input_hw, device=device).expand(batch, 2),
     )
-    crops = _Crops(samples, (np.zeros((batch, 4), np.float32), np.ones(batch, np.float32)), list(range(1, batch + 1)))
+    crops = Crops(samples, (np.zeros((batch, 4), np.float32), np.ones(batch, np.float32)), list(range(1, batch + 1)))
 
     def predict(times: int) -> None:
         for results in behind(map(predictor._submit, [crops] * times)):

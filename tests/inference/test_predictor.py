@@ -11,6 +11,7 @@ from lightpose.data.transforms import RandomAffine, RandomFlip
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.geometry import apply_affine
+from lightpose.inference.crops import Job
 from lightpose.inference.predictor import FIND_AT_ONCE
 from lightpose.inference.sources import AHEAD, Frame
 from lightpose.structures import Batch, Poses, collate
@@ -93,18 +94,16 @@ def test_images_as_paths_arrays_or_one_of_them(predictor, images, folder):
 def test_back_projection_is_exact_under_rotation_and_flip(checkpoint, images, monkeypatch):
     """Keypoints that a perfect network finds in turned and mirrored crops come back to where they were."""
     predictor = lightpose.Predictor(checkpoint, device="cpu")
-    crop, warp = predictor.transforms
-    predictor.transforms = [
+    crop, warp = predictor.cropper.transforms
+    truth = np.array([[[12.3, 33.1], [71.9, 4.4], [-3.2, 65.7]]], np.float32)
+    transforms = [
+        lambda sample, rng: replace(sample, instances=replace(sample.instances, keypoints=truth)),
         crop,
         RandomAffine(INPUT_HW, rotate_probability=1.0, shift_probability=1.0),
         RandomFlip(SKELETON, INPUT_HW, probability=1.0),
         warp,
     ]
-    truth = np.array([[[12.3, 33.1], [71.9, 4.4], [-3.2, 65.7]]], np.float32)
-    transform = predictor._transform
-    monkeypatch.setattr(
-        predictor, "_transform", lambda s: transform(replace(s, instances=replace(s.instances, keypoints=truth)))
-    )
+    predictor.cropper = replace(predictor.cropper, transforms=transforms)
 
     def perfect(batch: Batch, number: int) -> Poses:
         keypoints = batch.instances.keypoints[:, 0]
@@ -200,7 +199,7 @@ def test_precision_and_speed_are_checked(checkpoint, predictor, images):
 def test_the_step_reads_no_value(checkpoint, predictor, images):
     """On the meta device there are no values: whatever would wait for one fails."""
     estimator = lightpose.load(checkpoint).to("meta")
-    samples = predictor._samples((0, (images[0], (BOXES[0].astype(np.float32), np.ones(2, np.float32)))))
+    samples = predictor.cropper.samples(Job(images[0], (BOXES[0].astype(np.float32), np.ones(2, np.float32)), 0))
     batch = collate(samples).to("meta")
     poses = estimator.to_image(estimator.codec.decode(estimator.outputs(batch.inputs)), batch)
     assert poses.keypoints.is_meta

@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import takewhile
 from pathlib import Path
@@ -16,6 +16,8 @@ from lightpose.cli import app
 from lightpose.errors import UserError
 
 if TYPE_CHECKING:
+    from lightpose.inference.boxes import Detections
+    from lightpose.inference.detectors import Detector
     from lightpose.inference.predictor import Find
     from lightpose.inference.sources import Frame, Source
 
@@ -34,21 +36,24 @@ def predict(composed: DictConfig) -> None:
 
     from lightpose.cli.setup import resolved
     from lightpose.inference.predictor import Predictor
-    from lightpose.inference.sources import Video, open_source
+    from lightpose.inference.sources import ImageFiles, Video, open_source
     from lightpose.inference.writers import Canvas, ImageCanvas, VideoCanvas, drawn, staged, write_predictions
 
     config = resolved(composed)
     source = open_source(config["source"], config["images"])
     cv2.setNumThreads(0)  # the predictor's threads share the cores
     predictor = Predictor(config["ckpt"], config["device"], config["trust"], config["precision"], config["speed"])
-    find = box_finder(config, source, predictor.estimator.takes_boxes)
+    boxes, detector = people_of(config, source, predictor.estimator.takes_boxes)
     out, start = Path(config["out"]), time.perf_counter()
     with ExitStack() as stack:
         folder = stack.enter_context(staged(out))
-        frames: Iterable[Frame] = source.frames()
-        if isinstance(source, Video) and not source.image_ids:
-            frames = until_interrupt(frames)
-        results = predictor.stream(frames, find, config["batch_size"])
+        if isinstance(source, ImageFiles) and detector is None:
+            results = predictor.stream_files(source, boxes, config["batch_size"], config["num_workers"])
+        else:
+            frames: Iterable[Frame] = source.frames()
+            if isinstance(source, Video) and not source.image_ids:
+                frames = until_interrupt(frames)
+            results = predictor.stream(frames, box_finder(boxes, detector), config["batch_size"])
         if config["draw"]:
             canvas: Canvas = ImageCanvas(folder / "overlays")
             if isinstance(source, Video):
@@ -62,14 +67,16 @@ def predict(composed: DictConfig) -> None:
         log.info("%s", out / name)
 
 
-def box_finder(config: dict[str, Any], source: "Source", takes_boxes: bool) -> "Find | None":
-    """Boxes from the file, the detector or the source's own annotations; None for the whole image.
+def people_of(
+    config: dict[str, Any], source: "Source", takes_boxes: bool
+) -> "tuple[Mapping[str, Detections] | None, Detector | None]":
+    """Boxes by the name of the image, from the file or the source's own annotations, or a detector; or neither.
 
     Raises:
         UserError: for both a file and a detector, or either where the model takes no boxes, and for unusable ones.
     """
     from lightpose.checkpoint import assemble
-    from lightpose.inference.boxes import NO_BOXES, read_boxes
+    from lightpose.inference.boxes import read_boxes
 
     given = [name for name in ("boxes", "detector") if config.get(name) is not None]
     if len(given) > 1:
@@ -77,11 +84,18 @@ def box_finder(config: dict[str, Any], source: "Source", takes_boxes: bool) -> "
     if not takes_boxes:
         if given:
             raise UserError(f"the checkpoint's model finds people by itself; leave {given[0]}= out")
-        return None
+        return None, None
     if "detector" in given:
-        detector = assemble(config["detector"])
-        return lambda frames: detector([frame.image for frame in frames])
-    boxes = source.boxes if config["boxes"] is None else read_boxes(config["boxes"], source)
+        return None, assemble(config["detector"])
+    return source.boxes if config["boxes"] is None else read_boxes(config["boxes"], source), None
+
+
+def box_finder(boxes: "Mapping[str, Detections] | None", detector: "Detector | None") -> "Find | None":
+    """Looks up boxes, or asks the detector; None for the whole image."""
+    from lightpose.inference.boxes import NO_BOXES
+
+    if detector is not None:
+        return lambda frames: detector([frame.pixels() for frame in frames])
     return None if boxes is None else lambda frames: [boxes.get(frame.name, NO_BOXES) for frame in frames]
 
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -68,20 +69,31 @@ class EncodedImage:
 
     Args:
         path: the file.
-        hw: upright size that it must have.
+        hw: upright size that it must have; None for any.
 
     Attributes:
+        hw: upright size.
         name: the path, for messages.
         data: content of the file.
 
     Raises:
-        ImageError: naming the file, when it can't be read.
+        ImageError: naming the file, when it can't be read, or has to be decoded for its size and can't be.
     """
 
-    def __init__(self, path: Path | str, hw: tuple[int, int]) -> None:
-        self.name, self.hw = str(path), hw
+    def __init__(self, path: Path | str, hw: tuple[int, int] | None = None) -> None:
+        self.name = str(path)
         self.data = _read(path)
         self._decoded: dict[int, tuple[Array, int]] = {}
+        self.hw = hw or self._own_hw()
+
+    def _own_hw(self) -> tuple[int, int]:
+        if self.data[:2] == b"\xff\xd8" and _orientation(self.data) == 1:
+            with suppress(ValueError):  # what simplejpeg can't read, OpenCV may
+                height, width = simplejpeg.decode_jpeg_header(self.data)[:2]
+                return height, width
+        self._decoded[1] = _decode(self.data, self.name, 1)
+        height, width = self._decoded[1][0].shape[:2]
+        return height, width
 
     def decode(self, reduction: int = 1) -> tuple[Array, int]:
         """The upright pixels and the factor by which they are reduced; they are kept for the next who asks.

@@ -1,7 +1,7 @@
 """From images to poses in one call."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -12,22 +12,23 @@ import torch
 
 from lightpose.checkpoint import assemble, check_targets, load
 from lightpose.data.base import Transform
-from lightpose.data.boxes import unlabelled
-from lightpose.data.decode import read_image
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.inference.boxes import NO_BOXES, Detections, check_boxes
-from lightpose.inference.sources import AHEAD, Frame, batched, prefetch
+from lightpose.inference.crops import Cropper, Crops, CropTasks, Image, Job, collated, cut, made_by_processes
+from lightpose.inference.sources import AHEAD, CORES, Frame, ImageFiles, batched, prefetch
 from lightpose.speed import Speed, precision, speed_up
-from lightpose.structures import Array, Batch, Sample, collate
+from lightpose.structures import Array, Sample
 
 T = TypeVar("T")
-Image = str | Path | Array
 Find = Callable[[Sequence[Frame]], list[Detections]]
 """Boxes for each of several frames: from a detector, or looked up by name."""
 
 FIND_AT_ONCE = 16
 """Frames that `Predictor.stream` collects for a detector."""
+
+FEW_BATCHES = 4
+"""For less, starting worker processes would take longer than they save."""
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Precision, in Lightning's words, to the type of autocast."""
@@ -61,21 +62,6 @@ class ImagePoses:
 
 
 @dataclass(frozen=True, slots=True)
-class _Crops:
-    """What goes through the network at once.
-
-    Attributes:
-        batch: B samples; None for none.
-        detections: box and score of each sample.
-        ends: how many samples there are up to the end of each image that ends here.
-    """
-
-    batch: Batch | None
-    detections: Detections
-    ends: list[int]
-
-
-@dataclass(frozen=True, slots=True)
 class _UnderWay:
     """Results that the device may still be computing.
 
@@ -85,7 +71,7 @@ class _UnderWay:
         done: when ``packed`` can be read; None for at once.
     """
 
-    crops: _Crops
+    crops: Crops
     packed: torch.Tensor | None
     done: torch.cuda.Event | None
 
@@ -122,8 +108,10 @@ class Predictor:
         if self.estimator.input_hw is None:
             raise UserError(f"{checkpoint} takes sequences of keypoints, not images; run it with lightpose.load")
         speed_up(self.estimator.net, speed, self.device)
-        self.transforms = eval_transforms(self.estimator, trust)
         self.skeleton = self.estimator.skeleton
+        self.cropper = Cropper(
+            eval_transforms(self.estimator, trust), self.skeleton.num_keypoints, self.estimator.takes_boxes
+        )
 
     def __call__(
         self,
@@ -149,7 +137,9 @@ class Predictor:
         if isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim == 3):
             boxes, box_scores = (None if given is None else [given] for given in (boxes, box_scores))
             return self([images], boxes, batch_size, box_scores)
-        return list(self._predict(zip(images, _given(len(images), boxes, box_scores), strict=True), batch_size))
+        given = zip(images, _given(len(images), boxes, box_scores), strict=True)
+        jobs = [Job(image, detections, number) for number, (image, detections) in enumerate(given)]
+        return list(self._predict(self._by_threads(jobs, batch_size)))
 
     def stream(
         self, frames: Iterable[Frame], find: Find | None = None, batch_size: int = 64
@@ -166,26 +156,67 @@ class Predictor:
         """
         waiting: deque[Frame] = deque()
 
-        def jobs() -> Iterator[tuple[Image, Detections | None]]:
+        def jobs() -> Iterator[Job]:
             for chunk in batched(frames, FIND_AT_ONCE if find else 1):
                 boxes = scores = None
                 if find is not None:
                     boxes, scores = zip(*find(chunk), strict=True)
                 for frame, detections in zip(chunk, _given(len(chunk), boxes, scores), strict=True):
                     waiting.append(frame)
-                    yield frame.image, detections
+                    yield Job(frame.image, detections, frame.image_id)
 
-        for poses in self._predict(jobs(), batch_size):
+        for poses in self._predict(self._by_threads(jobs(), batch_size, most_images=batch_size)):
             yield waiting.popleft(), poses
 
-    def _predict(self, jobs: Iterable[tuple[Image, Detections | None]], batch_size: int) -> Iterator[ImagePoses]:
-        """The poses of every image; the boxes of one are None where the whole image is to be posed.
+    def stream_files(
+        self,
+        source: ImageFiles,
+        boxes: Mapping[str, Detections] | None = None,
+        batch_size: int = 64,
+        num_workers: int | None = None,
+    ) -> Iterator[tuple[Frame, ImagePoses]]:
+        """The poses of every image file, in order, with frames that hold its path; worker processes read and crop.
+
+        Args:
+            source: such as ``open_source("val.json")``.
+            boxes: by the name of the image, of which one that is missing has none and isn't read; None poses each whole
+                image as one person.
+            batch_size: as in `__call__`.
+            num_workers: processes; 0 leaves their work to threads of this one. None takes the CPU cores there are, 16
+                at most, and threads for less than four batches.
+
+        Raises:
+            UserError: for images or boxes that can't be used, and a negative number of processes.
+        """
+        if num_workers is not None and num_workers < 0:
+            raise UserError(f"num_workers={num_workers} must be at least 0, or null for the CPU cores there are")
+        frames = [Frame(name, source.files[name], image_id) for image_id, name in source.names.items()]
+        found = [None if boxes is None else check_boxes(*boxes.get(each.name, NO_BOXES), each.name) for each in frames]
+        jobs = [Job(*job, number) for number, job in enumerate(zip((f.image for f in frames), found, strict=True))]
+        tasks = CropTasks(self.cropper, jobs, batch_size)
+        if num_workers is None:
+            num_workers = min(16, CORES) if len(tasks) >= FEW_BATCHES else 0
+        if num_workers:
+            batches = made_by_processes(tasks, min(num_workers, len(tasks)), pin=self.device.type == "cuda")
+        else:
+            batches = self._by_threads(jobs, batch_size)
+        yield from zip(frames, self._predict(batches), strict=True)
+
+    def _by_threads(self, jobs: Iterable[Job], batch_size: int, most_images: int | None = None) -> Iterator[Crops]:
+        """Batches, made by threads; see `cut`."""
+        samples = prefetch(self.cropper.samples, jobs, ahead=AHEAD)
+        return prefetch(self._collated, cut(samples, batch_size, most_images), ahead=1, threads=1)
+
+    def _collated(self, given: tuple[list[Sample], list[int]]) -> Crops:
+        return collated(given).pin_memory() if self.device.type == "cuda" else collated(given)
+
+    def _predict(self, batches: Iterable[Crops]) -> Iterator[ImagePoses]:
+        """The poses of every image.
 
         While the device computes one batch, the next is being put together and the one before is handed out.
         """
         rest = self._empty()  # poses of an image that goes on in the next batch
-        samples = prefetch(self._samples, enumerate(jobs), ahead=AHEAD)
-        for results in behind(map(self._submit, prefetch(self._crops, cut(samples, batch_size), ahead=1, threads=1))):
+        for results in behind(map(self._submit, batches)):
             rows, poses = self._collect(results)
             cuts = [0, *np.searchsorted(rows, results.crops.ends).tolist()]
             for start, end in pairwise(cuts):
@@ -193,42 +224,12 @@ class Predictor:
                 rest = self._empty()
             rest = joined([rest, poses[cuts[-1] :]])
 
-    def _samples(self, job: tuple[int, tuple[Image, Detections | None]]) -> list[Sample]:
-        """What the network sees of one image: a crop for each box, or one sample."""
-        number, (given, detections) = job
-        image = check_image(given, number)
-        height, width = image.shape[:2]
-        if detections is None:
-            detections = np.array([[0, 0, width, height]], np.float32), np.ones(1, np.float32)
-        boxes, scores = detections
-        one_by_one = [(boxes[row : row + 1], scores[row : row + 1]) for row in range(len(boxes))]
-        people = one_by_one if self.estimator.takes_boxes else [NO_BOXES]
-        count = self.skeleton.num_keypoints
-        return [
-            self._transform(Sample(image, unlabelled(*person, count), np.eye(3), number, number, (height, width)))
-            for person in people
-        ]
-
-    def _transform(self, sample: Sample) -> Sample:
-        rng = np.random.default_rng(0)
-        for transform in self.transforms:
-            sample = transform(sample, rng)
-        return sample
-
-    def _crops(self, given: tuple[list[Sample], list[int]]) -> _Crops:
-        samples, ends = given
-        if not samples:
-            return _Crops(None, NO_BOXES, ends)
-        boxes = np.concatenate([sample.instances.boxes_xyxy for sample in samples])
-        scores = np.concatenate([sample.instances.scores for sample in samples])
-        return _Crops(collate(samples), (boxes, scores), ends)
-
-    def _submit(self, crops: _Crops) -> _UnderWay:
+    def _submit(self, crops: Crops) -> _UnderWay:
         """Start a batch; on a GPU nothing waits for it."""
         if crops.batch is None:
             return _UnderWay(crops, None, None)
         on_gpu = self.device.type == "cuda"
-        batch = (crops.batch.pin_memory() if on_gpu and not crops.batch.inputs.is_cuda else crops.batch).to(self.device)
+        batch = crops.batch.to(self.device)
         with torch.inference_mode(), torch.autocast(self.device.type, self.autocast, self.autocast is not None):
             poses = self.estimator.predict_step(batch, 0)
         columns = (poses.keypoints.flatten(1), poses.keypoint_scores, poses.scores[:, None], poses.batch_index[:, None])
@@ -261,33 +262,6 @@ class Predictor:
     def _empty(self) -> ImagePoses:
         keypoints = np.zeros((0, self.skeleton.num_keypoints, 2), np.float32)
         return ImagePoses(keypoints, keypoints[..., 0], NO_BOXES[1], *NO_BOXES)
-
-
-def cut(images: Iterable[list[Sample]], size: int) -> Iterator[tuple[list[Sample], list[int]]]:
-    """The samples of consecutive images in lists of ``size``, each with the places in it where an image ends.
-
-    A list is shorter where ``size`` images end before it is full, so that a video without people doesn't fill the
-    memory.
-
-    Raises:
-        UserError: for a size below 1.
-    """
-    if size < 1:
-        raise UserError(f"batch_size={size} must be at least 1")
-    batch: list[Sample] = []
-    ends: list[int] = []
-    for samples in images:
-        for sample in samples:
-            if len(batch) == size:
-                yield batch, ends
-                batch, ends = [], []
-            batch.append(sample)
-        ends.append(len(batch))
-        if len(ends) == size:
-            yield batch, ends
-            batch, ends = [], []
-    if ends:
-        yield batch, ends
 
 
 def behind(items: Iterable[T]) -> Iterator[T]:
@@ -335,20 +309,6 @@ def find_autocast(choice: str, device: torch.device) -> torch.dtype | None:
     if chosen not in AUTOCAST:
         raise UserError(f"precision={choice} is unknown; use auto or one of {', '.join(AUTOCAST)}")
     return AUTOCAST[chosen]
-
-
-def check_image(image: Image, number: int) -> Array:
-    """The pixels of a path or an array.
-
-    Raises:
-        UserError: for a file that can't be decoded, and for arrays that are not (H, W, 3) uint8.
-    """
-    if isinstance(image, (str, Path)):
-        return read_image(image)
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        what = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise UserError(f"image {number} is {what}; expected a path, or an (H, W, 3) uint8 array in RGB order")
-    return image
 
 
 def eval_transforms(estimator: PoseEstimator, trust: Sequence[str] = ()) -> list[Transform]:

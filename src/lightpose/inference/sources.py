@@ -23,7 +23,8 @@ from lightpose.structures import Array
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
-THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+THREADS = min(8, CORES)
 """That decode and crop; more would only wait for Python's lock."""
 AHEAD = 2 * THREADS
 
@@ -37,13 +38,21 @@ class Frame:
 
     Attributes:
         name: unique in its source: a path relative to the folder, or the video's name and the frame's number.
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB, or the path of a file.
         image_id: the COCO file's id, or 1, 2, ... in order.
     """
 
     name: str
-    image: Array
+    image: Array | Path
     image_id: int
+
+    def pixels(self) -> Array:
+        """(H, W, 3) uint8 RGB; a file is read.
+
+        Raises:
+            UserError: for a file that can't be decoded.
+        """
+        return read_image(self.image) if isinstance(self.image, Path) else self.image
 
 
 @dataclass(frozen=True, slots=True)

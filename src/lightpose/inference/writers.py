@@ -161,7 +161,7 @@ def drawn(
     """Pass results on, drawing each."""
     for frame, found in results:
         picture = draw_poses(
-            frame.image,
+            frame.pixels(),
             found.keypoints[..., :2],
             found.keypoint_scores,
             skeleton,

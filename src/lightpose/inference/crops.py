@@ -1,0 +1,213 @@
+"""What the network sees of images: crops in batches, made by threads of this process or by worker processes."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Self, TypeVar
+
+import cv2
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from lightpose.data.base import Transform
+from lightpose.data.boxes import unlabelled
+from lightpose.data.decode import EncodedImage
+from lightpose.errors import UserError
+from lightpose.inference.boxes import NO_BOXES, Detections
+from lightpose.structures import Array, Batch, Sample, collate
+
+T = TypeVar("T")
+Image = str | Path | Array
+
+
+@dataclass(frozen=True, slots=True)
+class Crops:
+    """What goes through the network at once.
+
+    Attributes:
+        batch: B samples; None for none.
+        detections: box and score of each sample.
+        ends: how many samples there are up to the end of each image that ends here.
+    """
+
+    batch: Batch | None
+    detections: Detections
+    ends: list[int]
+
+    def pin_memory(self) -> Self:
+        """A copy in page-locked memory."""
+        return replace(self, batch=self.batch and self.batch.pin_memory())
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An image and where to look in it.
+
+    Attributes:
+        image: a path, or an (H, W, 3) uint8 RGB array.
+        detections: None for the whole image.
+        number: position among the images, for messages.
+    """
+
+    image: Image
+    detections: Detections | None
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cropper:
+    """Makes samples of images. It can be sent to other processes.
+
+    Attributes:
+        transforms: from the image to the network's input.
+        num_keypoints: K.
+        takes_boxes: whether each box makes a sample, or each image.
+    """
+
+    transforms: Sequence[Transform]
+    num_keypoints: int
+    takes_boxes: bool
+
+    def count(self, job: Job) -> int:
+        """How many samples `samples` makes of an image."""
+        return 1 if job.detections is None or not self.takes_boxes else len(job.detections[0])
+
+    def samples(self, job: Job) -> list[Sample]:
+        """What the network sees of one image: a crop for each box, or one sample. A file without boxes isn't read.
+
+        Raises:
+            UserError: for a file that can't be decoded, and for arrays that are not (H, W, 3) uint8.
+        """
+        if isinstance(job.image, (str, Path)):
+            if not self.count(job):
+                return []
+            encoded = EncodedImage(job.image)
+            return self._samples(job, encoded, encoded.hw)
+        image = check_array(job.image, job.number)
+        return self._samples(job, image, (image.shape[0], image.shape[1]))
+
+    def _samples(self, job: Job, image: Array | EncodedImage, image_hw: tuple[int, int]) -> list[Sample]:
+        people = [NO_BOXES]
+        if self.takes_boxes:
+            whole = np.array([[0, 0, image_hw[1], image_hw[0]]], np.float32), np.ones(1, np.float32)
+            boxes, scores = whole if job.detections is None else job.detections
+            people = [(boxes[row : row + 1], scores[row : row + 1]) for row in range(len(boxes))]
+        labels = (unlabelled(*one, self.num_keypoints) for one in people)
+        return [self._transform(Sample(image, one, np.eye(3), job.number, job.number, image_hw)) for one in labels]
+
+    def _transform(self, sample: Sample) -> Sample:
+        rng = np.random.default_rng(0)
+        for transform in self.transforms:
+            sample = transform(sample, rng)
+        return replace(sample, image=sample.image.decode()[0]) if isinstance(sample.image, EncodedImage) else sample
+
+
+class CropTasks(Dataset[Crops | UserError]):
+    """Batches of crops of image files, each made on its own, in whatever process.
+
+    A `UserError` is returned and not raised, as `DataLoader` would bury its message in a traceback.
+
+    Args:
+        cropper: makes the samples.
+        jobs: image files.
+        size: of a batch.
+    """
+
+    def __init__(self, cropper: Cropper, jobs: Sequence[Job], size: int) -> None:
+        self.cropper, self.jobs = cropper, jobs
+        people = ([(job.number, row) for row in range(cropper.count(job))] for job in jobs)
+        self.batches = list(cut(people, size))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Crops | UserError:
+        people, ends = self.batches[index]
+        samples: list[Sample] = []
+        try:
+            for number, group in groupby(people, key=lambda person: person[0]):
+                job, rows = self.jobs[number], [row for _, row in group]
+                if job.detections is not None and self.cropper.takes_boxes:
+                    boxes, scores = job.detections
+                    job = replace(job, detections=(boxes[rows], scores[rows]))
+                samples += self.cropper.samples(job)
+            return collated((samples, ends))
+        except UserError as error:
+            return error
+
+
+def made_by_processes(tasks: CropTasks, workers: int, pin: bool) -> Iterator[Crops]:
+    """The batches in order, made by ``workers`` processes, at most two ahead in each.
+
+    Args:
+        tasks: the batches.
+        workers: at least 1.
+        pin: put them into page-locked memory.
+
+    Raises:
+        UserError: the first that a worker met.
+    """
+    loader = DataLoader(
+        tasks, batch_size=None, num_workers=workers, prefetch_factor=2, pin_memory=pin, worker_init_fn=_one_thread
+    )
+    for crops in loader:
+        if isinstance(crops, UserError):
+            raise crops
+        yield crops
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)  # the workers share the cores
+
+
+def collated(given: tuple[list[Sample], list[int]]) -> Crops:
+    """Samples and ends, as `cut` gives them, in one batch."""
+    samples, ends = given
+    if not samples:
+        return Crops(None, NO_BOXES, ends)
+    boxes = np.concatenate([sample.instances.boxes_xyxy for sample in samples])
+    scores = np.concatenate([sample.instances.scores for sample in samples])
+    return Crops(collate(samples), (boxes, scores), ends)
+
+
+def cut(images: Iterable[list[T]], size: int, most_images: int | None = None) -> Iterator[tuple[list[T], list[int]]]:
+    """The people of consecutive images in lists of ``size``, each with the places in it where an image ends.
+
+    Args:
+        images: the people of each.
+        size: of all lists but the last.
+        most_images: where so many images end in a list it is not filled up, so that a video without people doesn't
+            fill the memory.
+
+    Raises:
+        UserError: for a size below 1.
+    """
+    if size < 1:
+        raise UserError(f"batch_size={size} must be at least 1")
+    batch: list[T] = []
+    ends: list[int] = []
+    for people in images:
+        for person in people:
+            if len(batch) == size:
+                yield batch, ends
+                batch, ends = [], []
+            batch.append(person)
+        ends.append(len(batch))
+        if len(ends) == most_images:
+            yield batch, ends
+            batch, ends = [], []
+    if ends:
+        yield batch, ends
+
+
+def check_array(image: Array, number: int) -> Array:
+    """The image itself.
+
+    Raises:
+        UserError: for what is not (H, W, 3) uint8.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise UserError(f"image {number} is {what}; expected a path, or an (H, W, 3) uint8 array in RGB order")
+    return image
