@@ -1,6 +1,9 @@
 """Image files, whose crops are made by worker processes."""
 
 import json
+import os
+import pickle
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -12,7 +15,7 @@ from lightpose.cli.predict import main
 from lightpose.data.coco import CocoInstances
 from lightpose.errors import UserError
 from lightpose.inference import predictor as module
-from lightpose.inference.crops import Job
+from lightpose.inference.crops import CropTasks, Job
 from lightpose.inference.sources import open_source
 
 PEOPLE = [2, 0, 5, 1, 0, 0, 3, 1, 0]
@@ -116,6 +119,22 @@ def test_a_handful_of_images_starts_no_process(checkpoint, photos, started):
     assert [len(poses) for _, poses in few] == [len(poses) for _, poses in many] == PEOPLE
     with pytest.raises(UserError, match="num_workers=-1"):
         next(predictor.stream_files(source, num_workers=-1))
+
+
+def test_tasks_can_be_sent_to_a_fresh_process(checkpoint, photos):
+    source = open_source(str(photos))
+    jobs = [Job(file, None, number) for number, file in enumerate(source.files.values())]
+    tasks = CropTasks(lightpose.Predictor(checkpoint, device="cpu").cropper, jobs, 4)
+    sent = pickle.dumps(tasks)
+    assert len(sent) < 5000
+    assert torch.equal(pickle.loads(sent)[1].batch.inputs, tasks[1].batch.inputs)
+
+
+def test_a_killed_process_is_said(checkpoint, photos):
+    predictor = lightpose.Predictor(checkpoint, device="cpu")
+    predictor.cropper = replace(predictor.cropper, transforms=[lambda sample, rng: os._exit(1)])
+    with pytest.raises(UserError, match="num_workers, or 0"):
+        list(predictor.stream_files(open_source(str(photos)), num_workers=1))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

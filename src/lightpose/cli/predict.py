@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,8 @@ def predict(composed: DictConfig) -> None:
             canvas: Canvas = ImageCanvas(folder / "overlays")
             if isinstance(source, Video):
                 canvas = stack.enter_context(VideoCanvas(folder / "overlays" / f"{source.stem}.mp4", source.fps))
-            results = drawn(results, canvas, predictor.skeleton, config["threshold"])
+            overlays = drawn(results, canvas, predictor.skeleton, config["threshold"])
+            results = stack.enter_context(closing(overlays))
         counted = track(results, "predicting", total=len(source.image_ids) or None)
         images, poses = write_predictions(folder, counted, predictor.skeleton, source.category_id)
     seconds = time.perf_counter() - start

@@ -146,15 +146,21 @@ def made_by_processes(tasks: CropTasks, workers: int, pin: bool) -> Iterator[Cro
         pin: put them into page-locked memory.
 
     Raises:
-        UserError: the first that a worker met.
+        UserError: the first that a worker met, and when one was killed, such as for want of shared memory.
     """
     loader = DataLoader(
         tasks, batch_size=None, num_workers=workers, prefetch_factor=2, pin_memory=pin, worker_init_fn=_one_thread
     )
-    for crops in loader:
-        if isinstance(crops, UserError):
-            raise crops
-        yield crops
+    try:
+        for crops in loader:
+            if isinstance(crops, UserError):
+                raise crops
+            yield crops
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(f"a process that crops images ended ({reason}); give a lower num_workers, or 0") from error
 
 
 def _one_thread(worker: int) -> None:

@@ -79,7 +79,8 @@ class _UnderWay:
 class Predictor:
     """A trained estimator as a function of images.
 
-    Threads decode and crop, the device computes one batch while the results of the one before are handed out.
+    Threads (in `stream_files` processes) decode and crop, the device computes one batch while the results of the one
+    before are handed out.
 
     Args:
         checkpoint: a ``.ckpt`` file that lightpose-train wrote.

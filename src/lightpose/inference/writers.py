@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from lightpose.draw import draw_poses
 from lightpose.errors import UserError
 from lightpose.inference.predictor import ImagePoses, joined
 from lightpose.inference.results import csv_rows, write_csv
-from lightpose.inference.sources import Frame, batched
+from lightpose.inference.sources import THREADS, Frame, batched, prefetch
 from lightpose.metrics.oks import coco_results
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Poses
@@ -96,7 +96,13 @@ def _poses(found: ImagePoses) -> Poses:
 
 
 class Canvas(Protocol):
-    """Where overlays go."""
+    """Where overlays go.
+
+    Attributes:
+        threads: how many may write at once.
+    """
+
+    threads: int
 
     def write(self, name: str, image: Array) -> None:
         """Keep an (H, W, 3) uint8 RGB picture."""
@@ -105,6 +111,8 @@ class Canvas(Protocol):
 
 class ImageCanvas:
     """A picture file each, in the folder, under the image's own name."""
+
+    threads = THREADS
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -126,6 +134,8 @@ class VideoCanvas:
         path: of the file.
         fps: frames per second.
     """
+
+    threads = 1  # frames come in order
 
     def __init__(self, path: Path, fps: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,9 +167,11 @@ class VideoCanvas:
 
 def drawn(
     results: Iterable[tuple[Frame, ImagePoses]], canvas: Canvas, skeleton: Skeleton, threshold: float
-) -> Iterator[tuple[Frame, ImagePoses]]:
-    """Pass results on, drawing each."""
-    for frame, found in results:
+) -> Generator[tuple[Frame, ImagePoses]]:
+    """Pass results on, each drawn by a thread; close it to stop them."""
+
+    def draw(result: tuple[Frame, ImagePoses]) -> tuple[Frame, ImagePoses]:
+        frame, found = result
         picture = draw_poses(
             frame.pixels(),
             found.keypoints[..., :2],
@@ -169,4 +181,6 @@ def drawn(
             threshold=threshold,
         )
         canvas.write(frame.name, picture)
-        yield frame, found
+        return result
+
+    return prefetch(draw, results, 2 * canvas.threads, canvas.threads)
