@@ -178,6 +178,35 @@ def test_dropout_is_drawn_anew_at_each_replay_and_follows_the_seed():
 
 
 @ON_GPU
+def test_without_gradients_no_backward_pass_is_captured(net):
+    net.to(GPU).eval()
+    speed_up(net, "auto", GPU)
+    for _ in range(EAGER_CALLS + 1):
+        with torch.inference_mode():
+            net.features(random_inputs(2).to(GPU))
+    (_, replay), *_ = net.fast_features.graphs.values()
+    assert replay.parameters == ()
+
+
+@ON_GPU
+def test_a_second_call_before_the_backward_pass_is_refused(net):
+    net.to(GPU).train()
+    speed_up(net, "auto", GPU)
+    first, _ = (net.features(random_inputs(2, seed).to(GPU)) for seed in range(2))
+    with pytest.raises(UserError, match="use speed=eager"):
+        first[0].float().sum().backward()
+
+
+@ON_GPU
+def test_modules_that_talk_to_other_processes_are_not_captured(net, caplog):
+    speed_up(net, "auto", GPU)
+    net.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(net.backbone)  # as Lightning does after callbacks are set up
+    net.to(GPU).train()
+    gradients(net, random_inputs(2).to(GPU))
+    assert "sync_batchnorm" in caplog.text and net.fast_features is None
+
+
+@ON_GPU
 def test_accumulated_gradients_add_up(net):
     """What `PoseEstimator.on_before_backward` does between micro-batches."""
     net.to(GPU).train()

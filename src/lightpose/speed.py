@@ -5,6 +5,7 @@ pass at once; it is ready in seconds, and arithmetic, hooks, loss and optimizer 
 fuses layers, after minutes of waiting.
 """
 
+import functools
 import logging
 import random
 from collections import Counter
@@ -93,10 +94,14 @@ class GraphedTrunk:
 
     def __init__(self, net: PoseNet) -> None:
         self.net = net
-        self.modules, self.parameters = list(net.modules()), list(net.parameters())  # walking the network takes long
         self.graphs: dict[Any, tuple[int, Trunk]] = {}
         self.captures = 0
         self.eager_calls: Counter[Any] = Counter()
+
+    @functools.cached_property
+    def parts(self) -> tuple[list[nn.Module], list[nn.Parameter]]:
+        """Modules and parameters as they are at the first call: walking the network takes long."""
+        return list(self.net.modules()), list(self.net.parameters())
 
     def __call__(self, inputs: Tensor) -> list[Tensor]:
         """Feature maps. With gradients they are valid until the next call, otherwise for good."""
@@ -127,8 +132,9 @@ class GraphedTrunk:
         grad = torch.is_grad_enabled()
         shape = inputs.shape if grad else inputs.shape[1:]
         autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-        training = tuple([module.training for module in self.modules])
-        trained = tuple([parameter.requires_grad for parameter in self.parameters]) if grad else ()
+        modules, parameters = self.parts
+        training = tuple([module.training for module in modules])
+        trained = tuple([parameter.requires_grad for parameter in parameters]) if grad else ()
         return shape, inputs.dtype, autocast, training, trained
 
     def _capture(self, inputs: Tensor) -> Trunk:
@@ -136,9 +142,11 @@ class GraphedTrunk:
         generator = torch.cuda.default_generators[inputs.device.index or 0]
         state, spare = generator.get_state(), generator.clone_state()
         trunk = nn.Sequential(self.net.preprocessor, self.net.backbone, self.net.neck)
-        on_host = random.getstate(), torch.get_rng_state()
+        on_host, grad = (random.getstate(), torch.get_rng_state()), torch.is_grad_enabled()
         try:
-            with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()):
+            if obstacle := _obstacle(self.net, inputs.device):  # Lightning changes modules when a run begins
+                raise RuntimeError(obstacle)
+            with torch.cuda.device(inputs.device), torch.inference_mode(False), torch.set_grad_enabled(grad):
                 replay = Replay(trunk, inputs)
             if random.getstate() != on_host[0] or not torch.equal(torch.get_rng_state(), on_host[1]):
                 raise RuntimeError("it draws random numbers on the host")
@@ -196,6 +204,7 @@ class Replay:
             with torch.cuda.graph(self.backward, pool, stream, "thread_local"), _uncached_autocast():
                 self.parameter_grads = backward(outputs, grads)
         self.outputs = [output.detach() for output in outputs]
+        self.calls = 0
 
     def __call__(self, inputs: Tensor) -> list[Tensor]:
         """What the module gives; the tensors are overwritten by the next call."""
@@ -205,7 +214,8 @@ class Replay:
 class _ReplayFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, replay: Replay, inputs: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        ctx.replay = replay
+        replay.calls += 1
+        ctx.replay, ctx.call = replay, replay.calls
         replay.inputs.copy_(inputs)
         replay.forward.replay()
         return tuple(output.detach() for output in replay.outputs)
@@ -214,6 +224,11 @@ class _ReplayFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         replay: Replay = ctx.replay
+        if ctx.call != replay.calls:
+            raise UserError(
+                "the network was called again before the backward pass of its last call, whose activations a CUDA "
+                "graph has overwritten; use speed=eager or speed=compile"
+            )
         for static, grad in zip(replay.grads, grads, strict=True):
             static.copy_(grad)
         replay.backward.replay()

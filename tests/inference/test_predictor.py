@@ -14,6 +14,7 @@ from lightpose.geometry import apply_affine
 from lightpose.inference.crops import Job
 from lightpose.inference.predictor import FIND_AT_ONCE
 from lightpose.inference.sources import AHEAD, Frame
+from lightpose.skeleton import Skeleton
 from lightpose.structures import Batch, Poses, collate
 
 BOXES = [
@@ -256,3 +257,13 @@ def test_bad_batch_size_and_device(checkpoint, predictor, images):
         predictor(images, batch_size=0)
     with pytest.raises(UserError, match="device=nonsense"):
         lightpose.Predictor(checkpoint, device="nonsense")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_skeletons_of_few_keypoints(tmp_path, images, count):
+    skeleton = Skeleton.build([f"point{number}" for number in range(count)])
+    settings = config()
+    settings["estimator"]["backbone"]["pretrained"] = False
+    few = lightpose.Predictor(save(tmp_path / "few.ckpt", settings, skeleton=skeleton), "cpu")
+    poses = few(images[0], boxes=[[5, 5, 40, 60], [1, 2, 30, 30]])
+    assert poses[0].keypoints.shape == (2, count, 2)

@@ -51,10 +51,10 @@ def config() -> dict[str, Any]:
     }
 
 
-def save(path: Path, settings: dict[str, Any], trust: tuple[str, ...] = ()) -> Path:
+def save(path: Path, settings: dict[str, Any], trust: tuple[str, ...] = (), skeleton: Skeleton = SKELETON) -> Path:
     """A checkpoint with random weights, large enough in the last layer for the maps to differ."""
     torch.manual_seed(0)
-    estimator = build(settings, SKELETON, trust)
+    estimator = build(settings, skeleton, trust)
     torch.nn.init.normal_(estimator.net.head.final.weight, std=0.3)
     content: dict[str, Any] = {"state_dict": estimator.state_dict()}
     estimator.on_save_checkpoint(content)

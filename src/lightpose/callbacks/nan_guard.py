@@ -41,8 +41,9 @@ class NanGuard(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: dict[str, Any], batch: Batch, batch_idx: int
     ) -> None:
         """Remember the step; look every ``patience`` steps."""
+        terms = {name: term.detach() for name, term in outputs["losses"].items()}
         self.steps.append(
-            Step(trainer.global_step, outputs["loss"].detach(), outputs["losses"], batch.image_ids, batch.instances.ids)
+            Step(trainer.global_step, outputs["loss"].detach(), terms, batch.image_ids, batch.instances.ids)
         )
         self.count += 1
         if self.count % self.patience == 0:
@@ -58,6 +59,11 @@ class NanGuard(L.Callback):
         """Refuse to write weights that a NaN has gone through; the checkpoint before stays."""
         weights: dict[str, Tensor] = checkpoint["state_dict"]  # whole, also where processes share them out
         if not all(weight.isfinite().all() for weight in weights.values()):
+            if not self.steps or not _run_length(self._finite()):
+                raise UserError(
+                    "the weights are not finite, so no checkpoint is written, but the last losses are: look at what "
+                    "the run started from (init_from, backbone.weights), or set trainer.gradient_clip_val=1"
+                )
             self._stop("the weights are not finite, so no checkpoint is written; the loss is not")
 
     def _finite(self) -> Tensor:
@@ -73,7 +79,7 @@ class NanGuard(L.Callback):
         return copy, arrival
 
     def _stop(self, what: str) -> NoReturn:
-        step = self.steps[-max(_run_length(self._finite()), 1)]
+        step = self.steps[-_run_length(self._finite())]
         terms = [name for name, value in step.terms.items() if not value.isfinite()] or list(step.terms)
         ids = [number for number in step.annotation_ids.flatten().tolist() if number >= 0]
         raise UserError(

@@ -76,6 +76,8 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     data |= {key: value for key, value in given.items() if value is not None}
     data["transforms"] = {"train": {}, "eval": data["transforms"]["eval"]}
     data |= {"train": None, "boxes": config["boxes"], "eval_batch_size": config["batch_size"]}
+    if "decode" in data:
+        data["decode"] = "cpu"  # whatever the model was trained with, and wherever
     check_targets(data, config["trust"])
     if config["flip_test"] is not None:
         estimator.flip_test = config["flip_test"]

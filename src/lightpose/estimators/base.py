@@ -21,6 +21,7 @@ from lightpose.models.base import FeatureModule, Head
 from lightpose.models.net import PoseNet
 from lightpose.parallel import share_buffers
 from lightpose.skeleton import Skeleton
+from lightpose.speed import GraphedTrunk
 from lightpose.structures import Batch, Poses
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class PoseEstimator(L.LightningModule):
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Where gradients accumulate, give them memory of their own: a replayed graph writes them to one place."""
-        if self.net.fast_features is not None and self.trainer.accumulate_grad_batches > 1:
+        if isinstance(self.net.fast_features, GraphedTrunk) and self.trainer.accumulate_grad_batches > 1:
             for parameter in self.net.parameters():
                 if parameter.grad is not None:
                     parameter.grad = parameter.grad.clone()

@@ -47,7 +47,7 @@ class Job:
     Attributes:
         image: a path, or an (H, W, 3) uint8 RGB array.
         detections: None for the whole image.
-        number: position among the images, for messages.
+        number: of the image, for messages.
     """
 
     image: Image

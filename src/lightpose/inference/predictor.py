@@ -252,7 +252,7 @@ class Predictor:
         columns = columns[np.argsort(columns[:, -1], kind="stable")]  # a copy: pinned memory goes back
         count = self.skeleton.num_keypoints
         rows, pose_scores = columns[:, -1].astype(np.int64), columns[:, -2]
-        keypoints = columns[:, : -2 - count].reshape(len(rows), count, columns.shape[1] // count - 1)
+        keypoints = columns[:, : -2 - count].reshape(len(rows), count, (columns.shape[1] - 2) // count - 1)
         if self.estimator.takes_boxes:
             boxes, scores = (column[rows] for column in results.crops.detections)
         else:
