@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch.profilers import PassThroughProfiler
 from timing import Marks, synchronize
 
+from lightpose.speed import EAGER_CALLS
+
 
 class Waits(PassThroughProfiler):
     """The host's time in the loader, from the calls that Lightning makes to its profiler."""
@@ -38,7 +40,7 @@ def measured(validate: Any, out: Path) -> Any:
         marks, host = Marks(device), Marks(torch.device("cpu"))
         trainer.profiler = Waits(host)
         net, codec, begun = estimator.net, estimator.codec, []
-        net.features = marks.wrap("net", net.features)
+        net.features = marks.wrap("features", net.features)
         net.head.register_forward_pre_hook(lambda *_: begun.append(marks.now()))
         net.head.register_forward_hook(lambda *_: marks.add("net", begun.pop(), marks.now()))
         codec.decode = marks.wrap("decode", codec.decode)
@@ -48,8 +50,11 @@ def measured(validate: Any, out: Path) -> Any:
         figures = validate(trainer, estimator, *args, **kwargs)
         synchronize(device)
         total = time.perf_counter() - start
-        marks.spans["net, first call"] = [marks.spans["net"].pop(0)]  # in which graphs are captured, kernels chosen
-        parts = {"net": marks, "net, first call": marks, "decode": marks, "data wait": host, "metric": host}
+        features = marks.spans.pop("features")
+        special = {0, EAGER_CALLS}  # the calls in which kernels are loaded and a graph is captured
+        marks.spans["net, getting ready"] = [span for call, span in enumerate(features) if call in special]
+        marks.spans["net"] += [span for call, span in enumerate(features) if call not in special]
+        parts = {"net": marks, "net, getting ready": marks, "decode": marks, "data wait": host, "metric": host}
         samples = len(trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
         seconds = {name: source.seconds(name) for name, source in parts.items()}
         out.write_text(json.dumps({"samples": samples, "total_s": total, "parts_s": seconds}))
