@@ -233,3 +233,15 @@ def test_a_net_that_needs_the_host_runs_eagerly(caplog, preprocessor):
     assert caplog.text.count("so it runs eagerly") == 1
     torch.rand(3, device=GPU)  # the generator is in order
     gradients(net, random_inputs(2).to(GPU))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_device_that_is_not_the_current_one(net):
+    second = torch.device("cuda", 1)
+    net.to(second).eval()
+    speed_up(net, "auto", second)
+    with torch.inference_mode():
+        for seed in range(EAGER_CALLS + 3):
+            inputs = random_inputs(4, seed).to(second)
+            torch.testing.assert_close(net.features(inputs), net.plain_features(inputs), rtol=1e-2, atol=2e-3)
+    assert net.fast_features.captures == 1
