@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from lightpose.checkpoint import assemble
 from lightpose.data.coco import CocoImages, CocoInstances, skeleton_of
+from lightpose.data.device import finish
 from lightpose.errors import UserError
 from lightpose.structures import collate
 
@@ -63,7 +64,7 @@ def test_bottom_up_batches_are_padded(make, write_coco, person):
 @pytest.mark.parametrize("augment", sorted(path.stem for path in (CONF / "augment").glob("*.yaml")))
 def test_every_augmentation_is_deterministic(make, augment):
     modules = [make("data.train=FILE", augment=augment) for _ in range(2)]
-    first, second = (module.finish(collate([module.train_dataset[i] for i in range(6)])) for module in modules)
+    first, second = (finish(collate([module.train_dataset[i] for i in range(6)])) for module in modules)
     torch.testing.assert_close(first.inputs, second.inputs, atol=0, rtol=0)
     assert first.inputs.shape == (6, 3, 64, 48)
 

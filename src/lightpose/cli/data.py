@@ -67,6 +67,7 @@ def preview(composed: DictConfig) -> None:
 
     from lightpose.checkpoint import assemble
     from lightpose.cli.setup import make_skeleton, resolved
+    from lightpose.data.device import finish
     from lightpose.draw import draw_poses, grid
     from lightpose.structures import collate
 
@@ -76,7 +77,7 @@ def preview(composed: DictConfig) -> None:
     datamodule.setup("fit")
     dataset = datamodule.train_dataset
     chosen = np.random.default_rng(config["seed"]).permutation(len(dataset))[: config["count"]]
-    batch = datamodule.finish(collate([dataset[int(index)] for index in chosen]))
+    batch = finish(collate([dataset[int(index)] for index in chosen]))
     pictures = [
         draw_poses(image, keypoints[valid, :, :2], visible[valid] / 2, skeleton, threshold=0.1, names=config["names"])
         for image, keypoints, visible, valid in zip(

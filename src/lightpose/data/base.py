@@ -1,6 +1,6 @@
 """What every data set shares: the transforms, and randomness that depends on seed, epoch and index alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +11,13 @@ from lightpose.data.decode import EncodedImage
 from lightpose.structures import Sample
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
+
+
+def transformed(sample: Sample, transforms: Iterable[Transform], rng: np.random.Generator) -> Sample:
+    """The sample after ``transforms`` in order, its image decoded if none of them did."""
+    for transform in transforms:
+        sample = transform(sample, rng)
+    return replace(sample, image=sample.image.decode()[0]) if isinstance(sample.image, EncodedImage) else sample
 
 
 class PoseDataset(Dataset[Sample]):
@@ -46,7 +53,4 @@ class PoseDataset(Dataset[Sample]):
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """The sample after all transforms, its image decoded if none of them did."""
-        sample = self.load(index, rng)
-        for transform in self.transforms:
-            sample = transform(sample, rng)
-        return replace(sample, image=sample.image.decode()[0]) if isinstance(sample.image, EncodedImage) else sample
+        return transformed(self.load(index, rng), self.transforms, rng)

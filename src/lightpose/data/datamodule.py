@@ -2,22 +2,20 @@
 
 import functools
 import logging
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-import cv2
 from lightning.pytorch import LightningDataModule
 
 from lightpose.data.base import PoseDataset, Transform
 from lightpose.data.device import DeferWarp, finish
 from lightpose.data.image_files import ImagesNotFound
-from lightpose.data.loading import EpochLoader, EpochSampler
+from lightpose.data.loading import CORES, MOST_WORKERS, EpochLoader, EpochSampler, one_thread
 from lightpose.data.photometric import Photometric
 from lightpose.data.transforms import Warp
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
-from lightpose.structures import Batch, collate
+from lightpose.structures import collate
 
 log = logging.getLogger(__name__)
 
@@ -123,10 +121,6 @@ class PoseDataModule(LightningDataModule):
         steps = [step(skeleton=self.skeleton) if isinstance(step, functools.partial) else step for step in chosen]
         return steps if self.decode == "cpu" else _defer_warp(steps)
 
-    def finish(self, batch: Batch) -> Batch:
-        """What is left to do to a collated batch on its device; the loaders of this module do it."""
-        return finish(batch)
-
     def setup(self, stage: str) -> None:
         """Make the data sets of a stage now, so that mistakes show before training starts."""
         for split in _SPLITS_OF_STAGE.get(stage, ()):
@@ -165,13 +159,12 @@ class PoseDataModule(LightningDataModule):
             persistent_workers=workers > 0,
             pin_memory=device is not None and device.type == "cuda",
             collate_fn=collate,
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
             **options,
         )
 
     def _free_cores(self) -> int:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, min(16, cores // (self.trainer.num_devices if self.trainer else 1)))
+        return max(1, min(MOST_WORKERS, CORES // (self.trainer.num_devices if self.trainer else 1)))
 
 
 def _defer_warp(steps: list[Transform]) -> list[Transform]:
@@ -191,8 +184,3 @@ def _defer_warp(steps: list[Transform]) -> list[Transform]:
                 "transforms; use data.decode=cpu, or the transforms of lightpose.data.photometric"
             )
     return [*steps[:place], DeferWarp(warp.input_hw), *steps[place + 1 :]]
-
-
-def _one_thread(worker: int) -> None:
-    """Workers are the parallelism; OpenCV's own threads would only fight for their cores."""
-    cv2.setNumThreads(0)

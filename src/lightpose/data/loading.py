@@ -1,10 +1,12 @@
 """Batches in an order that depends on seed and epoch alone, and that continues where a run was interrupted."""
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +17,16 @@ from lightpose.data.base import PoseDataset
 from lightpose.data.device import stream
 from lightpose.errors import UserError
 from lightpose.structures import Array, Batch, Sample
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""That this process may use."""
+MOST_WORKERS = 16
+"""Processes of a loader, where nobody says how many."""
+
+
+def one_thread(worker: int) -> None:
+    """Workers are the parallelism; OpenCV's own threads would only fight for their cores."""
+    cv2.setNumThreads(0)
 
 
 class EpochSampler(DistributedSampler[Sample]):

@@ -6,13 +6,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Self, TypeVar
 
-import cv2
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from lightpose.data.base import Transform
+from lightpose.data.base import Transform, transformed
 from lightpose.data.boxes import unlabelled
 from lightpose.data.decode import EncodedImage
+from lightpose.data.loading import one_thread
 from lightpose.errors import UserError
 from lightpose.inference.boxes import NO_BOXES, Detections
 from lightpose.structures import Array, Batch, Sample, collate
@@ -94,13 +94,8 @@ class Cropper:
             boxes, scores = whole if job.detections is None else job.detections
             people = [(boxes[row : row + 1], scores[row : row + 1]) for row in range(len(boxes))]
         labels = (unlabelled(*one, self.num_keypoints) for one in people)
-        return [self._transform(Sample(image, one, np.eye(3), job.number, job.number, image_hw)) for one in labels]
-
-    def _transform(self, sample: Sample) -> Sample:
-        rng = np.random.default_rng(0)
-        for transform in self.transforms:
-            sample = transform(sample, rng)
-        return replace(sample, image=sample.image.decode()[0]) if isinstance(sample.image, EncodedImage) else sample
+        samples = (Sample(image, one, np.eye(3), job.number, job.number, image_hw) for one in labels)
+        return [transformed(sample, self.transforms, np.random.default_rng(0)) for sample in samples]
 
 
 class CropTasks(Dataset[Crops | UserError]):
@@ -149,7 +144,7 @@ def made_by_processes(tasks: CropTasks, workers: int, pin: bool) -> Iterator[Cro
         UserError: the first that a worker met, and when one was killed, such as for want of shared memory.
     """
     loader = DataLoader(
-        tasks, batch_size=None, num_workers=workers, prefetch_factor=2, pin_memory=pin, worker_init_fn=_one_thread
+        tasks, batch_size=None, num_workers=workers, prefetch_factor=2, pin_memory=pin, worker_init_fn=one_thread
     )
     try:
         for crops in loader:
@@ -161,10 +156,6 @@ def made_by_processes(tasks: CropTasks, workers: int, pin: bool) -> Iterator[Cro
             raise
         reason = str(error).splitlines()[0]
         raise UserError(f"a process that crops images ended ({reason}); give a lower num_workers, or 0") from error
-
-
-def _one_thread(worker: int) -> None:
-    cv2.setNumThreads(0)  # the workers share the cores
 
 
 def collated(given: tuple[list[Sample], list[int]]) -> Crops:

@@ -12,11 +12,12 @@ import torch
 
 from lightpose.checkpoint import assemble, check_targets, load
 from lightpose.data.base import Transform
+from lightpose.data.loading import CORES, MOST_WORKERS
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.inference.boxes import NO_BOXES, Detections, check_boxes
 from lightpose.inference.crops import Cropper, Crops, CropTasks, Image, Job, collated, cut, made_by_processes
-from lightpose.inference.sources import AHEAD, CORES, Frame, ImageFiles, batched, prefetch
+from lightpose.inference.sources import AHEAD, Frame, ImageFiles, batched, prefetch
 from lightpose.speed import Speed, precision, speed_up
 from lightpose.structures import Array, Sample
 
@@ -196,7 +197,7 @@ class Predictor:
         jobs = [Job(*job, number) for number, job in enumerate(zip((f.image for f in frames), found, strict=True))]
         tasks = CropTasks(self.cropper, jobs, batch_size)
         if num_workers is None:
-            num_workers = min(16, CORES) if len(tasks) >= FEW_BATCHES else 0
+            num_workers = min(MOST_WORKERS, CORES) if len(tasks) >= FEW_BATCHES else 0
         if num_workers:
             batches = made_by_processes(tasks, min(num_workers, len(tasks)), pin=self.device.type == "cuda")
         else:

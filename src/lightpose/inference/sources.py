@@ -17,13 +17,13 @@ import cv2
 from lightpose.data.boxes import annotated_boxes
 from lightpose.data.decode import read_image
 from lightpose.data.image_files import image_folder
+from lightpose.data.loading import CORES
 from lightpose.errors import UserError
 from lightpose.inference.boxes import Detections, by_name
 from lightpose.structures import Array
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 THREADS = min(8, CORES)
 """That decode and crop; more would only wait for Python's lock."""
 AHEAD = 2 * THREADS
