@@ -208,15 +208,12 @@ def test_modules_that_talk_to_other_processes_are_not_captured(net, caplog):
 
 @ON_GPU
 def test_accumulated_gradients_add_up(net):
-    """What `PoseEstimator.on_before_backward` does between micro-batches."""
     net.to(GPU).train()
     inputs = [random_inputs(2, seed).to(GPU) for seed in range(2)]
     expected = [sum(pair) for pair in zip(*(gradients(net, one) for one in inputs), strict=True) if pair[0] is not None]
     speed_up(net, "auto", GPU)
     net.zero_grad()
     for one in inputs:
-        for parameter in net.parameters():
-            parameter.grad = None if parameter.grad is None else parameter.grad.clone()
         sum(feature.float().square().mean() for feature in net.features(one)).backward()
     actual = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
     torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-2)

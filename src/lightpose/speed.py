@@ -229,8 +229,12 @@ class _ReplayFunction(torch.autograd.Function):
                 "the network was called again before the backward pass of its last call, whose activations a CUDA "
                 "graph has overwritten; use speed=eager or speed=compile"
             )
-        for static, grad in zip(replay.grads, grads, strict=True):
-            static.copy_(grad)
+        for parameter, static in zip(replay.parameters, replay.parameter_grads, strict=True):
+            # A gradient that is still there, since gradients accumulate, may lie where the replay writes the next one.
+            if parameter.grad is not None and static is not None and parameter.grad.data_ptr() == static.data_ptr():
+                parameter.grad = parameter.grad.clone()
+        for output_grad, grad in zip(replay.grads, grads, strict=True):
+            output_grad.copy_(grad)
         replay.backward.replay()
         return None, None, *(None if grad is None else grad.detach() for grad in replay.parameter_grads)
 

@@ -152,11 +152,7 @@ def _corrupt(name: str, length: int) -> ImageError:
 
 def _decode(data: bytes, name: str, reduction: int) -> tuple[Array, int]:
     """The upright pixels, and the factor by which they are reduced."""
-    factor = 1
-    if data[:2] == b"\xff\xd8":
-        image, factor = _decode_jpeg(data, reduction)
-    else:
-        image = _decode_other(data)
+    image, factor = _decode_jpeg(data, reduction) if data[:2] == b"\xff\xd8" else (_decode_other(data), 1)
     if image is None:
         raise _corrupt(name, len(data))
     return image, factor
@@ -164,13 +160,12 @@ def _decode(data: bytes, name: str, reduction: int) -> tuple[Array, int]:
 
 def _decode_jpeg(data: bytes, reduction: int) -> tuple[Array | None, int]:
     try:
-        height, width = simplejpeg.decode_jpeg_header(data)[:2]
         orientation = _orientation(data)
-        if (
-            reduction > 1 and orientation == 1 and max(height, width) >= 16
-        ):  # of less, other factors give that size, too
-            small_hw = -(-height // reduction), -(-width // reduction)
-            return simplejpeg.decode_jpeg(data, min_height=small_hw[0], min_width=small_hw[1]), reduction
+        if reduction > 1 and orientation == 1:
+            height, width = simplejpeg.decode_jpeg_header(data)[:2]
+            if max(height, width) >= 16:  # of less, other factors give that size, too
+                small_hw = -(-height // reduction), -(-width // reduction)
+                return simplejpeg.decode_jpeg(data, min_height=small_hw[0], min_width=small_hw[1]), reduction
         image: Array = simplejpeg.decode_jpeg(data)
     except ValueError as error:
         # OpenCV reads what simplejpeg doesn't (CMYK, stray bytes), but paints the missing part of a file grey.

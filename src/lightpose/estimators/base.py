@@ -21,7 +21,6 @@ from lightpose.models.base import FeatureModule, Head
 from lightpose.models.net import PoseNet
 from lightpose.parallel import share_buffers
 from lightpose.skeleton import Skeleton
-from lightpose.speed import GraphedTrunk
 from lightpose.structures import Batch, Poses
 
 log = logging.getLogger(__name__)
@@ -115,13 +114,6 @@ class PoseEstimator(L.LightningModule):
         logged = {"loss": loss, **losses}
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch))
         return {"loss": loss, "losses": losses}
-
-    def on_before_backward(self, loss: Tensor) -> None:
-        """Where gradients accumulate, give them memory of their own: a replayed graph writes them to one place."""
-        if isinstance(self.net.fast_features, GraphedTrunk) and self.trainer.accumulate_grad_batches > 1:
-            for parameter in self.net.parameters():
-                if parameter.grad is not None:
-                    parameter.grad = parameter.grad.clone()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer over parameter groups, and a schedule that steps once per optimizer step."""
