@@ -117,6 +117,7 @@ def on_device(checkpoint: Path, batch: int, repeats: int, overrides: list[str]) 
     """Crops a second of `lightpose.Predictor`, from a batch on the device to NumPy arrays."""
     from lightpose.inference.crops import Crops
     from lightpose.inference.predictor import Predictor, behind
+    from lightpose.speed import EAGER_CALLS
 
     given = dict(override.split("=", 1) for override in overrides)
     chosen: Any = {key: given[key] for key in ("precision", "speed", "device") if key in given}
@@ -138,7 +139,7 @@ def on_device(checkpoint: Path, batch: int, repeats: int, overrides: list[str]) 
         for results in behind(map(predictor._submit, [crops] * times)):
             predictor._collect(results)
 
-    predict(max(3, repeats // 10))
+    predict(EAGER_CALLS + 3)  # past the capture
     start = time.perf_counter()
     predict(repeats)  # what it hands out has left the device, so nothing is left to wait for
     seconds = time.perf_counter() - start
