@@ -4,7 +4,9 @@ import functools
 import inspect
 import itertools
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,6 +16,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, StrategyRegistry
 from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
@@ -24,19 +27,54 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightpose.errors import UserError
 from lightpose.models.net import PoseNet
+from lightpose.speed import GraphedTrunk
 
 
 class LeanDDP(DDPStrategy):
     """DDP that exchanges gradients in a step and nothing else; ``strategy=auto`` means it with several devices.
 
     By itself DDP also sends all buffers from process 0 to the others at every forward pass. Here that is done once,
-    before validation (`share_buffers`).
+    before validation (`share_buffers`). Where the network is replayed as CUDA graphs its gradients come all at once,
+    so there is no backward pass left beside which DDP could send them piece by piece: they are sent in one piece
+    (`GradientMean`), without DDP.
     """
 
     def __init__(self, **options: Any) -> None:
         known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # until torch 2.12
         super().__init__(**{buffers: False, "gradient_as_bucket_view": True, **options})
+        self._mean: GradientMean | None = None
+        self._accumulating = False
+
+    def configure_ddp(self) -> None:
+        """Let gradients be exchanged from now on."""
+        estimator: Any = self.lightning_module
+        if self._layer_sync is None and isinstance(estimator.net.fast_features, GraphedTrunk):
+            _sync_module_states(estimator)
+            self._mean = GradientMean(list(estimator.parameters()))
+        else:
+            super().configure_ddp()
+
+    def pre_backward(self, closure_loss: Tensor) -> None:
+        """Arrange for the exchange after this backward pass, before any hook sees the gradients."""
+        super().pre_backward(closure_loss)
+        if (mean := self._mean) and not self._accumulating:
+            closure_loss.register_hook(lambda _: torch.autograd.Variable._execution_engine.queue_callback(mean))
+
+    @contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        """Backward passes in here exchange nothing: their gradients accumulate."""
+        self._accumulating = True
+        try:
+            with super().block_backward_sync():
+                yield
+        finally:
+            self._accumulating = False
+
+    def teardown(self) -> None:
+        """Let go of the gradients."""
+        self._mean = None
+        super().teardown()
 
     def _setup_model(self, model: nn.Module) -> nn.parallel.DistributedDataParallel:
         # Lightning does this in a stream of its own, to which DDP then binds the gradients: each of them would have to
@@ -44,6 +82,46 @@ class LeanDDP(DDPStrategy):
         return nn.parallel.DistributedDataParallel(
             model, device_ids=self.determine_ddp_device_ids(), **self._ddp_kwargs
         )
+
+
+class GradientMean:
+    """Replaces the gradients by their mean over all processes, in one exchange for each type.
+
+    Args:
+        parameters: of which the same have a gradient in every process.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parameters = parameters
+        self._given: list[int] = []
+        self._flat: dict[torch.dtype, Tensor] = {}
+        self._places: list[Tensor] = []
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        """Exchange; gradients lie in one vector from then on."""
+        given = [parameter for parameter in self.parameters if parameter.grad is not None]
+        if self._given != [id(parameter) for parameter in given]:
+            self._lay_out(given)
+        grads = [parameter.grad for parameter in given if parameter.grad is not None]
+        torch._foreach_copy_(self._places, grads)
+        for flat in self._flat.values():
+            distributed.all_reduce(flat.div_(distributed.get_world_size()))
+        for parameter, place in zip(given, self._places, strict=True):
+            parameter.grad = place
+
+    def _lay_out(self, given: list[nn.Parameter]) -> None:
+        sizes: Counter[torch.dtype] = Counter()
+        starts = []
+        for parameter in given:
+            starts.append(sizes[parameter.dtype])
+            sizes[parameter.dtype] += -(-parameter.numel() // 32) * 32  # kernels like addresses that are round
+        self._given = [id(parameter) for parameter in given]
+        self._flat = {dtype: torch.zeros(size, dtype=dtype, device=given[0].device) for dtype, size in sizes.items()}
+        self._places = [
+            self._flat[parameter.dtype][start:].as_strided(parameter.shape, parameter.stride())
+            for parameter, start in zip(given, starts, strict=True)
+        ]
 
 
 def lean_ddp() -> None:

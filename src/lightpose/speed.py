@@ -10,7 +10,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -191,18 +191,23 @@ class Replay:
             for _ in range(WARM_UPS):  # lets cuDNN choose its algorithms
                 outputs = forward()
                 grads = [torch.zeros_like(output) for output in outputs]
-                if self.parameters:
-                    backward(outputs, grads)
+                found = backward(outputs, grads) if self.parameters else ()
             del outputs
         torch.cuda.current_stream().wait_stream(stream)
+        # Gradients are still there at the next forward pass, which writes wherever the memory of graphs was free.
+        self.grads = grads
+        self.parameter_grads = [
+            None if grad is None else torch.empty_like(leaf) for leaf, grad in zip(leaves, found, strict=False)
+        ]
+        del found
         pool = torch.cuda.graph_pool_handle()
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.forward, pool, stream, "thread_local"), _uncached_autocast():
             outputs = forward()
-        self.grads, self.parameter_grads = grads, cast(tuple[Tensor | None, ...], ())
         if self.parameters:
+            kept = [grad for grad in self.parameter_grads if grad is not None]
             with torch.cuda.graph(self.backward, pool, stream, "thread_local"), _uncached_autocast():
-                self.parameter_grads = backward(outputs, grads)
+                torch._foreach_copy_(kept, [grad for grad in backward(outputs, grads) if grad is not None])
         self.outputs = [output.detach() for output in outputs]
         self.calls = 0
 

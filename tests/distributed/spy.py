@@ -5,7 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
+
+from lightpose.speed import GraphedTrunk
 
 
 class Collectives(L.Callback):
@@ -45,3 +49,18 @@ class Collectives(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
         Path(f"{self.file}.{trainer.global_rank}").write_text(json.dumps(self.found))
+
+
+class AsIfGraphed(L.Callback):
+    """Makes a strategy believe that the network is replayed as CUDA graphs."""
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        pl_module.net.fast_features = _Eager(pl_module.net)
+
+    def on_train_end(self, trainer: L.Trainer, *_: Any) -> None:
+        assert not isinstance(trainer.strategy.model, DistributedDataParallel)
+
+
+class _Eager(GraphedTrunk):
+    def __call__(self, inputs: Tensor) -> list[Tensor]:
+        return self.net.plain_features(inputs)

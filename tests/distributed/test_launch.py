@@ -90,13 +90,16 @@ def test_torchrun_makes_one_run_that_exchanges_gradients_alone(sixteen: Path, tm
     assert found[0]["buffers"] == found[1]["buffers"]
 
 
-def test_two_nodes_under_srun_equal_one_process(sixteen: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("graphed", [False, True])
+def test_two_nodes_under_srun_equal_one_process(sixteen: Path, tmp_path: Path, graphed: bool) -> None:
     arguments = [*VIT, *SMALL, *CPU, f"data.train={sixteen}", f"data.val={sixteen}", "backbone.drop_path_rate=0"]
     arguments += ["augment=none", "trainer.max_epochs=3"]  # one step an epoch, on all samples
     arguments += ["head=heatmap_bilinear", "optimizer=sgd", "optimizer.lr=1"]  # no BatchNorm, which knows its process
     slurm = {"SLURM_JOB_NAME": "train", "SLURM_NTASKS": 2, "SLURM_NNODES": 2, "SLURM_NTASKS_PER_NODE": 1}
     slurm |= {"SLURM_JOB_ID": 10_000 + os.getpid() % 1_000, "SLURM_NODELIST": "127.0.0.1", "SLURM_LOCALID": 0}
-    both = [*arguments, "data.batch_size=8", "trainer.devices=1", "trainer.num_nodes=2"]
+    both = [*arguments, "trainer.devices=1", "trainer.num_nodes=2"]
+    both += ["data.batch_size=4", "trainer.accumulate_grad_batches=2"] if graphed else ["data.batch_size=8"]
+    both += ["+callbacks.spy._target_=spy.AsIfGraphed"] if graphed else []
     ranks = [{"SLURM_PROCID": rank, "SLURM_NODEID": rank} for rank in (0, 1)]
     finish(*(start(TRAIN, both, tmp_path, **slurm, **rank) for rank in ranks))
     finish(start(TRAIN, [*arguments, "data.batch_size=16", "output_dir=alone"], tmp_path))

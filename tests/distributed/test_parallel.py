@@ -18,7 +18,7 @@ from lightpose.models.losses.heatmap import KeypointMSE
 from lightpose.models.necks.identity import Identity
 from lightpose.models.net import PoseNet
 from lightpose.models.preprocessors import Normalize
-from lightpose.parallel import shard, share_buffers
+from lightpose.parallel import GradientMean, shard, share_buffers
 from lightpose.structures import Spec
 
 INPUT_HW = (64, 48)
@@ -41,6 +41,20 @@ def gradients(net: PoseNet, images: Tensor) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in net.named_parameters() if parameter.grad is not None}
 
 
+def means(net: PoseNet, images: Tensor) -> dict[str, Tensor]:
+    """Gradients of two passes over an image each, after one in which a bias was frozen."""
+    mean = GradientMean(list(net.parameters()))
+    bias = next(parameter for name, parameter in net.named_parameters() if name.endswith("bias"))
+    for trained in (False, True):
+        bias.requires_grad_(trained)
+        net.zero_grad()
+        for image in images:
+            gradients(net, image[None])
+        mean()
+        assert (bias.grad is not None) == trained
+    return {name: parameter.grad / 2 for name, parameter in net.named_parameters() if parameter.grad is not None}
+
+
 def take_part(rank: int, folder: str) -> dict[str, Any]:
     """What one of two processes finds: its share of the gradients, made whole, and its buffers."""
     distributed.init_process_group(
@@ -50,6 +64,7 @@ def take_part(rank: int, folder: str) -> dict[str, Any]:
         images = torch.randint(0, 256, (4, 3, *INPUT_HW), generator=torch.Generator().manual_seed(0)).byte()
         net = network()
         alone = gradients(copy.deepcopy(net), images)
+        mean = means(copy.deepcopy(net), images[2 * rank :][:2])
         shard(net, init_device_mesh("cpu", (2,)))
         found = gradients(net, images[2 * rank :][:2])
         share = max(
@@ -61,7 +76,14 @@ def take_part(rank: int, folder: str) -> dict[str, Any]:
             buffer.fill_(rank + 1)
         share_buffers(net)
         buffers = {float(value) for buffer in net.buffers() for value in buffer.flatten()}
-        return {"alone": alone, "found": whole, "share": share, "norm": norm.full_tensor(), "buffers": buffers}
+        return {
+            "alone": alone,
+            "mean": mean,
+            "found": whole,
+            "share": share,
+            "norm": norm.full_tensor(),
+            "buffers": buffers,
+        }
     finally:
         distributed.destroy_process_group()
 
@@ -76,8 +98,9 @@ def test_split_weights_learn_as_whole_ones_and_buffers_are_shared(tmp_path: Path
     found = take_part(0, str(tmp_path))
     assert other is not None and other.join()
     assert found["alone"].keys() == found["found"].keys() == dict(network().named_parameters()).keys()
-    for name, gradient in found["alone"].items():
-        assert (found["found"][name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-6, name
+    for way in ("mean", "found"):
+        for name, gradient in found["alone"].items():
+            assert (found[way][name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-6, (way, name)
     expected = torch.stack([gradient.norm() for gradient in found["alone"].values()]).norm()
     torch.testing.assert_close(found["norm"], expected, rtol=1e-5, atol=0)
     assert found["share"] == 0.5
