@@ -6,10 +6,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from faster_coco_eval import COCO, COCOeval_faster
 from torch import Tensor
 
 from lightpose.errors import UserError
+from lightpose.metrics.average_precision import FIGURES, GroundTruth, check_keypoints
 from lightpose.metrics.base import PoseMetric
 from lightpose.metrics.nms import oks_nms, soft_oks_nms
 from lightpose.skeleton import Skeleton
@@ -19,8 +19,6 @@ log = logging.getLogger(__name__)
 
 ScoreMode = Literal["bbox_keypoint", "keypoint", "bbox", "bbox_rle"]
 Suppression = Literal["oks", "soft_oks", "none"]
-
-FIGURES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 
 
 class OKS(PoseMetric):
@@ -114,8 +112,13 @@ class OKS(PoseMetric):
                 "OKS needs the content of an annotation file but none was given; validate on a data set that has one, "
                 "or use metric=pck"
             )
-        self._kept = self._keep(self._ground_truth)
-        return evaluate_oks(self._ground_truth, self.predictions(), self.skeleton.sigmas)
+        truth = GroundTruth(self._ground_truth, self.skeleton.num_keypoints)  # while a device may still find poses
+        self._kept = poses, image_ids, category_ids = self._keep(truth.category_ids)
+        keypoints = rounded(poses)[..., :2]
+        scores = poses.scores.numpy()
+        return truth.average_precision(
+            image_ids.tolist(), category_ids.tolist(), keypoints, scores, self.skeleton.sigmas
+        )
 
     def poses(self) -> tuple[Poses, Array, Array]:
         """What the last `compute` scored, of all processes: poses, their image ids and their COCO category ids.
@@ -131,28 +134,24 @@ class OKS(PoseMetric):
         """The same `poses` as COCO results."""
         return coco_results(*self.poses())
 
-    def _keep(self, ground_truth: Mapping[str, Any]) -> tuple[Poses, Array, Array]:
+    def _keep(self, category_ids: Sequence[int]) -> tuple[Poses, Array, Array]:
         """Gathered rows as scored poses, duplicates suppressed."""
         rows = self.rows()
         scores = pose_scores(rows["box_scores"], rows["keypoint_scores"], self.score_mode, self.keypoint_threshold)
         image_ids, categories = rows["image_ids"].numpy(), rows["categories"].numpy()
-        groups = np.unique(np.stack([image_ids, categories], -1), axis=0, return_inverse=True)[1].reshape(-1)
-        order = np.argsort(groups, kind="stable")
-        members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+        groups = np.unique(image_ids, return_inverse=True)[1] * len(category_ids) + categories
         keypoints, ranks = rows["keypoints"].numpy(), scores.numpy()
         sides = (rows["boxes_xyxy"][:, 2:] - rows["boxes_xyxy"][:, :2]).clamp_min(0)
         areas, sigmas = sides.prod(-1).numpy(), np.array(self.skeleton.sigmas)
-        kept: list[Array] = []
-        for group in members:
-            image = (keypoints[group], ranks[group], areas[group], sigmas, self.nms_threshold)
-            if self.nms == "oks":
-                chosen = oks_nms(*image)
-            elif self.nms == "soft_oks":
-                chosen = soft_oks_nms(*image, max_poses=self.max_poses)
-            else:
-                chosen = np.argsort(-ranks[group], kind="stable")
-            kept.append(group[chosen[: self.max_poses]])
-        index = torch.from_numpy(np.concatenate(kept))
+        given = (keypoints, ranks, areas, sigmas, self.nms_threshold)
+        if self.nms == "oks":
+            order = oks_nms(*given, groups)
+        elif self.nms == "soft_oks":
+            order = soft_oks_nms(*given, self.max_poses, groups)
+        else:
+            order = np.lexsort((-ranks, groups))
+        places = np.arange(len(order)) - np.searchsorted(groups[order], groups[order])
+        index = torch.from_numpy(order[places < self.max_poses])
         poses = Poses(
             keypoints=rows["keypoints"],
             keypoint_scores=rows["keypoint_scores"],
@@ -161,8 +160,7 @@ class OKS(PoseMetric):
             boxes_xyxy=rows["boxes_xyxy"],
             box_scores=rows["box_scores"],
         ).map(lambda column: column[index])
-        category_ids = np.array([category["id"] for category in _keypoint_categories(ground_truth)])
-        return poses, image_ids[index], category_ids[categories[index]]
+        return poses, image_ids[index], np.array(category_ids)[categories[index]]
 
 
 def pose_scores(box_scores: Tensor, keypoint_scores: Tensor, mode: ScoreMode, threshold: float) -> Tensor:
@@ -190,6 +188,12 @@ def pose_scores(box_scores: Tensor, keypoint_scores: Tensor, mode: ScoreMode, th
     return box_scores * (keypoint_scores * confident).sum(-1) / confident.sum(-1).clamp_min(1)
 
 
+def rounded(poses: Poses) -> Array:
+    """(N, K, 3) float64: x and y in image pixels and the score of each keypoint, to 1e-4 as results files hold them."""
+    numbers: Array = torch.cat([poses.keypoints[..., :2], poses.keypoint_scores[..., None]], -1).double().numpy()
+    return numbers.round(4)
+
+
 def coco_results(poses: Poses, image_ids: Sequence[int] | Array, category_ids: int | Array) -> list[dict[str, Any]]:
     """Poses in COCO's results format, where the third number of a keypoint is its score.
 
@@ -201,13 +205,12 @@ def coco_results(poses: Poses, image_ids: Sequence[int] | Array, category_ids: i
     Returns:
         N mappings: ``image_id``, ``category_id``, ``keypoints`` (3K numbers, to 1e-4 px) and ``score``.
     """
-    triples = torch.cat([poses.keypoints[..., :2], poses.keypoint_scores[..., None]], -1).double().flatten(1)
     return [
         {"image_id": int(image_id), "category_id": int(category_id), "keypoints": keypoints, "score": score}
         for image_id, category_id, keypoints, score in zip(
             image_ids,
             np.broadcast_to(category_ids, len(poses)),
-            triples.numpy().round(4).tolist(),
+            rounded(poses).reshape(len(poses), 3 * poses.keypoints.shape[1]).tolist(),
             poses.scores.tolist(),
             strict=True,
         )
@@ -231,48 +234,14 @@ def evaluate_oks(
     Raises:
         UserError: for image ids or categories that the ground truth lacks, or another number of keypoints.
     """
-    categories = {category["id"] for category in _keypoint_categories(ground_truth)}
-    annotations = [dict(entry) for entry in ground_truth["annotations"] if entry["category_id"] in categories]
-    _check_ids("image_id", "image ids", {image["id"] for image in ground_truth["images"]}, predictions)
-    _check_ids("category_id", "category ids", categories, predictions)
-    _check_keypoints("instances of the ground truth", annotations, len(sigmas))
-    _check_keypoints("the predictions", predictions, len(sigmas))
-    truth = COCO({**ground_truth, "annotations": annotations})
-    if predictions:
-        answers = truth.loadRes([dict(prediction) for prediction in predictions])
-    else:  # which loadRes refuses in older versions
-        answers = COCO({**ground_truth, "annotations": []})
-    evaluation = COCOeval_faster(
-        truth, answers, "keypoints", print_function=log.debug, kpt_oks_sigmas=[float(sigma) for sigma in sigmas]
+    truth = GroundTruth(ground_truth, len(sigmas))
+    check_keypoints("the predictions", predictions, len(sigmas))
+    return truth.average_precision(
+        [prediction["image_id"] for prediction in predictions],
+        [prediction["category_id"] for prediction in predictions],
+        np.array([prediction["keypoints"] for prediction in predictions], np.float64).reshape(-1, len(sigmas), 3)[
+            ..., :2
+        ],
+        np.array([prediction["score"] for prediction in predictions], np.float64),
+        sigmas,
     )
-    evaluation.run()
-    return {
-        name: float(value) if value >= 0 else float("nan")
-        for name, value in zip(FIGURES, evaluation.stats, strict=True)
-    }
-
-
-def _keypoint_categories(ground_truth: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Categories that list keypoints; all of them where none does."""
-    categories = list(ground_truth["categories"])
-    return [category for category in categories if category.get("keypoints")] or categories
-
-
-def _check_ids(field: str, words: str, known: set[int], predictions: Sequence[Mapping[str, Any]]) -> None:
-    unknown = sorted({prediction[field] for prediction in predictions} - known)
-    if unknown:
-        some = ", ".join(str(number) for number in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        raise UserError(
-            f"the predictions name {len(unknown)} {words} that the ground truth lacks ({some}); it has "
-            f"{len(known)}, e.g. {min(known, default='none')}; score predictions against the file they were made for"
-        )
-
-
-def _check_keypoints(owner: str, entries: Sequence[Mapping[str, Any]], count: int) -> None:
-    for entry in entries:
-        if len(entry["keypoints"]) != 3 * count:
-            raise UserError(
-                f"{owner} have {len(entry['keypoints'])} keypoint numbers (image_id {entry['image_id']}), but a "
-                f"skeleton of {count} keypoints makes {3 * count} (x, y and visibility or score); choose the skeleton "
-                "of the file"
-            )
