@@ -36,3 +36,18 @@ def test_no_poses_and_equal_poses() -> None:
     same = (np.zeros((3, 2, 2)), np.array([0.1, 0.3, 0.2]), np.zeros(3), np.ones(2), 1e-4)
     assert oks_nms(*same).tolist() == [1]
     assert sorted(soft_oks_nms(*same, max_poses=20).tolist()) == [0, 1, 2]
+
+
+def test_groups_do_not_meet() -> None:
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 6, 48)
+    keypoints, areas = np.concatenate([KEYPOINTS, KEYPOINTS + 1]), np.concatenate([AREAS, AREAS])
+    scores = rng.random(48).round(1)
+    hard = oks_nms(keypoints, scores, areas, SIGMAS, 0.5, groups)
+    soft = soft_oks_nms(keypoints, scores, areas, SIGMAS, 0.5, 3, groups)
+    for group in range(6):
+        rows = np.flatnonzero(groups == group)
+        one = (keypoints[rows], scores[rows], areas[rows], SIGMAS, 0.5)
+        assert hard[groups[hard] == group].tolist() == rows[oks_nms(*one)].tolist()
+        assert soft[groups[soft] == group].tolist() == rows[soft_oks_nms(*one, max_poses=3)].tolist()
+    assert len(hard) < 48 and (np.diff(groups[hard]) >= 0).all()

@@ -182,22 +182,26 @@ class PoseEstimator(L.LightningModule):
         return {"poses": poses}
 
     def on_validation_start(self) -> None:
-        """Start the metrics afresh, and hand the annotation file's content to those that score against it."""
-        dataset = self.trainer.val_dataloaders.dataset  # type: ignore[union-attr]
+        """Start the metrics afresh."""
         self.val_loss.reset()
-        for metric in cast(Iterable[Any], self.metrics):
+        for metric in cast(Iterable[Metric], self.metrics):
             metric.reset()
-            if hasattr(metric, "set_ground_truth"):
-                metric.set_ground_truth(dataset.ground_truth())
 
     def on_validation_epoch_start(self) -> None:
         """Validate what is saved: process 0's buffers. After the callbacks' hook, where averaged weights come in."""
         share_buffers(self.net)
 
     def on_validation_epoch_end(self) -> None:
-        """Log every figure of every metric."""
+        """Log every figure of every metric; those that score against the annotation file get its content first.
+
+        That they get it here, before anything waits for the device, lets a GPU compute the last batches meanwhile.
+        """
         if self.trainer.sanity_checking:
             return
+        dataset = self.trainer.val_dataloaders.dataset  # type: ignore[union-attr]
+        for metric in cast(Iterable[Any], self.metrics):
+            if hasattr(metric, "set_ground_truth"):
+                metric.set_ground_truth(dataset.ground_truth())
         self.log("val/loss", self.val_loss.compute(), prog_bar=True)
         for metric in cast(Iterable[Metric], self.metrics):
             for name, value in metric.compute().items():

@@ -65,7 +65,7 @@ class OKS(PoseMetric):
         self.nms: Suppression = nms
         self.nms_threshold = nms_threshold
         self.max_poses = max_poses
-        self._ground_truth: Mapping[str, Any] | None = None
+        self._ground_truth: GroundTruth | None = None
         self._kept: tuple[Poses, Array, Array] | None = None
         if not skeleton.sigmas_known:
             log.warning(
@@ -81,8 +81,11 @@ class OKS(PoseMetric):
         Args:
             coco: an annotation file's content: ``images``, ``annotations`` (crowds and unlabelled people included) and
                 ``categories``.
+
+        Raises:
+            UserError: when annotations have another number of keypoints than the skeleton.
         """
-        self._ground_truth = coco
+        self._ground_truth = GroundTruth(coco, self.skeleton.num_keypoints)
 
     def update(self, poses: Poses, batch: Batch) -> None:
         """Add poses, in image pixels, of the category of their sample's first instance.
@@ -112,12 +115,13 @@ class OKS(PoseMetric):
                 "OKS needs the content of an annotation file but none was given; validate on a data set that has one, "
                 "or use metric=pck"
             )
-        truth = GroundTruth(self._ground_truth, self.skeleton.num_keypoints)  # while a device may still find poses
-        self._kept = poses, image_ids, category_ids = self._keep(truth.category_ids)
-        keypoints = rounded(poses)[..., :2]
-        scores = poses.scores.numpy()
-        return truth.average_precision(
-            image_ids.tolist(), category_ids.tolist(), keypoints, scores, self.skeleton.sigmas
+        self._kept = poses, image_ids, category_ids = self._keep(self._ground_truth.category_ids)
+        return self._ground_truth.average_precision(
+            image_ids.tolist(),
+            category_ids.tolist(),
+            rounded(poses)[..., :2],
+            poses.scores.numpy(),
+            self.skeleton.sigmas,
         )
 
     def poses(self) -> tuple[Poses, Array, Array]:
