@@ -2,7 +2,7 @@
 
 import json
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,18 @@ class Waits(PassThroughProfiler):
             self.host.add("data wait", self.begun, self.host.now())
 
 
+def after_device(device: torch.device, host: Marks, compute: Callable[[], Any]) -> Callable[[], Any]:
+    """``compute``, which begins when the device has done all that it was given; the wait is counted as ``device``."""
+
+    def call() -> Any:
+        begin = host.now()
+        synchronize(device)
+        host.add("device", begin, host.now())
+        return compute()
+
+    return call
+
+
 def measured(validate: Any, out: Path) -> Any:
     """``Trainer.validate`` that writes its times to ``out``."""
 
@@ -45,18 +57,24 @@ def measured(validate: Any, out: Path) -> Any:
         net.head.register_forward_hook(lambda *_: marks.add("net", begun.pop(), marks.now()))
         codec.decode = marks.wrap("decode", codec.decode)
         for metric in estimator.metrics:
-            metric.update, metric.compute = host.wrap("metric", metric.update), host.wrap("metric", metric.compute)
-        start = time.perf_counter()
+            metric.update = marks.wrap("metric, rows", metric.update)
+            metric.compute = after_device(device, host, metric.compute)
+        estimator.on_validation_epoch_end = host.wrap("end", estimator.on_validation_epoch_end)
+        start = host.now()
         figures = validate(trainer, estimator, *args, **kwargs)
         synchronize(device)
-        total = time.perf_counter() - start
+        total = host.now() - start
         features = marks.spans.pop("features")
         special = {0, EAGER_CALLS}  # the calls in which kernels are loaded and a graph is captured
         marks.spans["net, getting ready"] = [span for call, span in enumerate(features) if call in special]
         marks.spans["net"] += [span for call, span in enumerate(features) if call not in special]
-        parts = {"net": marks, "net, getting ready": marks, "decode": marks, "data wait": host, "metric": host}
+        seconds = {name: marks.seconds(name) for name in ("net", "net, getting ready", "decode", "metric, rows")}
+        seconds["metric, figures"] = host.seconds("end") - host.seconds("device")
+        waits = host.spans["data wait"]
+        seconds["before the data"] = waits[0][0] - start
+        seconds["data wait, first batch"] = waits[0][1] - waits[0][0]
+        seconds["data wait"] = host.seconds("data wait") - seconds["data wait, first batch"]
         samples = len(trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
-        seconds = {name: source.seconds(name) for name, source in parts.items()}
         out.write_text(json.dumps({"samples": samples, "total_s": total, "parts_s": seconds}))
         return figures
 

@@ -80,8 +80,9 @@ def main() -> None:
     print_table(["", "seconds|.2f", "crops/s|.0f", "share", "GiB|.1f"], rows(found))
     print(
         f"\non the device: {options.repeats} batches through Predictor, results on the CPU; GiB: peak of tensors.\n"
-        "validation: Trainer.validate in lightpose-eval; net and decode: on the device's time line; data wait and\n"
-        "metric: of the host, so they may overlap with the net."
+        "validation: Trainer.validate in lightpose-eval. Net, decode and metric, rows: on the device's time line.\n"
+        "Metric, figures: of the host at the end, without waiting for the device; before the data: of the host, up to\n"
+        "the start of the workers; data wait: of the host, so all but the first may overlap with the net."
     )
     write_json(options.json, {"overrides": options.overrides, "batch": options.batch, **found})
 

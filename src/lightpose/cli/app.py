@@ -65,6 +65,8 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     ``LIGHTPOSE_DEBUG=1`` the traceback comes before it.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the message is ours to write
+    # With the 8 queues that CUDA makes by itself, the work that prepares a batch waits behind graphs of the network.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
     quieten()
     OmegaConf.register_new_resolver("groups", lambda: _group_lines(config_name), replace=True)  # for the help text
 
