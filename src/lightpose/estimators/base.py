@@ -1,7 +1,9 @@
 """The one LightningModule behind every paradigm: it joins a network and a codec and holds every hook."""
 
+import contextlib
+import gc
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import lightning as L
@@ -199,13 +201,14 @@ class PoseEstimator(L.LightningModule):
         if self.trainer.sanity_checking:
             return
         dataset = self.trainer.val_dataloaders.dataset  # type: ignore[union-attr]
-        for metric in cast(Iterable[Any], self.metrics):
-            if hasattr(metric, "set_ground_truth"):
-                metric.set_ground_truth(dataset.ground_truth())
-        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
-        for metric in cast(Iterable[Metric], self.metrics):
-            for name, value in metric.compute().items():
-                self.log(f"val/{name}", value, prog_bar=name == "AP")
+        with _collector_paused():
+            for metric in cast(Iterable[Any], self.metrics):
+                if hasattr(metric, "set_ground_truth"):
+                    metric.set_ground_truth(dataset.ground_truth())
+            self.log("val/loss", self.val_loss.compute(), prog_bar=True)
+            for metric in cast(Iterable[Metric], self.metrics):
+                for name, value in metric.compute().items():
+                    self.log(f"val/{name}", value, prog_bar=name == "AP")
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -216,3 +219,15 @@ class PoseEstimator(L.LightningModule):
             "config": self.config,
             "skeleton": self.skeleton.to_dict(),
         }
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """No search for reference cycles: where many objects are made that form none, it takes longer than to make them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
