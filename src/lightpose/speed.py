@@ -90,10 +90,14 @@ class GraphedTrunk:
 
     Args:
         net: its weights may change in place, but must not move or be replaced.
+
+    Attributes:
+        patience: how many calls of a kind run eagerly without gradients; may be set to 0 where many are to come.
     """
 
     def __init__(self, net: PoseNet) -> None:
         self.net = net
+        self.patience = EAGER_CALLS
         self.graphs: dict[Any, tuple[int, Trunk]] = {}
         self.captures = 0
         self.eager_calls: Counter[Any] = Counter()
@@ -110,7 +114,7 @@ class GraphedTrunk:
         size, trunk = self.graphs.get(kind, (0, None))
         if trunk is None or count > size:
             self.eager_calls[kind] += 1
-            patient = not torch.is_grad_enabled() and self.eager_calls[kind] <= EAGER_CALLS
+            patient = not torch.is_grad_enabled() and self.eager_calls[kind] <= self.patience
             if patient or self.captures == MOST_CAPTURES:
                 return self.net.plain_features(inputs)
             self.captures += 1

@@ -133,7 +133,7 @@ class CropTasks(Dataset[Crops | UserError]):
 
 
 def made_by_processes(tasks: CropTasks, workers: int, pin: bool) -> Iterator[Crops]:
-    """The batches in order, made by ``workers`` processes, at most two ahead in each.
+    """The batches in order, made by ``workers`` processes, at most two ahead in each; they start at once.
 
     Args:
         tasks: the batches.
@@ -146,8 +146,12 @@ def made_by_processes(tasks: CropTasks, workers: int, pin: bool) -> Iterator[Cro
     loader = DataLoader(
         tasks, batch_size=None, num_workers=workers, prefetch_factor=2, pin_memory=pin, worker_init_fn=one_thread
     )
+    return _checked(iter(loader))
+
+
+def _checked(made: Iterator[Crops | UserError]) -> Iterator[Crops]:
     try:
-        for crops in loader:
+        for crops in made:
             if isinstance(crops, UserError):
                 raise crops
             yield crops

@@ -18,7 +18,7 @@ from lightpose.estimators.base import PoseEstimator
 from lightpose.inference.boxes import NO_BOXES, Detections, check_boxes
 from lightpose.inference.crops import Cropper, Crops, CropTasks, Image, Job, collated, cut, made_by_processes
 from lightpose.inference.sources import AHEAD, Frame, ImageFiles, batched, prefetch
-from lightpose.speed import Speed, precision, speed_up
+from lightpose.speed import EAGER_CALLS, GraphedTrunk, Speed, precision, speed_up
 from lightpose.structures import Array, Sample
 
 T = TypeVar("T")
@@ -200,9 +200,21 @@ class Predictor:
             num_workers = min(MOST_WORKERS, CORES) if len(tasks) >= FEW_BATCHES else 0
         if num_workers:
             batches = made_by_processes(tasks, min(num_workers, len(tasks)), pin=self.device.type == "cuda")
+            self._get_ready(batch_size, len(tasks))
         else:
             batches = self._by_threads(jobs, batch_size)
         yield from zip(frames, self._predict(batches), strict=True)
+
+    def _get_ready(self, batch_size: int, batches: int) -> None:
+        """Let a GPU load its kernels, and capture a graph if it pays, while the first batches are made."""
+        if self.device.type != "cuda" or self.estimator.input_hw is None:
+            return
+        trunk = self.estimator.net.fast_features
+        if isinstance(trunk, GraphedTrunk) and batches > EAGER_CALLS:
+            trunk.patience = 0
+        inputs = torch.zeros(batch_size, *self.estimator.input_hw, 3, dtype=torch.uint8, device=self.device)
+        with torch.inference_mode(), torch.autocast(self.device.type, self.autocast, self.autocast is not None):
+            self.estimator.outputs(inputs.permute(0, 3, 1, 2))
 
     def _by_threads(self, jobs: Iterable[Job], batch_size: int, most_images: int | None = None) -> Iterator[Crops]:
         """Batches, made by threads; see `cut`."""
