@@ -120,6 +120,23 @@ def test_graph_trains_like_eager(net, autocast):
 
 
 @ON_GPU
+@pytest.mark.slow
+def test_what_is_compiled_is_replayed_and_trains_like_eager(net):
+    plain = net.to(GPU).train()
+    compiled = copy.deepcopy(plain)
+    speed_up(compiled, "compile", GPU)
+    for seed in range(3):
+        inputs = random_inputs(8, seed).to(GPU)
+        for expected, actual in zip(gradients(plain, inputs), gradients(compiled, inputs), strict=True):
+            if expected is not None:
+                assert (actual - expected).norm() <= 0.05 * expected.norm() + 1e-6
+    for expected, actual in zip(plain.buffers(), compiled.buffers(), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-2, atol=1e-3)
+    (_, replay), *_ = compiled.fast_features.graphs.values()
+    assert replay.calls == 3
+
+
+@ON_GPU
 def test_graph_serves_smaller_batches_and_follows_the_weights(net):
     net.to(GPU).eval()
     speed_up(net, "auto", GPU)

@@ -36,7 +36,8 @@ def main() -> None:
     parser.add_argument(
         "--ways", default=";".join(WAYS) if torch.cuda.is_available() else "eager", help="by semicolons"
     )
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=1200, help="to train on; a sixth as many more to validate on")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, shared out over the GPUs")
     parser.add_argument("--timeout", type=float, default=500, help="seconds for each run")
@@ -57,10 +58,11 @@ def main() -> None:
             return figures(folder)
 
         ways = options.ways.split(";")
-        jobs = [(way, seed) for way in ways for seed in range(options.seeds)]
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        jobs = [(way, seed) for way in ways for seed in seeds]
         pending = [pool.submit(run, way, seed, number) for number, (way, seed) in enumerate(jobs)]
         found = [(way, seed, job.result()) for (way, seed), job in zip(jobs, pending, strict=True)]
-    print(f"{describe_device(best_device())}; {options.images} pictures, seeds 0 to {options.seeds - 1}\n")
+    print(f"{describe_device(best_device())}; {options.images} pictures, seeds {seeds[0]} to {seeds[-1]}\n")
     rows = []
     for way in ways:
         runs = [run for name, _, run in found if name == way]

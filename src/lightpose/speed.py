@@ -35,8 +35,8 @@ def speed_up(net: PoseNet, speed: Speed, device: torch.device) -> None:
 
     Args:
         net: on ``device``, or about to be moved there.
-        speed: ``graph`` replays CUDA graphs, ``compile`` is `torch.compile`, ``eager`` is neither. ``auto`` is
-            ``graph`` on a GPU where the network allows, else ``eager``.
+        speed: ``graph`` replays CUDA graphs, ``compile`` is `torch.compile`, replayed on a GPU where the network
+            allows, ``eager`` is neither. ``auto`` is ``graph`` on a GPU where the network allows, else ``eager``.
         device: where the network runs.
 
     Raises:
@@ -52,7 +52,8 @@ def speed_up(net: PoseNet, speed: Speed, device: torch.device) -> None:
     if speed in ("graph", "auto") and not obstacle:
         net.fast_features = GraphedTrunk(net)
     if speed == "compile":
-        net.fast_features = _or_eager(torch.compile(net.plain_features), net.plain_features)
+        compiled = _or_eager(torch.compile(net.plain_features), net.plain_features)
+        net.fast_features = compiled if obstacle else GraphedTrunk(net, compiled)
         net.head.forward = _or_eager(torch.compile(net.head.forward), net.head.forward)  # type: ignore[method-assign]
 
 
@@ -83,20 +84,22 @@ class GraphedTrunk:
     Calls are of one kind if shape and autocast agree, and which parameters train and which modules are in training
     mode. With gradients the first call of a kind is captured; without, the first few run eagerly, since a capture takes
     seconds and few images don't need it, and a smaller batch goes through the graph of a larger one. Buffers and random
-    numbers come out of a capture as they went in. If it fails, the network goes on eagerly, with one warning.
+    numbers come out of a capture as they went in. If it fails, the network goes on without, with one warning.
 
     The network's Python code, its hooks included, runs at the capture and not at a replay. A network whose Python code
     draws random numbers, such as which layers to leave out, is therefore not captured.
 
     Args:
         net: its weights may change in place, but must not move or be replaced.
+        compiled: what runs if a capture fails; given, `torch.compile` makes what is captured.
 
     Attributes:
         patience: how many calls of a kind run eagerly without gradients; may be set to 0 where many are to come.
     """
 
-    def __init__(self, net: PoseNet) -> None:
+    def __init__(self, net: PoseNet, compiled: Trunk | None = None) -> None:
         self.net = net
+        self.compiled = compiled
         self.patience = EAGER_CALLS
         self.graphs: dict[Any, tuple[int, Trunk]] = {}
         self.captures = 0
@@ -122,9 +125,9 @@ class GraphedTrunk:
                 trunk = self._capture(inputs)
             except Exception as error:
                 torch.cuda.synchronize()
-                _give_up("captured as a CUDA graph", error)
-                self.net.fast_features = None
-                return self.net.plain_features(inputs)
+                _give_up("captured as a CUDA graph", error, "compiled" if self.compiled else "eagerly")
+                self.net.fast_features = self.compiled
+                return self.net.features(inputs)
             self.graphs[kind] = size, trunk = count, trunk
         if torch.is_grad_enabled():
             return trunk(inputs)
@@ -151,7 +154,7 @@ class GraphedTrunk:
             if obstacle := _obstacle(self.net, inputs.device):  # Lightning changes modules when a run begins
                 raise RuntimeError(obstacle)
             with torch.cuda.device(inputs.device), torch.inference_mode(False), torch.set_grad_enabled(grad):
-                replay = Replay(trunk, inputs)
+                replay = Replay(trunk, inputs, self.compiled is not None)
             if random.getstate() != on_host[0] or not torch.equal(torch.get_rng_state(), on_host[1]):
                 raise RuntimeError("it draws random numbers on the host")
             return replay
@@ -173,18 +176,23 @@ class Replay:
     Args:
         module: takes ``inputs`` and gives a list of tensors.
         inputs: of the shape and type of all inputs to come.
+        compiled: capture what `torch.compile` makes of the module.
     """
 
-    def __init__(self, module: nn.Module, inputs: Tensor) -> None:
+    def __init__(self, module: nn.Module, inputs: Tensor, compiled: bool = False) -> None:
         trained = {name: value for name, value in module.named_parameters() if value.requires_grad}
         self.parameters = tuple(trained.values()) if torch.is_grad_enabled() else ()
         self.inputs = inputs.clone(memory_format=torch.preserve_format)
         stand_ins = {name: value.detach().requires_grad_() for name, value in trained.items()}
         leaves = tuple(stand_ins.values())
 
+        def call(parameters: dict[str, Tensor], inputs: Tensor) -> Any:
+            return functional_call(module, parameters, (inputs,))
+
+        chosen = torch.compile(call) if compiled else call
+
         def forward() -> list[Tensor]:
-            outputs: list[Tensor] = functional_call(module, stand_ins, (self.inputs,))
-            return outputs
+            return list(chosen(stand_ins, self.inputs))
 
         def backward(outputs: list[Tensor], grads: list[Tensor]) -> tuple[Tensor | None, ...]:
             return torch.autograd.grad(outputs, leaves, grads, allow_unused=True)
@@ -266,13 +274,13 @@ def _or_eager(fast: Callable[..., Any], plain: Callable[..., Any]) -> Callable[.
         except Exception as error:
             if chosen is plain:
                 raise
-            _give_up("compiled", error)
+            _give_up("compiled", error, "eagerly")
             chosen = plain
             return plain(*args)
 
     return call
 
 
-def _give_up(what: str, error: Exception) -> None:
+def _give_up(what: str, error: Exception, instead: str) -> None:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    log.warning("the network can't be %s (%s), so it runs eagerly; speed=eager says so from the start", what, reason)
+    log.warning("the network can't be %s (%s), so it runs %s", what, reason, instead)
