@@ -1,3 +1,5 @@
+import multiprocessing
+
 import lightning as L
 import numpy as np
 import pytest
@@ -90,6 +92,16 @@ def test_batches_are_finished_before_they_are_given_out():
         assert loader.state_dict()["batches"] == number + 1
     again = _update_dataloader(loader, SequentialSampler(loader.dataset))  # as Lightning does on several processes
     assert (again.device, again.finish, again.batch_size) == (loader.device, loader.finish, 2)
+
+
+def test_workers_start_at_once_where_the_epoch_does_not_matter():
+    data, options = Numbers(4), {"num_workers": 1, "collate_fn": collate}
+    before = set(multiprocessing.active_children())
+    training = iter(EpochLoader(data, sampler=EpochSampler(data, 0), **options))
+    assert set(multiprocessing.active_children()) == before
+    validation = iter(EpochLoader(data, **options))
+    assert len(set(multiprocessing.active_children()) - before) == 1
+    assert [len(list(batches)) for batches in (training, validation)] == [4, 4]
 
 
 class Recorder(L.LightningModule):

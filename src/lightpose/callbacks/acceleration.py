@@ -5,6 +5,7 @@ import logging
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
+from lightpose.data.loading import EpochLoader
 from lightpose.estimators.base import PoseEstimator
 from lightpose.speed import Speed, speed_up
 
@@ -20,6 +21,7 @@ class Acceleration(L.Callback):
 
     def __init__(self, speed: Speed) -> None:
         self.speed: Speed = speed
+        self._warm = False
 
     def setup(self, trainer: L.Trainer, pl_module: PoseEstimator, stage: str) -> None:  # type: ignore[override]
         """Nothing is captured yet: that happens at the first batch."""
@@ -27,6 +29,14 @@ class Acceleration(L.Callback):
         if not whole and self.speed in ("graph", "compile"):
             log.warning("speed=%s needs whole weights in every process; the network runs eagerly", self.speed)
         speed_up(pl_module.net, self.speed if whole else "eager", trainer.strategy.root_device)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: PoseEstimator) -> None:  # type: ignore[override]
+        """Warm up before the first validation, whose workers make the first batches meanwhile."""
+        loader = trainer.val_dataloaders
+        if not self._warm and not trainer.sanity_checking and isinstance(loader, EpochLoader):
+            self._warm = True
+            with trainer.precision_plugin.val_step_context():
+                pl_module.warm_up(loader.batch_size or 1, sum(trainer.num_val_batches))  # type: ignore[arg-type]
 
     def teardown(self, trainer: L.Trainer, pl_module: PoseEstimator, stage: str) -> None:  # type: ignore[override]
         """Give the graphs' memory back."""

@@ -88,10 +88,10 @@ class EpochSampler(DistributedSampler[Sample]):
 
 
 class EpochLoader(DataLoader[Sample]):
-    """A `DataLoader` whose workers start at the first batch, and whose position can be saved and restored.
+    """A `DataLoader` whose position can be saved and restored.
 
-    Lightning asks for the iterator before it says which epoch it is; with eager workers a resumed run would begin with
-    samples of the wrong epoch.
+    With an `EpochSampler` workers start at the first batch: Lightning asks for the iterator before it says which epoch
+    it is, and a resumed run would begin with samples of the wrong one. Without, they start at once.
 
     Args:
         dataset: what to draw from.
@@ -114,10 +114,13 @@ class EpochLoader(DataLoader[Sample]):
         self.device, self.finish = device, finish
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        return self._give(None if isinstance(self.sampler, EpochSampler) else super().__iter__())
+
+    def _give(self, started: Iterator[Any] | None) -> Iterator[Any]:
         sampler = self.sampler
         self._given = sampler.skip // (self.batch_size or 1) if isinstance(sampler, EpochSampler) else 0
         try:
-            batches = map(self._prepare, super().__iter__())
+            batches = map(self._prepare, started or super().__iter__())
             for batch in _one_ahead(batches, self.device) if self.device and self.device.type == "cuda" else batches:
                 self._given += 1
                 yield batch

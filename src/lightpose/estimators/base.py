@@ -1,9 +1,7 @@
 """The one LightningModule behind every paradigm: it joins a network and a codec and holds every hook."""
 
-import contextlib
-import gc
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import lightning as L
@@ -23,6 +21,7 @@ from lightpose.models.base import FeatureModule, Head
 from lightpose.models.net import PoseNet
 from lightpose.parallel import share_buffers
 from lightpose.skeleton import Skeleton
+from lightpose.speed import EAGER_CALLS, GraphedTrunk
 from lightpose.structures import Batch, Poses
 
 log = logging.getLogger(__name__)
@@ -152,6 +151,20 @@ class PoseEstimator(L.LightningModule):
         """The head's outputs by name, averaged with those of the mirrored input if `flip_test`."""
         return self._merge(self.net(self._test_inputs(inputs)))
 
+    def warm_up(self, batch_size: int, batches: int) -> None:
+        """Let a GPU do before the first batch is there what it does once: load kernels, capture a graph if it pays.
+
+        Args:
+            batch_size: of the batches to come.
+            batches: how many.
+        """
+        if self.device.type != "cuda" or self.input_hw is None:
+            return
+        if isinstance(trunk := self.net.fast_features, GraphedTrunk):
+            trunk.patience = 0 if batches > EAGER_CALLS else EAGER_CALLS
+        images = torch.zeros(batch_size, *self.input_hw, 3, dtype=torch.uint8, device=self.device)
+        self.outputs(images.permute(0, 3, 1, 2))
+
     def _poses(self, outputs: dict[str, Tensor], batch: Batch) -> Poses:
         """Decoded and back-projected, in float32 under autocast: coordinates have more digits than bfloat16."""
         with torch.autocast(self.device.type, enabled=False):
@@ -201,14 +214,13 @@ class PoseEstimator(L.LightningModule):
         if self.trainer.sanity_checking:
             return
         dataset = self.trainer.val_dataloaders.dataset  # type: ignore[union-attr]
-        with _collector_paused():
-            for metric in cast(Iterable[Any], self.metrics):
-                if hasattr(metric, "set_ground_truth"):
-                    metric.set_ground_truth(dataset.ground_truth())
-            self.log("val/loss", self.val_loss.compute(), prog_bar=True)
-            for metric in cast(Iterable[Metric], self.metrics):
-                for name, value in metric.compute().items():
-                    self.log(f"val/{name}", value, prog_bar=name == "AP")
+        for metric in cast(Iterable[Any], self.metrics):
+            if hasattr(metric, "set_ground_truth"):
+                metric.set_ground_truth(dataset.ground_truth())
+        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
+        for metric in cast(Iterable[Metric], self.metrics):
+            for name, value in metric.compute().items():
+                self.log(f"val/{name}", value, prog_bar=name == "AP")
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -219,15 +231,3 @@ class PoseEstimator(L.LightningModule):
             "config": self.config,
             "skeleton": self.skeleton.to_dict(),
         }
-
-
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """No search for reference cycles: where many objects are made that form none, it takes longer than to make them."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from lightpose.estimators.base import PoseEstimator
 from lightpose.inference.boxes import NO_BOXES, Detections, check_boxes
 from lightpose.inference.crops import Cropper, Crops, CropTasks, Image, Job, collated, cut, made_by_processes
 from lightpose.inference.sources import AHEAD, Frame, ImageFiles, batched, prefetch
-from lightpose.speed import EAGER_CALLS, GraphedTrunk, Speed, precision, speed_up
+from lightpose.speed import Speed, precision, speed_up
 from lightpose.structures import Array, Sample
 
 T = TypeVar("T")
@@ -200,21 +201,11 @@ class Predictor:
             num_workers = min(MOST_WORKERS, CORES) if len(tasks) >= FEW_BATCHES else 0
         if num_workers:
             batches = made_by_processes(tasks, min(num_workers, len(tasks)), pin=self.device.type == "cuda")
-            self._get_ready(batch_size, len(tasks))
+            with self._context():  # while the first batches are made
+                self.estimator.warm_up(batch_size, len(tasks))
         else:
             batches = self._by_threads(jobs, batch_size)
         yield from zip(frames, self._predict(batches), strict=True)
-
-    def _get_ready(self, batch_size: int, batches: int) -> None:
-        """Let a GPU load its kernels, and capture a graph if it pays, while the first batches are made."""
-        if self.device.type != "cuda" or self.estimator.input_hw is None:
-            return
-        trunk = self.estimator.net.fast_features
-        if isinstance(trunk, GraphedTrunk) and batches > EAGER_CALLS:
-            trunk.patience = 0
-        inputs = torch.zeros(batch_size, *self.estimator.input_hw, 3, dtype=torch.uint8, device=self.device)
-        with torch.inference_mode(), torch.autocast(self.device.type, self.autocast, self.autocast is not None):
-            self.estimator.outputs(inputs.permute(0, 3, 1, 2))
 
     def _by_threads(self, jobs: Iterable[Job], batch_size: int, most_images: int | None = None) -> Iterator[Crops]:
         """Batches, made by threads; see `cut`."""
@@ -238,13 +229,18 @@ class Predictor:
                 rest = self._empty()
             rest = joined([rest, poses[cuts[-1] :]])
 
+    @contextmanager
+    def _context(self) -> Iterator[None]:
+        with torch.inference_mode(), torch.autocast(self.device.type, self.autocast, self.autocast is not None):
+            yield
+
     def _submit(self, crops: Crops) -> _UnderWay:
         """Start a batch; on a GPU nothing waits for it."""
         if crops.batch is None:
             return _UnderWay(crops, None, None)
         on_gpu = self.device.type == "cuda"
         batch = crops.batch.to(self.device)
-        with torch.inference_mode(), torch.autocast(self.device.type, self.autocast, self.autocast is not None):
+        with self._context():
             poses = self.estimator.predict_step(batch, 0)
         columns = (poses.keypoints.flatten(1), poses.keypoint_scores, poses.scores[:, None], poses.batch_index[:, None])
         packed = torch.cat([column.float() for column in columns], 1)
