@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightpose.errors import UserError
-from lightpose.metrics.average_precision import FIGURES, GroundTruth, check_keypoints
+from lightpose.metrics.average_precision import FIGURES, GroundTruth
 from lightpose.metrics.base import PoseMetric
 from lightpose.metrics.nms import oks_nms, soft_oks_nms
 from lightpose.skeleton import Skeleton
@@ -115,14 +115,8 @@ class OKS(PoseMetric):
                 "OKS needs the content of an annotation file but none was given; validate on a data set that has one, "
                 "or use metric=pck"
             )
-        self._kept = poses, image_ids, category_ids = self._keep(self._ground_truth.category_ids)
-        return self._ground_truth.average_precision(
-            image_ids.tolist(),
-            category_ids.tolist(),
-            rounded(poses)[..., :2],
-            poses.scores.numpy(),
-            self.skeleton.sigmas,
-        )
+        self._kept = self._keep(self._ground_truth.category_ids)
+        return self._ground_truth.average_precision(self.predictions(), self.skeleton.sigmas)
 
     def poses(self) -> tuple[Poses, Array, Array]:
         """What the last `compute` scored, of all processes: poses, their image ids and their COCO category ids.
@@ -192,12 +186,6 @@ def pose_scores(box_scores: Tensor, keypoint_scores: Tensor, mode: ScoreMode, th
     return box_scores * (keypoint_scores * confident).sum(-1) / confident.sum(-1).clamp_min(1)
 
 
-def rounded(poses: Poses) -> Array:
-    """(N, K, 3) float64: x and y in image pixels and the score of each keypoint, to 1e-4 as results files hold them."""
-    numbers: Array = torch.cat([poses.keypoints[..., :2], poses.keypoint_scores[..., None]], -1).double().numpy()
-    return numbers.round(4)
-
-
 def coco_results(poses: Poses, image_ids: Sequence[int] | Array, category_ids: int | Array) -> list[dict[str, Any]]:
     """Poses in COCO's results format, where the third number of a keypoint is its score.
 
@@ -209,12 +197,13 @@ def coco_results(poses: Poses, image_ids: Sequence[int] | Array, category_ids: i
     Returns:
         N mappings: ``image_id``, ``category_id``, ``keypoints`` (3K numbers, to 1e-4 px) and ``score``.
     """
+    triples = torch.cat([poses.keypoints[..., :2], poses.keypoint_scores[..., None]], -1).double().flatten(1)
     return [
         {"image_id": int(image_id), "category_id": int(category_id), "keypoints": keypoints, "score": score}
         for image_id, category_id, keypoints, score in zip(
             image_ids,
             np.broadcast_to(category_ids, len(poses)),
-            rounded(poses).reshape(len(poses), 3 * poses.keypoints.shape[1]).tolist(),
+            triples.numpy().round(4).tolist(),
             poses.scores.tolist(),
             strict=True,
         )
@@ -238,14 +227,4 @@ def evaluate_oks(
     Raises:
         UserError: for image ids or categories that the ground truth lacks, or another number of keypoints.
     """
-    truth = GroundTruth(ground_truth, len(sigmas))
-    check_keypoints("the predictions", predictions, len(sigmas))
-    return truth.average_precision(
-        [prediction["image_id"] for prediction in predictions],
-        [prediction["category_id"] for prediction in predictions],
-        np.array([prediction["keypoints"] for prediction in predictions], np.float64).reshape(-1, len(sigmas), 3)[
-            ..., :2
-        ],
-        np.array([prediction["score"] for prediction in predictions], np.float64),
-        sigmas,
-    )
+    return GroundTruth(ground_truth, len(sigmas)).average_precision(predictions, sigmas)
