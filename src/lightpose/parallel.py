@@ -34,22 +34,28 @@ class LeanDDP(DDPStrategy):
     """DDP that exchanges gradients in a step and nothing else; ``strategy=auto`` means it with several devices.
 
     By itself DDP also sends all buffers from process 0 to the others at every forward pass. Here that is done once,
-    before validation (`share_buffers`). Where the network is replayed as CUDA graphs its gradients come all at once,
-    so there is no backward pass left beside which DDP could send them piece by piece: they are sent in one piece
+    before validation (`share_buffers`). Where the network is to be replayed as CUDA graphs its gradients come all at
+    once, so there is no backward pass left beside which DDP could send them piece by piece: they are sent in one piece
     (`GradientMean`), without DDP.
+
+    Args:
+        options: of Lightning's DDPStrategy and torch's DistributedDataParallel; any that says how DDP works makes sure
+            that it is DDP.
     """
 
     def __init__(self, **options: Any) -> None:
         known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # until torch 2.12
         super().__init__(**{buffers: False, "gradient_as_bucket_view": True, **options})
+        self._always_ddp = bool(options.keys() - {"start_method", "process_group_backend", "timeout"})
         self._mean: GradientMean | None = None
         self._accumulating = False
 
     def configure_ddp(self) -> None:
         """Let gradients be exchanged from now on."""
         estimator: Any = self.lightning_module
-        if self._layer_sync is None and isinstance(estimator.net.fast_features, GraphedTrunk):
+        graphed = self._layer_sync is None and isinstance(estimator.net.fast_features, GraphedTrunk)
+        if graphed and not self._always_ddp:
             _sync_module_states(estimator)
             self._mean = GradientMean(list(estimator.parameters()))
         else:
@@ -88,39 +94,42 @@ class GradientMean:
     """Replaces the gradients by their mean over all processes, in one exchange for each type.
 
     Args:
-        parameters: of which the same have a gradient in every process.
+        parameters: those that train, of which every process must have the same, get a gradient: 0 if they have none.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = parameters
-        self._given: list[int] = []
+        self._trained: list[int] = []
         self._flat: dict[torch.dtype, Tensor] = {}
         self._places: list[Tensor] = []
 
     @torch.no_grad()
     def __call__(self) -> None:
         """Exchange; gradients lie in one vector from then on."""
-        given = [parameter for parameter in self.parameters if parameter.grad is not None]
-        if self._given != [id(parameter) for parameter in given]:
-            self._lay_out(given)
-        grads = [parameter.grad for parameter in given if parameter.grad is not None]
-        torch._foreach_copy_(self._places, grads)
+        trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+        if self._trained != [id(parameter) for parameter in trained]:
+            self._lay_out(trained)
+        pairs = [(place, parameter.grad) for place, parameter in zip(self._places, trained, strict=True)]
+        for place in (place for place, grad in pairs if grad is None):
+            place.zero_()
+        given = [(place, grad) for place, grad in pairs if grad is not None]
+        torch._foreach_copy_([place for place, _ in given], [grad for _, grad in given])
         for flat in self._flat.values():
             distributed.all_reduce(flat.div_(distributed.get_world_size()))
-        for parameter, place in zip(given, self._places, strict=True):
+        for parameter, place in zip(trained, self._places, strict=True):
             parameter.grad = place
 
-    def _lay_out(self, given: list[nn.Parameter]) -> None:
+    def _lay_out(self, trained: list[nn.Parameter]) -> None:
         sizes: Counter[torch.dtype] = Counter()
         starts = []
-        for parameter in given:
+        for parameter in trained:
             starts.append(sizes[parameter.dtype])
             sizes[parameter.dtype] += -(-parameter.numel() // 32) * 32  # kernels like addresses that are round
-        self._given = [id(parameter) for parameter in given]
-        self._flat = {dtype: torch.zeros(size, dtype=dtype, device=given[0].device) for dtype, size in sizes.items()}
+        self._trained = [id(parameter) for parameter in trained]
+        self._flat = {dtype: torch.zeros(size, dtype=dtype, device=trained[0].device) for dtype, size in sizes.items()}
         self._places = [
             self._flat[parameter.dtype][start:].as_strided(parameter.shape, parameter.stride())
-            for parameter, start in zip(given, starts, strict=True)
+            for parameter, start in zip(trained, starts, strict=True)
         ]
 
 

@@ -28,6 +28,7 @@ Trunk = Callable[[Tensor], list[Tensor]]
 MOST_CAPTURES = 8
 EAGER_CALLS = 10
 WARM_UPS = 3
+EAGERLY = "eagerly, as speed=eager does from the start"
 
 
 def speed_up(net: PoseNet, speed: Speed, device: torch.device) -> None:
@@ -124,8 +125,10 @@ class GraphedTrunk:
             try:
                 trunk = self._capture(inputs)
             except Exception as error:
+                if "DataLoader worker" in str(error):  # ended meanwhile, which torch says here, too
+                    raise
                 torch.cuda.synchronize()
-                _give_up("captured as a CUDA graph", error, "compiled" if self.compiled else "eagerly")
+                _give_up("captured as a CUDA graph", error, "only compiled" if self.compiled else EAGERLY)
                 self.net.fast_features = self.compiled
                 return self.net.features(inputs)
             self.graphs[kind] = size, trunk = count, trunk
@@ -189,7 +192,7 @@ class Replay:
         def call(parameters: dict[str, Tensor], inputs: Tensor) -> Any:
             return functional_call(module, parameters, (inputs,))
 
-        chosen = torch.compile(call) if compiled else call
+        chosen = torch.compile(call, dynamic=False) if compiled else call
 
         def forward() -> list[Tensor]:
             return list(chosen(stand_ins, self.inputs))
@@ -244,7 +247,7 @@ class _ReplayFunction(torch.autograd.Function):
         if ctx.call != replay.calls:
             raise UserError(
                 "the network was called again before the backward pass of its last call, whose activations a CUDA "
-                "graph has overwritten; use speed=eager or speed=compile"
+                "graph has overwritten; use speed=eager"
             )
         for parameter, static in zip(replay.parameters, replay.parameter_grads, strict=True):
             # A gradient that is still there, since gradients accumulate, may lie where the replay writes the next one.
@@ -274,7 +277,7 @@ def _or_eager(fast: Callable[..., Any], plain: Callable[..., Any]) -> Callable[.
         except Exception as error:
             if chosen is plain:
                 raise
-            _give_up("compiled", error, "eagerly")
+            _give_up("compiled", error, EAGERLY)
             chosen = plain
             return plain(*args)
 

@@ -104,6 +104,14 @@ def test_workers_start_at_once_where_the_epoch_does_not_matter():
     assert [len(list(batches)) for batches in (training, validation)] == [4, 4]
 
 
+def test_an_iteration_that_is_not_finished_is_left_alone_by_the_next():
+    loader = EpochLoader(Numbers(4), num_workers=1, persistent_workers=True, collate_fn=collate)
+    first = iter(loader)
+    next(first)
+    second = iter(loader)
+    assert [len(list(batches)) for batches in (first, second)] == [3, 4]
+
+
 class Recorder(L.LightningModule):
     """Writes down what it is trained on."""
 

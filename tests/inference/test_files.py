@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import time
 from dataclasses import replace
 
 import cv2
@@ -130,8 +131,10 @@ def test_tasks_can_be_sent_to_a_fresh_process(checkpoint, photos):
     assert torch.equal(pickle.loads(sent)[1].batch.inputs, tasks[1].batch.inputs)
 
 
-def test_a_killed_process_is_said(checkpoint, photos):
+@pytest.mark.parametrize("meanwhile_s", [0, 2])
+def test_a_killed_process_is_said(checkpoint, photos, monkeypatch, meanwhile_s):
     predictor = lightpose.Predictor(checkpoint, device="cpu")
+    monkeypatch.setattr(predictor.estimator, "warm_up", lambda *_: time.sleep(meanwhile_s))
     predictor.cropper = replace(predictor.cropper, transforms=[lambda sample, rng: os._exit(1)])
     with pytest.raises(UserError, match="num_workers, or 0"):
         list(predictor.stream_files(open_source(str(photos)), num_workers=1))
@@ -149,3 +152,14 @@ def test_batches_of_processes_reach_the_gpu_pinned(checkpoint, photos, monkeypat
     assert pinned == [True] * 6
     for (_, one), (_, other) in zip(*made, strict=True):
         assert np.abs(one.keypoints - other.keypoints).max(initial=0) < 1e-3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_what_is_captured_while_processes_start_is_what_is_replayed(checkpoint, photos):
+    predictor = lightpose.Predictor(checkpoint, device="cuda")
+    source = open_source(str(photos))
+    with predictor._context():
+        predictor.estimator.warm_up(4, 100)
+    for _ in range(2):
+        list(predictor.stream_files(source, source.boxes, 4, 2))
+    assert predictor.estimator.net.fast_features.captures == 1

@@ -21,10 +21,10 @@ class Acceleration(L.Callback):
 
     def __init__(self, speed: Speed) -> None:
         self.speed: Speed = speed
-        self._warm = False
 
     def setup(self, trainer: L.Trainer, pl_module: PoseEstimator, stage: str) -> None:  # type: ignore[override]
         """Nothing is captured yet: that happens at the first batch."""
+        self._warm = False
         whole = isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))  # others shard or wrap the weights
         if not whole and self.speed in ("graph", "compile"):
             log.warning("speed=%s needs whole weights in every process; the network runs eagerly", self.speed)
@@ -35,8 +35,9 @@ class Acceleration(L.Callback):
         loader = trainer.val_dataloaders
         if not self._warm and not trainer.sanity_checking and isinstance(loader, EpochLoader):
             self._warm = True
+            batch_size = min(loader.batch_size or 1, len(loader.dataset))  # type: ignore[arg-type]
             with trainer.precision_plugin.val_step_context():
-                pl_module.warm_up(loader.batch_size or 1, sum(trainer.num_val_batches))  # type: ignore[arg-type]
+                pl_module.warm_up(batch_size, sum(trainer.num_val_batches))  # type: ignore[arg-type]
 
     def teardown(self, trainer: L.Trainer, pl_module: PoseEstimator, stage: str) -> None:  # type: ignore[override]
         """Give the graphs' memory back."""

@@ -114,13 +114,15 @@ class EpochLoader(DataLoader[Sample]):
         self.device, self.finish = device, finish
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        return self._give(None if isinstance(self.sampler, EpochSampler) else super().__iter__())
+        # Persistent workers may still be asked, by the thread of an iteration that wasn't finished, for its next batch.
+        later = isinstance(self.sampler, EpochSampler) or self._iterator is not None
+        return self._give(None if later else super().__iter__())
 
     def _give(self, started: Iterator[Any] | None) -> Iterator[Any]:
         sampler = self.sampler
         self._given = sampler.skip // (self.batch_size or 1) if isinstance(sampler, EpochSampler) else 0
         try:
-            batches = map(self._prepare, started or super().__iter__())
+            batches = map(self._prepare, super().__iter__() if started is None else started)
             for batch in _one_ahead(batches, self.device) if self.device and self.device.type == "cuda" else batches:
                 self._given += 1
                 yield batch

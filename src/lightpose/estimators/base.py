@@ -155,10 +155,10 @@ class PoseEstimator(L.LightningModule):
         """Let a GPU do before the first batch is there what it does once: load kernels, capture a graph if it pays.
 
         Args:
-            batch_size: of the batches to come.
-            batches: how many.
+            batch_size: of the largest batch to come.
+            batches: how many come.
         """
-        if self.device.type != "cuda" or self.input_hw is None:
+        if self.device.type != "cuda" or self.input_hw is None or not batch_size:
             return
         if isinstance(trunk := self.net.fast_features, GraphedTrunk):
             trunk.patience = 0 if batches > EAGER_CALLS else EAGER_CALLS

@@ -1,6 +1,7 @@
 """What the network sees of images: crops in batches, made by threads of this process or by worker processes."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -141,20 +142,29 @@ def made_by_processes(tasks: CropTasks, workers: int, pin: bool) -> Iterator[Cro
         pin: put them into page-locked memory.
 
     Raises:
-        UserError: the first that a worker met, and when one was killed, such as for want of shared memory.
+        UserError: the first that a worker met.
     """
     loader = DataLoader(
         tasks, batch_size=None, num_workers=workers, prefetch_factor=2, pin_memory=pin, worker_init_fn=one_thread
     )
-    return _checked(iter(loader))
+    return map(_or_raise, iter(loader))
 
 
-def _checked(made: Iterator[Crops | UserError]) -> Iterator[Crops]:
+def _or_raise(crops: Crops | UserError) -> Crops:
+    if isinstance(crops, UserError):
+        raise crops
+    return crops
+
+
+@contextmanager
+def deaths_explained() -> Iterator[None]:
+    """Torch says in the main thread, whatever it does at that time, that a worker was killed; here as a `UserError`.
+
+    Raises:
+        UserError: with what may help, such as for want of shared memory.
+    """
     try:
-        for crops in made:
-            if isinstance(crops, UserError):
-                raise crops
-            yield crops
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

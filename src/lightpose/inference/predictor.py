@@ -17,7 +17,17 @@ from lightpose.data.loading import CORES, MOST_WORKERS
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.inference.boxes import NO_BOXES, Detections, check_boxes
-from lightpose.inference.crops import Cropper, Crops, CropTasks, Image, Job, collated, cut, made_by_processes
+from lightpose.inference.crops import (
+    Cropper,
+    Crops,
+    CropTasks,
+    Image,
+    Job,
+    collated,
+    cut,
+    deaths_explained,
+    made_by_processes,
+)
 from lightpose.inference.sources import AHEAD, Frame, ImageFiles, batched, prefetch
 from lightpose.speed import Speed, precision, speed_up
 from lightpose.structures import Array, Sample
@@ -199,13 +209,14 @@ class Predictor:
         tasks = CropTasks(self.cropper, jobs, batch_size)
         if num_workers is None:
             num_workers = min(MOST_WORKERS, CORES) if len(tasks) >= FEW_BATCHES else 0
-        if num_workers:
+        if not num_workers:
+            yield from zip(frames, self._predict(self._by_threads(jobs, batch_size)), strict=True)
+            return
+        with deaths_explained():
             batches = made_by_processes(tasks, min(num_workers, len(tasks)), pin=self.device.type == "cuda")
             with self._context():  # while the first batches are made
-                self.estimator.warm_up(batch_size, len(tasks))
-        else:
-            batches = self._by_threads(jobs, batch_size)
-        yield from zip(frames, self._predict(batches), strict=True)
+                self.estimator.warm_up(max(len(people) for people, _ in tasks.batches), len(tasks))
+            yield from zip(frames, self._predict(batches), strict=True)
 
     def _by_threads(self, jobs: Iterable[Job], batch_size: int, most_images: int | None = None) -> Iterator[Crops]:
         """Batches, made by threads; see `cut`."""
