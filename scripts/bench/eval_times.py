@@ -11,8 +11,6 @@ import torch
 from lightning.pytorch.profilers import PassThroughProfiler
 from timing import Marks, synchronize
 
-from lightpose.speed import EAGER_CALLS
-
 
 class Waits(PassThroughProfiler):
     """The host's time in the loader, from the calls that Lightning makes to its profiler."""
@@ -51,8 +49,17 @@ def measured(validate: Any, out: Path) -> Any:
         device = trainer.strategy.root_device
         marks, host = Marks(device), Marks(torch.device("cpu"))
         trainer.profiler = Waits(host)
-        net, codec, begun = estimator.net, estimator.codec, []
-        net.features = marks.wrap("features", net.features)
+        net, codec, warm_up, begun = estimator.net, estimator.codec, estimator.warm_up, []
+
+        def get_ready(*sizes: int) -> None:
+            begin = host.now()
+            warm_up(*sizes)
+            synchronize(device)
+            marks.spans.clear()
+            host.add("net, getting ready", begin, host.now())
+
+        estimator.warm_up = get_ready
+        net.features = marks.wrap("net", net.features)
         net.head.register_forward_pre_hook(lambda *_: begun.append(marks.now()))
         net.head.register_forward_hook(lambda *_: marks.add("net", begun.pop(), marks.now()))
         codec.decode = marks.wrap("decode", codec.decode)
@@ -64,14 +71,11 @@ def measured(validate: Any, out: Path) -> Any:
         figures = validate(trainer, estimator, *args, **kwargs)
         synchronize(device)
         total = host.now() - start
-        features = marks.spans.pop("features")
-        special = {0, EAGER_CALLS}  # the calls in which kernels are loaded and a graph is captured
-        marks.spans["net, getting ready"] = [span for call, span in enumerate(features) if call in special]
-        marks.spans["net"] += [span for call, span in enumerate(features) if call not in special]
-        seconds = {name: marks.seconds(name) for name in ("net", "net, getting ready", "decode", "metric, rows")}
+        seconds = {name: marks.seconds(name) for name in ("net", "decode", "metric, rows")}
+        seconds["net, getting ready"] = host.seconds("net, getting ready")
         seconds["metric, figures"] = host.seconds("end") - host.seconds("device")
         waits = host.spans["data wait"]
-        seconds["before the data"] = waits[0][0] - start
+        seconds["before the data"] = waits[0][0] - start - seconds["net, getting ready"]
         seconds["data wait, first batch"] = waits[0][1] - waits[0][0]
         seconds["data wait"] = host.seconds("data wait") - seconds["data wait, first batch"]
         samples = len(trainer.val_dataloaders.dataset)  # type: ignore[union-attr]

@@ -33,7 +33,7 @@ from lightpose.data.base import PoseDataset
 from lightpose.data.coco import CocoInstances, skeleton_of
 from lightpose.data.coco_index import read_coco
 from lightpose.data.decode import read_image
-from lightpose.data.loading import EpochLoader, EpochSampler
+from lightpose.data.loading import CORES, EpochLoader, EpochSampler
 from lightpose.structures import collate
 
 IMAGES, ANNOTATIONS, LABELLED, PEOPLE_PER_IMAGE = 118_287, 262_465, 149_813, 2.65
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder of photographs")
     parser.add_argument("--annotations", type=Path, help="their COCO keypoint file")
     parser.add_argument("--synthetic", type=int, default=500, help="without the two: so many drawn pictures")
-    parser.add_argument("--workers", default=str(photos.CORES), help="such as 4,14; by default as many as cores")
+    parser.add_argument("--workers", default=str(CORES), help="such as 4,14; by default as many as cores")
     parser.add_argument("--batches", type=int, default=50, help="to measure each loader by")
     parser.add_argument("--reading", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--json", type=Path, help="write the figures here, too")

@@ -81,8 +81,9 @@ def main() -> None:
     print(
         f"\non the device: {options.repeats} batches through Predictor, results on the CPU; GiB: peak of tensors.\n"
         "validation: Trainer.validate in lightpose-eval. Net, decode and metric, rows: on the device's time line.\n"
-        "Metric, figures: of the host at the end, without waiting for the device; before the data: of the host, up to\n"
-        "the start of the workers; data wait: of the host, so all but the first may overlap with the net."
+        "The others are of the host. Getting ready: kernels loaded and a graph captured, beside the start of the\n"
+        "workers; metric, figures: at the end, without waiting for the device; before the data: up to the first\n"
+        "request for a batch; data wait: all but the first may overlap with the net."
     )
     write_json(options.json, {"overrides": options.overrides, "batch": options.batch, **found})
 

@@ -2,7 +2,7 @@
 
 A network of many small layers, such as HRNet, keeps a fast GPU waiting for its launches. A CUDA graph launches a whole
 pass at once; it is ready in seconds, and arithmetic, hooks, loss and optimizer stay as they are. `torch.compile` also
-fuses layers, after minutes of waiting.
+fuses layers, after minutes of waiting; what it makes is replayed as a graph, too.
 """
 
 import functools

@@ -34,7 +34,7 @@ class GroundTruth:
         self.image_ids = [image["id"] for image in coco["images"]]
         scored = set(self.category_ids)
         entries = [entry for entry in coco["annotations"] if entry["category_id"] in scored]
-        check_keypoints("instances of the ground truth", entries, num_keypoints)
+        _check_keypoints("instances of the ground truth", entries, num_keypoints)
         self.num_keypoints = num_keypoints
         # Counted from 1, since the evaluation takes an id of 0 for none.
         self.instances = [{**entry, "id": number} for number, entry in enumerate(entries, 1)]
@@ -52,7 +52,7 @@ class GroundTruth:
         Raises:
             UserError: for image ids or categories that the ground truth lacks, or another number of keypoints.
         """
-        check_keypoints("the predictions", predictions, self.num_keypoints)
+        _check_keypoints("the predictions", predictions, self.num_keypoints)
         _check_ids("image ids", self.image_ids, [prediction["image_id"] for prediction in predictions])
         _check_ids("category ids", self.category_ids, [prediction["category_id"] for prediction in predictions])
         triples = np.array([prediction["keypoints"] for prediction in predictions], np.float64)
@@ -79,12 +79,7 @@ class GroundTruth:
         }
 
 
-def check_keypoints(owner: str, entries: Sequence[Mapping[str, Any]], count: int) -> None:
-    """Refuse entries of an annotation or predictions file that don't have ``3 * count`` keypoint numbers.
-
-    Raises:
-        UserError: for one that has not; its sentence begins with ``owner``.
-    """
+def _check_keypoints(owner: str, entries: Sequence[Mapping[str, Any]], count: int) -> None:
     for entry in entries:
         if len(entry["keypoints"]) != 3 * count:
             raise UserError(
