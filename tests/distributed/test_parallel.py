@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -21,6 +23,7 @@ from lightpose.models.preprocessors import Normalize
 from lightpose.parallel import GradientMean, shard, share_buffers
 from lightpose.structures import Spec
 
+CONF = Path(__file__).parents[2] / "conf"
 INPUT_HW = (64, 48)
 
 
@@ -61,6 +64,16 @@ def means(net: PoseNet, images: Tensor) -> dict[str, Any]:
     return found
 
 
+@torch.no_grad()
+def step_both(optimizer: str, single: PoseNet, split: PoseNet) -> float:
+    """Largest difference that a step makes between weights of which one process has all and those shared out."""
+    build = instantiate(OmegaConf.load(CONF / "optimizer" / f"{optimizer}.yaml"))
+    for net in (single, split):
+        build(net.parameters(), lr=1e-3).step()
+    pairs = zip(single.parameters(), split.parameters(), strict=True)
+    return max(float((weight - shared.full_tensor()).abs().max()) for weight, shared in pairs)
+
+
 def take_part(rank: int, folder: str) -> dict[str, Any]:
     """What one of two processes finds: its share of the gradients, made whole, and its buffers."""
     distributed.init_process_group(
@@ -69,7 +82,8 @@ def take_part(rank: int, folder: str) -> dict[str, Any]:
     try:
         images = torch.randint(0, 256, (4, 3, *INPUT_HW), generator=torch.Generator().manual_seed(0)).byte()
         net = network()
-        alone = gradients(copy.deepcopy(net), images)
+        single = copy.deepcopy(net)
+        alone = gradients(single, images)
         mean = means(copy.deepcopy(net), images[2 * rank :][:2])
         shard(net, init_device_mesh("cpu", (2,)))
         found = gradients(net, images[2 * rank :][:2])
@@ -81,6 +95,7 @@ def take_part(rank: int, folder: str) -> dict[str, Any]:
         for buffer in net.buffers():
             buffer.fill_(rank + 1)
         share_buffers(net)
+        stepped = {name: step_both(name, single, net) for name in ("adam", "adamw", "sgd")}
         buffers = {float(value) for buffer in net.buffers() for value in buffer.flatten()}
         return {
             "alone": alone,
@@ -89,6 +104,7 @@ def take_part(rank: int, folder: str) -> dict[str, Any]:
             "share": share,
             "norm": norm.full_tensor(),
             "buffers": buffers,
+            "stepped": stepped,
         }
     finally:
         distributed.destroy_process_group()
@@ -111,3 +127,4 @@ def test_split_weights_learn_as_whole_ones_and_buffers_are_shared(tmp_path: Path
     torch.testing.assert_close(found["norm"], expected, rtol=1e-5, atol=0)
     assert found["share"] == 0.5
     assert found["buffers"] == {1.0}
+    assert all(difference < 1e-5 for difference in found["stepped"].values()), found["stepped"]

@@ -151,7 +151,8 @@ def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
     side = stream(device, "prepare")
 
     def begin() -> tuple[Batch, torch.cuda.Event] | None:
-        with torch.cuda.stream(side):
+        # A thread begins on GPU 0. Back from a stream of another GPU, it would take memory for a context there.
+        with torch.cuda.device(side.device), torch.cuda.stream(side):
             batch = next(batches, None)
             return None if batch is None else (batch, side.record_event())
 
