@@ -4,6 +4,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing
 from lightning.pytorch.utilities.data import _update_dataloader
 from torch import nn
 from torch.utils.data import SequentialSampler
@@ -157,3 +158,16 @@ def test_so_does_a_run_of_shortened_epochs(tmp_path, step):
     whole = fit(tmp_path, 0, **options)
     assert len(whole) == 9
     assert fit(tmp_path, 0, tmp_path / f"step={step}.ckpt", **options) == whole[step:]
+
+
+def use_second_gpu(_):
+    torch.cuda.set_device(1)
+    second = torch.device("cuda", 1)
+    batches = list(EpochLoader(Numbers(4), second, batch_size=2, collate_fn=collate))
+    assert [batch.inputs.device for batch in batches] == [second] * 2
+    assert not torch._C._cuda_hasPrimaryContext(0)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_batches_for_the_second_gpu_take_no_memory_of_the_first():
+    torch.multiprocessing.spawn(use_second_gpu, nprocs=1)
