@@ -1,10 +1,12 @@
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 import lightpose
-from lightpose.checkpoint import check_targets, is_part
 from lightpose.errors import UserError
+from lightpose.trust import DATA, NETWORK, check_targets, is_part
 
 
 @pytest.mark.parametrize(
@@ -18,7 +20,7 @@ from lightpose.errors import UserError
     ],
 )
 def test_parts_are_trusted(target):
-    assert is_part(target)
+    assert is_part(target, DATA if target.startswith("lightpose.data.") else NETWORK)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +43,49 @@ def test_whatever_can_act_is_not(target):
         check_targets({"estimator": [{"_target_": target}]})
 
 
-def test_named_strangers_are_let_in():
-    check_targets({"_target_": "my_heads.Head"}, trust=["my_heads."])
+@pytest.fixture
+def my_heads(tmp_path, monkeypatch):
+    """A user's module, which defines a class and a function, and holds a class and a module of others."""
+    (tmp_path / "my_heads.py").write_text(
+        "import os\nfrom pathlib import Path\nclass Head: ...\ndef schedule(optimizer): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("my_heads", None)
+
+
+@pytest.mark.parametrize("trust", ["my_heads", "my_heads.", ["my_heads"], ("other", "my_heads.Head")])
+def test_a_trusted_module_lets_in_its_classes(my_heads, trust):
+    check_targets({"_target_": "my_heads.Head"}, trust)
+
+
+@pytest.mark.parametrize("trust", ["my_head", ["my"], "other", (), ["my_heads.Hea"]])
+def test_a_name_is_trusted_whole(my_heads, trust):
+    with pytest.raises(UserError, match=r"my_heads\.Head"):
+        check_targets({"_target_": "my_heads.Head"}, trust)
+
+
+@pytest.mark.parametrize(
+    "target", ["my_heads.os.system", "my_heads.Path", "my_heads.schedule", "my_heads.os", "my_heads.x"]
+)
+def test_a_trusted_module_lets_in_nothing_else(my_heads, target):
+    with pytest.raises(UserError, match="in full"):
+        check_targets({"_target_": target}, "my_heads")
+
+
+def test_a_function_is_trusted_by_its_full_name(my_heads):
+    check_targets({"_target_": "my_heads.schedule"}, ["my_heads.schedule"])
+
+
+@pytest.mark.parametrize("trust", ["", [""], ["a b"], [3], ["my_heads.*"], [None]])
+def test_what_is_no_name_is_not_trusted(trust):
+    with pytest.raises(UserError, match="trust names"):
+        check_targets({}, trust)
+
+
+def test_a_trusted_module_that_is_not_there_is_named():
+    with pytest.raises(UserError, match="PYTHONPATH"):
+        check_targets({"_target_": "not_there.Head"}, "not_there")
 
 
 def test_load_needs_nothing_else(trained, tmp_path, monkeypatch):

@@ -1,24 +1,29 @@
 """Checkpoints that carry all that is needed to run them: weights, configuration and skeleton, as plain data."""
 
 import io
-import json
+import logging
 import os
-import pickle
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import nn
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from lightpose.data.base import Transform
 from lightpose.errors import UserError
-from lightpose.estimators import optim
 from lightpose.estimators.base import PoseEstimator
+from lightpose.models.weights import load_data
 from lightpose.skeleton import Skeleton
+from lightpose.trust import NETWORK, TRANSFORMS, Trust, check_targets, plain
 
-PARTS = tuple(f"lightpose.{package}." for package in ("codecs", "data", "estimators", "metrics", "models"))
-"""Where the classes of lightpose are that a checkpoint may instantiate."""
+log = logging.getLogger(__name__)
+
+BUILT_BYTES = 4 << 30
+"""What a network may take beside its weights while it is built: layers that are cut off, and what is not stored."""
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -26,7 +31,16 @@ class WholeFiles(TorchCheckpointIO):
 
     Lightning's own way goes through the system's folder for temporary files; from there to another file system a move
     is a copy, which a full disk cuts short.
+
+    A checkpoint carries the name of its run, and nothing is removed but checkpoints of this run, in a folder that it
+    writes to: what a resumed checkpoint says of others is not taken for granted.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run = uuid.uuid4().hex
+        self.folders: set[Path] = set()
+        self.remote: set[str] = set()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write ``checkpoint`` to ``path``; one with a protocol, such as ``s3://``, is left to Lightning.
@@ -34,11 +48,14 @@ class WholeFiles(TorchCheckpointIO):
         Raises:
             OSError: when it can't be written; then ``path`` is as it was.
         """
+        checkpoint = {**checkpoint, "lightpose": {**checkpoint.get("lightpose", {}), "run": self.run}}
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
+            self.remote.add(str(path))
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.folders.add(path.parent.resolve())
         part = path.with_name(f".{path.name}.part")
         buffer = io.BytesIO()  # torch.save would turn a full disk into another exception
         torch.save(checkpoint, buffer)
@@ -52,9 +69,37 @@ class WholeFiles(TorchCheckpointIO):
             part.unlink(missing_ok=True)
             raise
 
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Content of a checkpoint (`read`), whose run goes on from now on."""
+        content = read(path)
+        run = content["lightpose"].get("run")
+        self.run = run if isinstance(run, str) else self.run
+        return content
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint of this run; leave anything else where it is, and say so."""
+        if str(path) in self.remote:
+            super().remove_checkpoint(path)
+        elif self._is_own(Path(path)):
+            Path(path).unlink()
+        else:
+            log.warning("%s is not removed, as this run did not write it", path)
+
+    def _is_own(self, path: Path) -> bool:
+        if path.is_symlink() or not path.is_file() or path.resolve().parent not in self.folders:
+            return False
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception:  # as damaged files raise whatever they lead to
+            return False
+        own = content.get("lightpose") if isinstance(content, dict) else None
+        return isinstance(own, dict) and own.get("run") == self.run
+
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The content of a lightpose checkpoint, loaded with ``weights_only=True``.
+    """The content of a lightpose checkpoint: tensors and plain data, the configuration as JSON would have it.
+
+    No code in the file is run, and it takes no more memory than the file is long.
 
     Raises:
         UserError: for a missing or unreadable file, or one that lightpose didn't write.
@@ -63,69 +108,76 @@ def read(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; give the path of a .ckpt file that lightpose-train wrote")
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        content = load_data(path, f"checkpoint {path}")
+    except UserError as error:
         raise UserError(
-            f"{path} can't be read as a checkpoint: it is damaged, or holds more than tensors and plain data; give a "
-            ".ckpt file that lightpose-train wrote"
+            f"{path} can't be read as a checkpoint, since it is damaged or holds more than tensors and plain data "
+            f"({error}); give a .ckpt file that lightpose-train wrote"
         ) from error
-    if not isinstance(content, dict) or "lightpose" not in content or content["lightpose"]["config"] is None:
+    own = content.get("lightpose") if isinstance(content, Mapping) else None
+    if not isinstance(own, Mapping) or not isinstance(own.get("config"), Mapping):
         raise UserError(
             f"{path} holds no lightpose configuration, perhaps only weights; to start training from them use "
             f"init_from={path}"
         )
-    return content
+    state = content.get("state_dict")
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} holds no weights under state_dict; give a .ckpt file that lightpose-train wrote")
+    return {**content, "lightpose": plain(own, f"the configuration in {path}")}
 
 
-def targets(config: Any) -> Iterator[str]:
-    """Every ``_target_`` inside plain nested data."""
-    if isinstance(config, dict):
-        if "_target_" in config:
-            yield config["_target_"]
-        for value in config.values():
-            yield from targets(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from targets(value)
-
-
-def is_part(target: str) -> bool:
-    """Whether a ``_target_`` is a part of an estimator, or of its data, that can do nothing but be that part.
-
-    What counts is where the object is defined and what it is, not the path that names it: ``torch.hub.load``, and
-    whatever else can be reached through a module that is harmless by itself, is no part.
-    """
-    from hydra.utils import get_object
-
-    if not target.startswith((*PARTS, "torch.", "timm.")):
-        return False
-    found = get_object(target)
-    home = f"{getattr(found, '__module__', '')}."
-    if home.startswith(PARTS):
-        return isinstance(found, type) or home == f"{optim.__name__}."
-    kinds = (nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
-    return home.startswith(("torch.", "timm.")) and isinstance(found, type) and issubclass(found, kinds)
-
-
-def check_targets(config: Any, trust: Sequence[str] = ()) -> None:
-    """Refuse to instantiate what is not a part of lightpose, torch or timm, unless the caller names it.
+def skeleton_in(content: Mapping[str, Any]) -> Skeleton:
+    """The skeleton in what `read` returned.
 
     Raises:
-        UserError: naming them, and how to trust them; and for an interpolation, which Hydra would resolve later.
+        UserError: when it is none.
     """
-    if "${" in json.dumps(config):
+    try:
+        return Skeleton.from_dict(content["lightpose"]["skeleton"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"the checkpoint's skeleton can't be used ({error!r}); get the checkpoint again") from error
+
+
+def section(config: Any, *keys: str) -> dict[str, Any]:
+    """The mapping under ``keys`` in a checkpoint's configuration.
+
+    Raises:
+        UserError: when there is none.
+    """
+    for depth, key in enumerate(keys, 1):
+        config = config.get(key) if isinstance(config, Mapping) else None
+        if not isinstance(config, Mapping):
+            raise UserError(
+                f"the checkpoint's configuration has no {'.'.join(keys[:depth])}, which lightpose-train always writes; "
+                "get the checkpoint again"
+            )
+    return dict(config)
+
+
+def rebuild(config: Any, trust: Trust = (), rooms: Sequence[str] = NETWORK, **given: Any) -> Any:
+    """Instantiate a part of a checkpoint's configuration, once it is known to name nothing but parts.
+
+    Args:
+        config: nested plain data with a ``_target_``.
+        trust: see `lightpose.trust.check_targets`.
+        rooms: likewise.
+        given: objects that are not configuration, such as the skeleton.
+
+    Raises:
+        UserError: when it names something else, or the parts refuse their options.
+    """
+    config = plain(config, "the checkpoint's configuration")
+    check_targets(config, trust, rooms)
+    try:
+        return assemble(config, **given)
+    except UserError:
+        raise
+    except Exception as error:  # a part that is given nonsense raises whatever that leads to
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise UserError(
-            "the checkpoint's configuration holds an interpolation (${...}), which lightpose never writes there and "
-            "which could run code; get the checkpoint from a source you trust"
-        )
-    strangers = sorted({target for target in targets(config) if not target.startswith(tuple(trust))})
-    strangers = [target for target in strangers if not is_part(target)]
-    if strangers:
-        prefixes = sorted({target.split(".")[0] for target in strangers})
-        raise UserError(
-            f"the checkpoint wants to run {', '.join(strangers)}, which is not part of lightpose; if you trust its "
-            f"source, say so with trust=[{','.join(prefixes)}]"
-        )
+            f"the checkpoint's configuration can't be built ({type(error).__name__}: {reason}); it is damaged, or of a "
+            "version of lightpose that had other options"
+        ) from error
 
 
 def assemble(config: Any, **given: Any) -> Any:
@@ -147,37 +199,89 @@ def assemble(config: Any, **given: Any) -> Any:
         raise
 
 
-def build(config: dict[str, Any], skeleton: Skeleton, trust: Sequence[str] = ()) -> PoseEstimator:
+def build(config: Mapping[str, Any], skeleton: Skeleton, trust: Trust = ()) -> PoseEstimator:
     """The estimator that a resolved configuration describes, with fresh weights and nothing downloaded.
 
     Args:
         config: the root configuration, as a checkpoint holds it.
         skeleton: the keypoints.
-        trust: prefixes of further classes that it may name, such as ``("my_heads.",)``.
+        trust: what else it may name, see `lightpose.trust.check_targets`.
 
     Raises:
-        UserError: when the configuration names a class outside the trusted prefixes.
+        UserError: when the configuration names something else, or can't be built.
     """
-    estimator = config["estimator"]
-    check_targets(estimator, trust)
-    offline = {"pretrained": False, "weights": None}
-    backbone = {**estimator["backbone"], **{key: offline[key] for key in offline if key in estimator["backbone"]}}
-    built: PoseEstimator = assemble({**estimator, "backbone": backbone}, skeleton=skeleton)
-    built.config = config
-    return built
+    estimator = rebuild(_offline(section(config, "estimator")), trust, skeleton=skeleton)
+    if not isinstance(estimator, PoseEstimator):
+        raise UserError("the checkpoint's `estimator` is none; give a .ckpt file that lightpose-train wrote")
+    estimator.config = dict(config)
+    return estimator
 
 
-def load(path: str | Path, trust: Sequence[str] = ()) -> PoseEstimator:
+def _offline(config: Any) -> Any:
+    """The same parts, none of which fetches weights or reads a file of them: those in the checkpoint follow."""
+    if isinstance(config, Mapping):
+        fresh = {"pretrained": False, "weights": None} if "_target_" in config else {}
+        return {key: fresh[key] if key in fresh else _offline(value) for key, value in config.items()}
+    return [_offline(value) for value in config] if isinstance(config, (list, tuple)) else config
+
+
+class _Budget(TorchDispatchMode):
+    """Stops what is built inside once it has taken more memory than a real network."""
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self.left = most_bytes
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and not any(isinstance(arg, Tensor) for arg in args):
+            self.left -= result.numel() * result.element_size()
+            if self.left < 0:
+                raise UserError(
+                    "the checkpoint's configuration describes a network far larger than the weights beside it; it is "
+                    "damaged"
+                )
+        return result
+
+
+def load(path: str | Path, trust: Trust = ()) -> PoseEstimator:
     """The trained estimator in a checkpoint, on the CPU, ready to predict.
+
+    Nothing else is read, fetched, written or run, whatever the file says, and what is built takes at most 4 GB and
+    three times the memory of the weights.
 
     Args:
         path: a ``.ckpt`` file that lightpose-train wrote; nothing else is needed.
-        trust: prefixes of classes outside lightpose, torch and timm that it may instantiate.
+        trust: names of packages, modules or classes outside lightpose, torch and timm that it may build from.
 
     Raises:
-        UserError: for a file that can't be used, or that names untrusted classes.
+        UserError: for a file that can't be used, or that names what is not trusted.
     """
     content = read(path)
-    estimator = build(content["lightpose"]["config"], Skeleton.from_dict(content["lightpose"]["skeleton"]), trust)
-    estimator.load_state_dict(content["state_dict"])
+    state: Mapping[str, Tensor] = content["state_dict"]
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    with _Budget(BUILT_BYTES + 3 * stored):
+        estimator = build(content["lightpose"]["config"], skeleton_in(content), trust)
+    try:
+        estimator.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the weights in {path} are not those of the network that its configuration describes ({reason}); it is "
+            "damaged, or of another version of lightpose"
+        ) from error
     return estimator.eval()
+
+
+def eval_transforms(estimator: PoseEstimator, trust: Trust = ()) -> list[Transform]:
+    """The transforms that a loaded estimator was validated with, from its configuration.
+
+    Raises:
+        UserError: when they name what is not trusted.
+    """
+    steps = [step for step in section(estimator.config, "augment", "eval").values() if step is not None]
+    given = {"skeleton": estimator.skeleton}
+    return [
+        rebuild(step, trust, TRANSFORMS, **(given if isinstance(step, Mapping) and step.get("_partial_") else {}))
+        for step in steps
+    ]

@@ -20,6 +20,7 @@ from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.structures import Batch, collate
 
+TRUST = ("toy_bottomup", "toy_lifter", "toy_data")
 LEARNING = {  # by heart, so without mirror images
     "toy_bottomup": ("data.batch_size=4", "augment.train.flip=null", "estimator.flip_test=false"),
     "toy_lifter": ("data.batch_size=8", "estimator.flip_test=false"),
@@ -83,7 +84,7 @@ def test_a_toy_is_loaded_only_when_trusted_and_then_predicts(run: Path):
     checkpoint = run / "checkpoints" / "best.ckpt"
     with pytest.raises(UserError, match=r"wants to run toy_.*trust=\[toy_"):
         lightpose.load(checkpoint)
-    estimator = lightpose.load(checkpoint, trust=("toy_",))
+    estimator = lightpose.load(checkpoint, trust=TRUST)
     batch = validation_batch(estimator)
     with torch.inference_mode():
         poses = estimator.predict_step(batch, 0)
@@ -99,7 +100,12 @@ def test_a_toy_is_loaded_only_when_trusted_and_then_predicts(run: Path):
 
 
 def test_a_toy_is_evaluated_by_the_command(run: Path, tmp_path: Path):
-    call(eval_command.main, f"ckpt={run}/checkpoints/best.ckpt", "trust=[toy_]", f"out={tmp_path}")
+    call(
+        eval_command.main,
+        f"ckpt={run}/checkpoints/best.ckpt",
+        f"trust=[{','.join(TRUST)}]",
+        f"out={tmp_path}",
+    )
     figures = json.loads((tmp_path / "metrics.json").read_text())
     name, best = ("MPJPE", min) if run.name == "toy_lifter" else ("AP", max)
     assert figures[name] == pytest.approx(best(column(run, f"val/{name}")), rel=1e-4)
@@ -110,11 +116,18 @@ def test_bottom_up_predicts_whole_images_by_the_command(run: Path, annotations: 
     checkpoint, out = run / "checkpoints" / "best.ckpt", tmp_path / "out"
     call(
         predict_command.main,
-        *(f"ckpt={checkpoint}", "trust=[toy_]", f"source={annotations}", f"out={out}", "device=cpu", "draw=false"),
+        *(
+            f"ckpt={checkpoint}",
+            f"trust=[{','.join(TRUST)}]",
+            f"source={annotations}",
+            f"out={out}",
+            "device=cpu",
+            "draw=false",
+        ),
     )
     found = json.loads((out / "predictions.json").read_text())
     assert len({pose["image_id"] for pose in found}) == 8
-    batch = validation_batch(estimator := lightpose.load(checkpoint, trust=("toy_",)))
+    batch = validation_batch(estimator := lightpose.load(checkpoint, trust=TRUST))
     with torch.inference_mode():
         poses = estimator.predict_step(batch, 0)
     image_id = int(batch.image_ids[0])
@@ -125,7 +138,7 @@ def test_bottom_up_predicts_whole_images_by_the_command(run: Path, annotations: 
 
 @pytest.mark.parametrize("run", ["toy_bottomup"], indirect=True)
 def test_bottom_up_finds_everyone_on_perfect_maps(run: Path, annotations: Path):
-    estimator = lightpose.load(run / "checkpoints" / "best.ckpt", trust=("toy_",))
+    estimator = lightpose.load(run / "checkpoints" / "best.ckpt", trust=TRUST)
     batch = validation_batch(estimator)
     targets = estimator.codec.encode(batch.instances)
     certain = {**targets.maps, "center": torch.logit(targets.maps["center"], eps=1e-6)}

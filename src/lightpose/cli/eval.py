@@ -64,27 +64,29 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     from torch import nn
 
     from lightpose.callbacks.acceleration import Acceleration
-    from lightpose.checkpoint import assemble, check_targets, load
+    from lightpose.checkpoint import assemble, load, rebuild, section
+    from lightpose.errors import UserError
     from lightpose.speed import precision
+    from lightpose.trust import DATA
 
     estimator = load(config["ckpt"], trust=config["trust"])
-    settings: dict[str, Any] = estimator.config or {}
-    data = dict(settings["data"])
+    data = section(estimator.config, "data")
     if config["annotations"] is not None:
         data |= {"val": config["annotations"], "images": None, "val_images": None}
     given = {"val_images": config["images"], "num_workers": config["num_workers"]}
     data |= {key: value for key, value in given.items() if value is not None}
-    data["transforms"] = {"train": {}, "eval": data["transforms"]["eval"]}
+    data["transforms"] = {"train": {}, "eval": section(data, "transforms", "eval")}
     data |= {"train": None, "boxes": config["boxes"], "eval_batch_size": config["batch_size"]}
     if "decode" in data:
         data["decode"] = "cpu"  # whatever the model was trained with, and wherever
-    check_targets(data, config["trust"])
     if config["flip_test"] is not None:
         estimator.flip_test = config["flip_test"]
     if config["metric"]:
         metrics = (assemble(metric, skeleton=estimator.skeleton) for metric in config["metric"].values())
         estimator.metrics = nn.ModuleList(metrics)
-    datamodule = assemble(data, skeleton=estimator.skeleton)
+    datamodule = rebuild(data, config["trust"], DATA, skeleton=estimator.skeleton)
+    if not isinstance(datamodule, L.LightningDataModule):
+        raise UserError("the checkpoint's `data` is no data module; give a .ckpt file that lightpose-train wrote")
     trainer = L.Trainer(
         accelerator="auto",
         devices=config["devices"],

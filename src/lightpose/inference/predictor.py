@@ -11,11 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from lightpose.checkpoint import assemble, check_targets, load
-from lightpose.data.base import Transform
+from lightpose.checkpoint import eval_transforms, load
 from lightpose.data.loading import CORES, MOST_WORKERS
 from lightpose.errors import UserError
-from lightpose.estimators.base import PoseEstimator
 from lightpose.inference.boxes import NO_BOXES, Detections, check_boxes
 from lightpose.inference.crops import (
     Cropper,
@@ -31,6 +29,7 @@ from lightpose.inference.crops import (
 from lightpose.inference.sources import AHEAD, Frame, ImageFiles, batched, prefetch
 from lightpose.speed import Speed, precision, speed_up
 from lightpose.structures import Array, Sample
+from lightpose.trust import Trust
 
 T = TypeVar("T")
 Find = Callable[[Sequence[Frame]], list[Detections]]
@@ -97,7 +96,7 @@ class Predictor:
     Args:
         checkpoint: a ``.ckpt`` file that lightpose-train wrote.
         device: such as ``cpu`` or ``cuda:1``; None takes the accelerator if there is one.
-        trust: prefixes of classes outside lightpose, torch and timm that the checkpoint may instantiate.
+        trust: packages, modules or classes outside lightpose, torch and timm that the checkpoint may build from.
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``; ``auto`` is the fastest on a GPU of NVIDIA, and
             ``32-true`` elsewhere. Mixed precision rounds the maps, which moves keypoints by a fraction of a cell.
         speed: see `lightpose.speed.speed_up`.
@@ -111,7 +110,7 @@ class Predictor:
         self,
         checkpoint: str | Path,
         device: str | None = None,
-        trust: Sequence[str] = (),
+        trust: Trust = (),
         precision: str = "auto",
         speed: Speed = "auto",
     ) -> None:
@@ -330,18 +329,6 @@ def find_autocast(choice: str, device: torch.device) -> torch.dtype | None:
     if chosen not in AUTOCAST:
         raise UserError(f"precision={choice} is unknown; use auto or one of {', '.join(AUTOCAST)}")
     return AUTOCAST[chosen]
-
-
-def eval_transforms(estimator: PoseEstimator, trust: Sequence[str] = ()) -> list[Transform]:
-    """The transforms that the estimator was validated with, from its configuration.
-
-    Raises:
-        UserError: when they name classes outside the trusted prefixes.
-    """
-    config = estimator.config or {}
-    steps = [step for step in config["augment"]["eval"].values() if step is not None]
-    check_targets(steps, trust)
-    return [assemble(step, **({"skeleton": estimator.skeleton} if step.get("_partial_") else {})) for step in steps]
 
 
 def _given(images: int, boxes: Any, scores: Any) -> list[Detections | None]:

@@ -1,13 +1,18 @@
 """The network: preprocessor, backbone, neck and head, each told what the one before it gives."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lightpose.errors import UserError
 from lightpose.models.base import FeatureModule, Head
 from lightpose.structures import Spec
+
+log = logging.getLogger(__name__)
 
 
 class PoseNet(nn.Module):
@@ -22,6 +27,7 @@ class PoseNet(nn.Module):
 
     Raises:
         PairError: when head and codec don't fit, before either is built.
+        UserError: when a part doesn't give what it declares, see `check_shapes`.
     """
 
     def __init__(
@@ -40,6 +46,8 @@ class PoseNet(nn.Module):
         self.head = head(in_channels=self.neck.out_channels, strides=self.neck.strides, spec=spec)
         self.fast_features: Callable[[Tensor], list[Tensor]] | None = None
         """What `lightpose.speed.speed_up` puts in the place of `plain_features`."""
+        if spec.input_hw is not None:
+            check_shapes(self, spec)
 
     def features(self, inputs: Tensor) -> list[Tensor]:
         """Feature maps that enter the head."""
@@ -78,3 +86,86 @@ def check_pair(head: Callable[..., Head], spec: Spec) -> None:
     emits, expects = builder.emits, frozenset(spec.outputs)
     if emits != expects:
         raise PairError(emits, expects)
+
+
+def check_shapes(net: PoseNet, spec: Spec) -> None:
+    """Run an image of zeros through a network, without computing anything, and compare what comes with what was said.
+
+    A stride that a part declares wrongly would train, on a part of its features; so would outputs of another shape
+    than the targets, where they broadcast.
+
+    Raises:
+        UserError: naming the part, what it declares and what it gives.
+    """
+    assert spec.input_hw is not None
+    images = torch.zeros(2, 3, *spec.input_hw, dtype=torch.uint8)
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        features, maps, outputs = _dry_run(net, images)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    _check_maps("backbone", net.backbone, features, spec.input_hw)
+    _check_maps("neck", net.neck, maps, spec.input_hw)
+    given = {name: tuple(output.shape[1:]) for name, output in outputs.items()}
+    expected = {name: tuple(shape) for name, shape in spec.outputs.items()}
+    if given != expected:
+        raise UserError(
+            f"head {type(net.head).__name__} gives {given} for each image of {_by(spec.input_hw)}, but the codec "
+            f"expects {expected}; mend its forward, or the options that shape it"
+        )
+
+
+def _dry_run(net: PoseNet, images: Tensor) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
+    """What comes out of backbone, neck and head: on the meta device, or computed for a part that can't run there."""
+    try:
+        return _run_parts(net, images.to("meta"), _call_on_meta)
+    except UserError:
+        raise
+    except Exception as on_meta:
+        log.debug("The network is run once, as it can't on the meta device: %s", on_meta)
+    try:
+        return _run_parts(net, images, nn.Module.__call__)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the network can't be run on images of {_by(images.shape[-2:])} ({type(error).__name__}: {reason}); give "
+            "an input_hw that its strides divide, or mend the part"
+        ) from error
+
+
+def _run_parts(
+    net: PoseNet, images: Tensor, call: Callable[[nn.Module, Any], Any]
+) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
+    with torch.no_grad():
+        features = call(net.backbone, call(net.preprocessor, images))
+        maps = call(net.neck, features)
+        return features, maps, call(net.head, maps)
+
+
+def _call_on_meta(part: nn.Module, given: Any) -> Any:
+    tensors = {name: tensor.to("meta") for name, tensor in [*part.named_parameters(), *part.named_buffers()]}
+    return functional_call(part, tensors, (given,))
+
+
+def _check_maps(part: str, module: FeatureModule, maps: Sequence[Tensor], input_hw: tuple[int, int]) -> None:
+    declared = list(zip(module.out_channels, module.strides, strict=True))
+    given = [(each.shape[1], each.shape[-2:]) for each in maps]
+    fits = len(given) == len(declared) and all(
+        channels == each and all(abs(side - full / stride) < 1 for side, full in zip(hw, input_hw, strict=True))
+        for (channels, stride), (each, hw) in zip(declared, given, strict=True)
+    )
+    if not fits:
+        says = ", ".join(f"{channels} channels at stride {stride}" for channels, stride in declared)
+        gives = ", ".join(f"{channels} channels of {_by(hw)}" for channels, hw in given)
+        raise UserError(
+            f"{part} {type(module).__name__} declares {says}, but gives {gives} for an input of {_by(input_hw)}; mend "
+            "its out_channels and strides"
+        )
+
+
+def _by(hw: Sequence[int]) -> str:
+    return f"{hw[0]}x{hw[1]} (h x w)"

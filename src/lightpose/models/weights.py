@@ -3,6 +3,7 @@
 import logging
 import math
 import pickle
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from lightpose.errors import UserError
+from lightpose.trust import check_data
 
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "state_dict_ema", "net")
 """Keys under which training scripts put the state dict."""
@@ -81,18 +83,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"weights file {path} does not exist; give the path of a PyTorch or .safetensors file")
-    content: Any
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"weights file {path} is damaged or holds more than plain data, which could run code when read; if you "
-            "trust it, save torch.load(path, weights_only=False)['state_dict'] to a new file and load that"
-        ) from error
-    except Exception as error:  # each format raises its own
-        raise UserError(
-            f"weights file {path} can't be read as a PyTorch or .safetensors file ({error}); fetch it again"
-        ) from error
+    content = load_data(path, f"weights file {path}")
     while isinstance(content, Mapping):
         inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
@@ -105,6 +96,41 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             f"weights file {path} holds no named tensors, at the top or under {', '.join(WRAPPERS)}; save a state dict"
         )
     return state
+
+
+def load_data(path: Path, what: str) -> Any:
+    """Content of a ``.safetensors`` file, or of one that torch.save wrote, on the CPU.
+
+    No code in it is run, and it takes no more memory than the file is long.
+
+    Args:
+        path: a file that exists.
+        what: it is, for messages.
+
+    Raises:
+        UserError: when it is damaged, or holds more than tensors and plain data.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with path.open("rb") as file:
+            is_archive = file.read(4) == b"PK\x03\x04"
+        if is_archive:
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > path.stat().st_size:  # torch.save compresses nothing
+                raise ValueError(f"its {path.stat().st_size} bytes would unpack to {unpacked}")
+        content = torch.load(path, "cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{what} is damaged or holds more than plain data, which could run code when read; if you trust it, save "
+            "torch.load(path, weights_only=False)['state_dict'] to a new file and load that"
+        ) from error
+    except Exception as error:  # a damaged file raises whatever the place of the damage leads to
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{what} can't be read as a PyTorch or .safetensors file ({reason}); fetch it again") from error
+    check_data(content, what)
+    return content
 
 
 def fit_weights(module: nn.Module, state: Mapping[str, Tensor], source: str, prefix: str = "") -> LoadReport:

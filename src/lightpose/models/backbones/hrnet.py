@@ -38,6 +38,7 @@ class HRNet(FeatureModule):
         self,
         width: int = 32,
         out_indices: Sequence[int] | None = (0,),
+        *,
         pretrained: bool = False,
         weights: str | Path | None = None,
         input_hw: Sequence[int] | None = None,

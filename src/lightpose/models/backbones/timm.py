@@ -1,11 +1,13 @@
 """Any model of the timm library as a backbone."""
 
 import difflib
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
+from timm.models import build_model_with_cfg
 from torch import Tensor, nn
 
 from lightpose.errors import UserError
@@ -29,7 +31,7 @@ class TimmBackbone(FeatureModule):
             models without it.
         final_norm: pass the deepest map (in plain transformers: every map) through the model's last norm layer, if it
             has one.
-        model_args: further arguments of the timm model.
+        model_args: further arguments of the timm model, but for those that say where weights come from.
 
     Raises:
         UserError: for an unknown model or argument, an index that isn't there, or weights that can't be had.
@@ -38,6 +40,7 @@ class TimmBackbone(FeatureModule):
     def __init__(
         self,
         model: str,
+        *,
         pretrained: bool = False,
         weights: str | Path | None = None,
         out_indices: Sequence[int] | None = (-1,),
@@ -48,6 +51,7 @@ class TimmBackbone(FeatureModule):
     ) -> None:
         super().__init__()
         _check_name(model)
+        _check_args(model_args or {})
         options = {"drop_path_rate": drop_path_rate, **(model_args or {})}
         if input_hw is not None and _has_fixed_size(model):
             options["img_size"] = tuple(input_hw)
@@ -114,13 +118,29 @@ def select_levels(out_indices: Sequence[int] | None, strides: Sequence[int]) -> 
 
 
 def _check_name(model: str) -> None:
-    if ":" in model or timm.is_model(model):  # hf-hub:..., local-dir:...
+    if ":" in model:
+        raise UserError(
+            f"backbone.model={model} would ask the network, or read a folder, whenever a checkpoint is loaded; give "
+            "the name of a model of timm, and its weights as a file with backbone.weights=FILE"
+        )
+    if timm.is_model(model):
         return
     near = difflib.get_close_matches(model.partition(".")[0], timm.list_models(), n=4)
     hint = f"the nearest names are {', '.join(near)}" if near else "python -c 'import timm; print(timm.list_models())'"
     raise UserError(f"timm has no model {model!r}; {hint}")
 
 
+def _check_args(model_args: Mapping[str, Any]) -> None:
+    """Leave to timm's own options nothing that reads a file or asks the network."""
+    own = {**inspect.signature(timm.create_model).parameters, **inspect.signature(build_model_with_cfg).parameters}
+    refused = sorted((own.keys() - {"kwargs"}) & model_args.keys())
+    if refused:
+        raise UserError(
+            f"backbone.model_args holds {', '.join(refused)}, but takes only what shapes the model; weights come from "
+            "backbone.pretrained=true or backbone.weights=FILE"
+        )
+
+
 def _has_fixed_size(model: str) -> bool:
-    config = None if ":" in model else timm.get_pretrained_cfg(model)
+    config = timm.get_pretrained_cfg(model)
     return config is not None and bool(config.fixed_input_size)

@@ -38,6 +38,7 @@ class ViT(TimmBackbone):
         self,
         model: str,
         input_hw: Sequence[int],
+        *,
         pretrained: bool = False,
         weights: str | Path | None = None,
         out_indices: Sequence[int] | None = (-1,),

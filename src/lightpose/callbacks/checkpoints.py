@@ -1,0 +1,82 @@
+"""Which checkpoints a run keeps, and under which names."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch import callbacks
+from torch import Tensor
+
+from lightpose.errors import UserError
+
+
+class ModelCheckpoint(callbacks.ModelCheckpoint):
+    """Lightning's callback, with a constant ``filename`` for any number of files.
+
+    With ``save_top_k`` other than 1 each file has its epoch, its step and the monitored figure in its name, such as
+    ``best_epoch003_step001200_0.7431.ckpt``, and ``best.ckpt`` is another name of the best of them, or of the newest
+    where nothing is monitored. A ``filename`` with fields of its own is left as it is.
+
+    Args:
+        filename: without suffix.
+        monitor: name of a figure, or None.
+        save_top_k: how many files to keep; -1 for all.
+        options: of Lightning's callback.
+    """
+
+    def __init__(self, filename: str, monitor: str | None = None, save_top_k: int = 1, **options: Any) -> None:
+        self._main = None
+        if save_top_k not in (0, 1) and "{" not in filename:
+            self._main = f"{filename}{self.FILE_EXTENSION}"
+            filename += "_epoch{epoch:03d}_step{step:06d}" + (f"_{{{monitor}:.4f}}" if monitor else "")
+            options["auto_insert_metric_name"] = False
+        super().__init__(filename=filename, monitor=monitor, save_top_k=save_top_k, **options)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the files of the run that goes on, as far as they are in its folder; the rest is forgotten.
+
+        Raises:
+            UserError: when the state is not one that this callback wrote.
+        """
+        scores: Any = state_dict.get("best_k_models")
+        best: Any = state_dict.get("best_model_path")
+        sound = isinstance(scores, dict) and all(isinstance(score, Tensor) for score in scores.values())
+        if not sound or not isinstance(best, str):
+            raise UserError("the checkpoint's list of best files is damaged; start a new run from it with init_from=")
+        own = {path: score for path, score in scores.items() if self._is_mine(path)}
+        rank = min if self.mode == "max" else max
+        worst = rank(own, key=lambda path: float(own[path]), default="")
+        super().load_state_dict(
+            {
+                **state_dict,
+                "best_k_models": own,
+                "kth_best_model_path": worst,
+                "kth_value": own.get(worst),
+                "best_model_path": best if self._is_mine(best) else "",
+                "last_model_path": "",
+            }
+        )
+
+    def _is_mine(self, path: Any) -> bool:
+        if not isinstance(path, str) or "\0" in path:
+            return False
+        return Path(path).resolve().parent == Path(str(self.dirpath)).resolve()
+
+    def _save_topk_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        super()._save_topk_checkpoint(trainer, monitor_candidates)
+        best = Path(self.best_model_path)
+        if self._main and self.dirpath and trainer.is_global_zero and best.is_file():
+            _link(best, Path(self.dirpath) / self._main)
+
+
+def _link(file: Path, name: Path) -> None:
+    """Let ``name`` be another name of ``file``, or a copy where the file system has no such names."""
+    part = name.with_name(f".{name.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(file, part)
+    except OSError:
+        shutil.copyfile(file, part)
+    part.replace(name)
