@@ -102,12 +102,10 @@ def check_shapes(net: PoseNet, spec: Spec) -> None:
     modes = {module: module.training for module in net.modules()}
     net.eval()
     try:
-        features, maps, outputs = _dry_run(net, images)
+        outputs = _dry_run(net, images)
     finally:
         for module, training in modes.items():
             module.training = training
-    _check_maps("backbone", net.backbone, features, spec.input_hw)
-    _check_maps("neck", net.neck, maps, spec.input_hw)
     given = {name: tuple(output.shape[1:]) for name, output in outputs.items()}
     expected = {name: tuple(shape) for name, shape in spec.outputs.items()}
     if given != expected:
@@ -117,8 +115,8 @@ def check_shapes(net: PoseNet, spec: Spec) -> None:
         )
 
 
-def _dry_run(net: PoseNet, images: Tensor) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
-    """What comes out of backbone, neck and head: on the meta device, or computed for a part that can't run there."""
+def _dry_run(net: PoseNet, images: Tensor) -> dict[str, Tensor]:
+    """The head's outputs: on the meta device, or computed where a part can't run there."""
     try:
         return _run_parts(net, images.to("meta"), _call_on_meta)
     except UserError:
@@ -137,13 +135,14 @@ def _dry_run(net: PoseNet, images: Tensor) -> tuple[list[Tensor], list[Tensor], 
         ) from error
 
 
-def _run_parts(
-    net: PoseNet, images: Tensor, call: Callable[[nn.Module, Any], Any]
-) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
-    with torch.no_grad():
-        features = call(net.backbone, call(net.preprocessor, images))
-        maps = call(net.neck, features)
-        return features, maps, call(net.head, maps)
+@torch.no_grad()
+def _run_parts(net: PoseNet, images: Tensor, call: Callable[[nn.Module, Any], Any]) -> dict[str, Tensor]:
+    features = call(net.backbone, call(net.preprocessor, images))
+    _check_maps("backbone", net.backbone, features, images.shape[-2:])
+    features = call(net.neck, features)
+    _check_maps("neck", net.neck, features, images.shape[-2:])
+    outputs: dict[str, Tensor] = call(net.head, features)
+    return outputs
 
 
 def _call_on_meta(part: nn.Module, given: Any) -> Any:
@@ -151,7 +150,7 @@ def _call_on_meta(part: nn.Module, given: Any) -> Any:
     return functional_call(part, tensors, (given,))
 
 
-def _check_maps(part: str, module: FeatureModule, maps: Sequence[Tensor], input_hw: tuple[int, int]) -> None:
+def _check_maps(part: str, module: FeatureModule, maps: Sequence[Tensor], input_hw: Sequence[int]) -> None:
     declared = list(zip(module.out_channels, module.strides, strict=True))
     given = [(each.shape[1], each.shape[-2:]) for each in maps]
     fits = len(given) == len(declared) and all(
