@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightpose.errors import UserError
 
-MOST_ENTRIES, DEEPEST = 2_000_000, 100
+MOST_ENTRIES, DEEPEST = 500_000, 100
 """Of the data in a file. What refers to itself, or doubles at every level, ends there and not in a full memory."""
 
 NETWORK = ("lightpose.codecs", "lightpose.estimators", "lightpose.metrics", "lightpose.models")
