@@ -21,18 +21,18 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
 
     Args:
         filename: without suffix.
-        monitor: name of a figure, or None.
         save_top_k: how many files to keep; -1 for all.
         options: of Lightning's callback.
     """
 
-    def __init__(self, filename: str, monitor: str | None = None, save_top_k: int = 1, **options: Any) -> None:
+    def __init__(self, filename: str, save_top_k: int = 1, **options: Any) -> None:
         self._main = None
+        monitor = options.get("monitor")
         if save_top_k not in (0, 1) and "{" not in filename:
             self._main = f"{filename}{self.FILE_EXTENSION}"
             filename += "_epoch{epoch:03d}_step{step:06d}" + (f"_{{{monitor}:.4f}}" if monitor else "")
             options["auto_insert_metric_name"] = False
-        super().__init__(filename=filename, monitor=monitor, save_top_k=save_top_k, **options)
+        super().__init__(filename=filename, save_top_k=save_top_k, **options)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember the files of the run that goes on, as far as they are in its folder; the rest is forgotten.
