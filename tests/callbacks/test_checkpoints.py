@@ -99,7 +99,11 @@ def test_a_resumed_run_removes_what_it_wrote_and_nothing_else(go, trained, tmp_p
     content = copy.deepcopy(content)
     for state in (state for key, state in content["callbacks"].items() if key.startswith("ModelCheckpoint")):
         state |= {"dirpath": str(checkpoints), "best_model_path": hostile, "last_model_path": hostile}
-        state |= {"kth_best_model_path": hostile, "kth_value": torch.tensor(-1.0), "best_model_score": torch.tensor(2.0)}
+        state |= {
+            "kth_best_model_path": hostile,
+            "kth_value": torch.tensor(-1.0),
+            "best_model_score": torch.tensor(2.0),
+        }
         state["best_k_models"] = {hostile: torch.tensor(-1.0)}
     torch.save(content, checkpoints / "hostile.ckpt")
     before = {str(file) for file in tmp_path.rglob("*")}
