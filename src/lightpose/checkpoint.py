@@ -108,7 +108,7 @@ def read(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; give the path of a .ckpt file that lightpose-train wrote")
     try:
-        content = load_data(path, f"checkpoint {path}")
+        content = load_data(path, f"checkpoint {path}", whole=True)
     except UserError as error:
         raise UserError(
             f"{path} can't be read as a checkpoint, since it is damaged or holds more than tensors and plain data "

@@ -42,8 +42,9 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
         """
         scores: Any = state_dict.get("best_k_models")
         best: Any = state_dict.get("best_model_path")
-        sound = isinstance(scores, dict) and all(isinstance(score, Tensor) for score in scores.values())
-        if not sound or not isinstance(best, str):
+        figures = [state_dict.get(key) for key in ("best_model_score", "current_score")]
+        sound = isinstance(scores, dict) and isinstance(best, str) and isinstance(state_dict.get("dirpath"), str)
+        if not sound or not all(map(_is_figure, [*scores.values(), *(each for each in figures if each is not None)])):
             raise UserError("the checkpoint's list of best files is damaged; start a new run from it with init_from=")
         own = {path: score for path, score in scores.items() if self._is_mine(path)}
         rank = min if self.mode == "max" else max
@@ -69,6 +70,24 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
         best = Path(self.best_model_path)
         if self._main and self.dirpath and trainer.is_global_zero and best.is_file():
             _link(best, Path(self.dirpath) / self._main)
+
+
+class FirstStep(L.Callback):
+    """Knows whether a step of this process is done: until then, what fails in a resumed run is its checkpoint.
+
+    Attributes:
+        done: whether it is.
+    """
+
+    done = False
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """A step is done."""
+        self.done = True
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 1
 
 
 def _link(file: Path, name: Path) -> None:

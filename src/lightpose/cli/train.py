@@ -29,6 +29,7 @@ def train(composed: DictConfig) -> float | None:
     import torch
     from hydra.core.hydra_config import HydraConfig
 
+    from lightpose.callbacks.checkpoints import FirstStep
     from lightpose.checkpoint import assemble
     from lightpose.cli.setup import choose_monitor, make_estimator, make_skeleton, make_trainer, resolved
     from lightpose.errors import UserError
@@ -67,6 +68,8 @@ def train(composed: DictConfig) -> float | None:
     log.info("%s: %d keypoints; precision %s; run folder %s", name, count, trainer_options["precision"], folder)
     if not (resume or config["init_from"] or config["backbone"].get("pretrained") or config["backbone"].get("weights")):
         log.info("the backbone starts from random weights; backbone.pretrained=true starts from published ones")
+    first_step = FirstStep()
+    trainer.callbacks.append(first_step)
     try:
         trainer.fit(estimator, datamodule=datamodule, ckpt_path=resume, weights_only=True if resume else None)
     except OSError as error:
@@ -75,6 +78,14 @@ def train(composed: DictConfig) -> float | None:
         raise UserError(
             f"the disk is full ({error}): a checkpoint could not be written to {folder}; the one before is intact. "
             f"Free some space and go on with resume={folder}/checkpoints/last.ckpt"
+        ) from error
+    except Exception as error:
+        if not resume or first_step.done or isinstance(error, UserError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the run can't go on from {resume} ({type(error).__name__}: {reason}): it is damaged, or of a run with "
+            "other options; give those of the interrupted run, or start a new one from its weights with init_from="
         ) from error
     return _report(trainer, config)
 

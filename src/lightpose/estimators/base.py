@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric, Metric
 import lightpose
 from lightpose.codecs.base import Codec
 from lightpose.errors import UserError
-from lightpose.estimators.optim import parameter_groups
+from lightpose.estimators.optim import check_restored, parameter_groups
 from lightpose.geometry import Grid, check_grid
 from lightpose.models.base import FeatureModule, Head
 from lightpose.models.net import PoseNet
@@ -136,6 +136,12 @@ class PoseEstimator(L.LightningModule):
             raise UserError("the schedule needs the length of the run; give trainer.max_epochs or trainer.max_steps")
         schedule = self.scheduler(optimizer, total_steps=int(total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Look at what a checkpoint brought before the first step uses it."""
+        if self.trainer.ckpt_path:
+            for optimizer, schedule in zip(self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True):
+                check_restored(optimizer, schedule.scheduler)
 
     def _lr_scale(self) -> float:
         if self.base_batch is None:

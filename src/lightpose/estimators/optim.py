@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from timm.models import group_parameters
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -78,6 +78,37 @@ def _layers(net: nn.Module) -> dict[str, int]:
         f"estimator.layer_decay needs a backbone that knows its layers, and {type(net.backbone).__name__} doesn't; use "
         "backbone=vit_base or one of backbone=timm/..., or set estimator.layer_decay=1"
     )
+
+
+def check_restored(optimizer: Optimizer, scheduler: LRScheduler) -> None:
+    """Refuse states out of a checkpoint that don't fit: a fused optimizer would read past the end of a tensor.
+
+    Raises:
+        UserError: naming what doesn't fit.
+    """
+    advice = "start a new run from it with init_from="
+    misfits = [
+        f"{key} of shape {tuple(value.shape)} for a parameter of shape {tuple(parameter.shape)}"
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor) and value.shape != (() if key == "step" else parameter.shape)
+    ]
+    if misfits and any(group.get("fused") for group in optimizer.param_groups):
+        raise UserError(f"the checkpoint's optimizer holds a {misfits[0]}; {advice}")
+    settings = [("optimizer", {**group, "params": None}) for group in optimizer.param_groups]
+    for owner, values in [*settings, ("schedule", scheduler.state_dict())]:
+        odd = [key for key, value in values.items() if not _is_setting(value)]
+        if odd:
+            raise UserError(f"the checkpoint's {owner} holds something else than numbers as {odd[0]}; {advice}")
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether this is a number, or a text or flag, or several: what optimizers and schedules keep of their options."""
+    if isinstance(value, dict):
+        return all(map(_is_setting, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_setting, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def warmup_multistep(

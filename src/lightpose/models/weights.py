@@ -98,7 +98,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def load_data(path: Path, what: str) -> Any:
+def load_data(path: Path, what: str, whole: bool = False) -> Any:
     """Content of a ``.safetensors`` file, or of one that torch.save wrote, on the CPU.
 
     No code in it is run, and it takes no more memory than the file is long.
@@ -106,6 +106,7 @@ def load_data(path: Path, what: str) -> Any:
     Args:
         path: a file that exists.
         what: it is, for messages.
+        whole: compare the content with its check sums, which some programs leave out.
 
     Raises:
         UserError: when it is damaged, or holds more than tensors and plain data.
@@ -118,8 +119,12 @@ def load_data(path: Path, what: str) -> Any:
         if is_archive:
             with zipfile.ZipFile(path) as archive:
                 unpacked = sum(entry.file_size for entry in archive.infolist())
-            if unpacked > path.stat().st_size:  # torch.save compresses nothing
-                raise ValueError(f"its {path.stat().st_size} bytes would unpack to {unpacked}")
+                if unpacked > path.stat().st_size:  # torch.save compresses nothing
+                    raise ValueError(f"its {path.stat().st_size} bytes would unpack to {unpacked}")
+                if whole and (damaged := archive.testzip()):
+                    raise ValueError(f"the check sum of {damaged} is wrong")
+        elif whole:
+            raise ValueError("it is no archive of torch.save")
         content = torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
