@@ -1,11 +1,19 @@
 import io
+import logging
+import os
+import resource
+import struct
+import zlib
 
 import cv2
 import numpy as np
 import pytest
+from image_samples import jpeg_of_size, png_of_size, png_with, tiff
 from PIL import Image
 
-from lightpose.data.decode import EncodedImage, ImageError, decode_image, read_image, read_image_hw
+from lightpose.data import decode
+from lightpose.data.decode import EncodedImage, bits_used, decode_image, pixels_of, read_image, read_image_hw
+from lightpose.data.image_header import MAX_BYTES, MAX_PIXELS, ImageError, read_header
 from lightpose.data.transforms import Warp
 from lightpose.errors import UserError
 from lightpose.geometry import crop_matrix, reduction
@@ -199,3 +207,252 @@ def test_encoded_image_knows_its_own_upright_size(tmp_path, name):
     Image.fromarray(np.zeros((40, 64, 3), np.uint8)).save(tmp_path / name, exif=exif)
     image = EncodedImage(tmp_path / name)
     assert image.hw == image.decode()[0].shape[:2] == ((64, 40) if name == "turned.jpg" else (40, 64))
+
+
+def saved(image, format, **options):
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def half_transparent(image):
+    image = image.convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+MODES = {
+    "1": lambda image: image.convert("1"),
+    "L": lambda image: image.convert("L"),
+    "LA": lambda image: half_transparent(image).convert("LA"),
+    "P": lambda image: image.quantize(64),
+    "RGB": lambda image: image,
+    "RGBA": half_transparent,
+}
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "modes"),
+    [
+        ("PNG", {}, MODES),
+        ("BMP", {}, ("1", "L", "P", "RGB")),
+        ("WEBP", {"lossless": True, "exact": True}, MODES),
+        ("TIFF", {}, MODES),
+        ("TIFF", {"compression": "tiff_lzw"}, MODES),
+        ("TIFF", {"compression": "packbits"}, ("L", "P", "RGB")),
+        ("GIF", {}, ("1", "L", "P")),
+        ("PPM", {}, ("1", "L", "RGB")),
+        ("JPEG2000", {}, ("L", "RGB", "RGBA")),
+    ],
+)
+def test_lossless_files_keep_their_colours_and_drop_their_opacity(pixels, format, options, modes):
+    for mode in modes:
+        image = MODES[mode](Image.fromarray(pixels))
+        expected = np.asarray(image.convert("RGB") if image.mode != "RGBA" else Image.fromarray(pixels))
+        np.testing.assert_array_equal(decode_image(saved(image, format, **options), mode), expected, err_msg=mode)
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_several_pictures_the_first_is_read(pixels, format):
+    first = Image.fromarray(pixels).quantize(64)
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = saved(first, format, save_all=True, append_images=[first.rotate(180)], **options)
+    np.testing.assert_array_equal(decode_image(data, "film"), np.asarray(first.convert("RGB")))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_tiff_of_16_bits_loses_the_lower_8(pixels, order, channels):
+    deep = np.concatenate([pixels, pixels[..., :1]], -1)[..., :channels].astype(np.uint16) * 257
+    image = decode_image(tiff(deep, 1 if channels == 1 else 2, extra=2 if channels == 4 else None, order=order), "t")
+    np.testing.assert_array_equal(image, pixels if channels > 1 else np.repeat(pixels[..., :1], 3, -1))
+
+
+@pytest.mark.parametrize("extra", [1, 2])
+def test_tiff_of_8_bits_and_other_arrangements(pixels, extra):
+    np.testing.assert_array_equal(decode_image(tiff(pixels, 2, planar=2), "t"), pixels)
+    grey = np.repeat(pixels[..., :1], 3, -1)
+    np.testing.assert_array_equal(decode_image(tiff(255 - pixels[..., :1], 0), "t"), grey)
+    opaque = np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], -1)
+    np.testing.assert_array_equal(decode_image(tiff(opaque, 2, extra=extra), "t"), pixels)
+
+
+@pytest.mark.parametrize(
+    ("type", "arguments"),
+    [
+        (np.float32, {"photometric": 1, "kind": 3}),
+        (np.float64, {"photometric": 1, "kind": 3}),
+        (np.float16, {"photometric": 1, "kind": 3}),
+        (np.int16, {"photometric": 1, "kind": 2}),
+        (np.uint32, {"photometric": 1}),
+        (np.uint16, {"photometric": 0}),
+        (np.uint16, {"photometric": 2, "planar": 2}),
+        (np.uint16, {"photometric": 5}),
+        (np.uint16, {"photometric": 8}),
+    ],
+)
+def test_tiff_that_would_be_misread_is_refused_by_name(tmp_path, pixels, type, arguments):
+    channels = {1: 1, 0: 1, 5: 4}.get(arguments["photometric"], 3)
+    samples = np.repeat(pixels, 2, -1)[..., :channels].astype(type)
+    (tmp_path / "deep.tif").write_bytes(tiff(samples, **arguments))
+    for read in (read_image, read_image_hw):
+        with pytest.raises(ImageError, match=r"deep\.tif"):
+            read(tmp_path / "deep.tif")
+
+
+def test_orientation_of_every_format(pixels):
+    exif = Image.Exif()
+    for format in ("JPEG", "PNG", "WEBP", "TIFF"):
+        exif[0x0112] = 6
+        options = {"quality": 95} if format == "JPEG" else {"lossless": True} if format == "WEBP" else {}
+        data = saved(Image.fromarray(pixels), format, exif=exif.tobytes(), **options)
+        assert read_header(data, format).hw == (56, 40)
+        difference = np.abs(decode_image(data, format).astype(int) - np.rot90(pixels, -1))
+        assert difference.mean() < (3 if format == "JPEG" else 1e-9)
+
+
+def test_orientation_of_a_png_may_stand_behind_its_pixels(pixels):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain = encode(pixels, "PNG")
+    chunk = b"eXIf" + exif.tobytes()[6:]
+    behind = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    np.testing.assert_array_equal(decode_image(plain[:-12] + behind + plain[-12:], "p"), np.rot90(pixels, -1))
+
+
+def twelve_bits(pixels):
+    return cv2.imencode(".png", pixels[..., ::-1].astype(np.uint16) * 16)[1].tobytes()
+
+
+def test_values_of_few_bits_are_scaled_alike_or_said(tmp_path, pixels, caplog, monkeypatch):
+    monkeypatch.setattr(decode, "_said_dark", [])
+    path = tmp_path / "camera.png"
+    path.write_bytes(twelve_bits(pixels))
+    assert bits_used(path) == (16 * int(pixels.max())).bit_length() == 12
+    np.testing.assert_array_equal(read_image(path, 12), pixels)
+    np.testing.assert_array_equal(EncodedImage(path, bits=12).decode()[0], pixels)
+    dim = tmp_path / "dim.png"
+    dim.write_bytes(twelve_bits(pixels // 4))
+    np.testing.assert_array_equal(read_image(dim, 12), pixels // 4)  # no brighter for being alone
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_array_equal(read_image(path), pixels // 16)
+        read_image(path)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"image {path} uses 12 of its 16 bits and is almost black as it is read; if this is so of all images, set "
+        "image_bits=12 (data.dataset.image_bits=12 in training)"
+    ]
+    with pytest.raises(UserError, match=r"camera\.png holds values of 12 bits; image_bits=10 must be 12"):
+        read_image(path, 10)
+    (tmp_path / "plain.png").write_bytes(encode(pixels, "PNG"))
+    assert bits_used(tmp_path / "plain.png") is None
+    np.testing.assert_array_equal(read_image(tmp_path / "plain.png", 12), pixels)
+
+
+def test_pgm_says_itself_how_bright_its_values_are():
+    levels = np.array([[0, 1000, 4095]], ">u2")
+    image = decode_image(b"P5 3 1 4095\n" + levels.tobytes(), "p.pgm")
+    np.testing.assert_allclose(image[0, :, 0], [0, 1000 / 4095 * 255, 255], atol=1)
+
+
+HUGE = {
+    "jpeg": lambda pixels: jpeg_of_size(encode(pixels, "JPEG"), (32767, 32767)),
+    "turned jpeg": lambda pixels: jpeg_of_size(encode(pixels, "JPEG", 6), (32767, 32767)),
+    "png": lambda pixels: png_of_size(encode(pixels, "PNG"), (30000, 30000)),
+    "bmp": lambda pixels: (lambda d: d[:18] + struct.pack("<ii", 30000, 30000) + d[26:])(encode(pixels, "BMP")),
+    "gif": lambda pixels: (lambda d: d[:6] + struct.pack("<HH", 30000, 30000) + d[10:])(encode(pixels, "GIF")),
+    "ppm": lambda pixels: b"P6 30000 30000 255\n" + bytes(1000),
+    "tiff": lambda pixels: (
+        lambda d: d.replace(struct.pack("<HHII", 256, 4, 1, 56), struct.pack("<HHII", 256, 4, 1, 9_000_000))
+    )(tiff(pixels, 2)),
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+def test_what_declares_too_many_pixels_is_refused_before_it_fills_the_memory(tmp_path, pixels, kind):
+    path = tmp_path / "huge"
+    path.write_bytes(HUGE[kind](pixels))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (
+        read_image,
+        read_image_hw,
+        EncodedImage,
+        lambda path: EncodedImage(path, (32767, 32767)).decode(),
+        lambda path: EncodedImage(path, (32767, 32767)).decode(8),
+    ):
+        with pytest.raises(ImageError, match=f"huge has .*at most {MAX_PIXELS} pixels"):
+            read(path)
+    if kind == "jpeg":
+        with pytest.raises(ImageError, match="huge has"):
+            EncodedImage(path, (32767, 32767)).plain_jpeg()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200e3  # in KB; decoded it is 3 GB
+
+
+@pytest.mark.parametrize("make", [jpeg_of_size, png_of_size])
+def test_a_few_bytes_that_declare_many_pixels_are_truncated(pixels, make):
+    data = make(encode(pixels, "JPEG" if make is jpeg_of_size else "PNG"), (12000, 12000))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ImageError, match="truncated"):
+        decode_image(data, "bomb")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200e3
+
+
+def test_the_size_that_a_header_declares_is_the_size_that_is_decoded(pixels):
+    with pytest.raises(ImageError, match="long"):
+        decode_image(png_of_size(encode(pixels, "PNG"), (50, 56)), "long")
+    first, second = (saved(Image.fromarray(pixels[:side]), "WEBP", exif=b"Exif\0\0MM\0*") for side in (40, 20))
+    with pytest.raises(ImageError, match="canvas"):
+        decode_image(first[:30] + second[30:], "canvas")
+
+
+def test_a_chunk_longer_than_the_file_makes_no_room_for_itself(pixels):
+    data = encode(pixels, "PNG")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ImageError, match=r"p\.png .*truncated"):
+        decode_image(data[:33] + b"\xff\xff\xff\xff" + data[37:], "p.png")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200e3
+
+
+def test_texts_that_unfold_and_damaged_notes_do_no_harm(pixels):
+    plain = encode(pixels, "PNG")
+    bomb = png_with(plain, b"zTXt", b"note\0\0" + zlib.compress(bytes(200_000_000), 9))
+    np.testing.assert_array_equal(decode_image(bomb, "bomb"), pixels)
+    rng = np.random.default_rng(0)
+    for start in (b"MM\0*\0\0\0\x08", b"II*\0\x08\0\0\0", b""):
+        for _ in range(50):
+            note = start + rng.bytes(60)
+            for data in (
+                png_with(plain, b"eXIf", note),
+                encode(pixels, "JPEG").replace(
+                    b"\xff\xdb", b"\xff\xe1\0\x4aExif\0\0" + note.ljust(66, b"\0") + b"\xff\xdb", 1
+                ),
+            ):
+                assert sorted(decode_image(data, "note").shape) == [3, 40, 56]
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "folder", "a\0b", "n" * 5000, "sparse"])
+def test_what_is_no_file_of_an_image_is_refused_and_never_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    for read in (read_image, read_image_hw, EncodedImage):
+        with pytest.raises(ImageError, match=r"no regular file|can't be read|at most"):
+            read(tmp_path / name)
+
+
+def test_pillow_images(pixels):
+    image = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.open(io.BytesIO(saved(image, "PNG", exif=exif)))
+    np.testing.assert_array_equal(pixels_of(turned, "0"), pixels)  # as it stands
+    np.testing.assert_array_equal(pixels_of(image.convert("L"), "0")[..., 2], np.asarray(image.convert("L")))
+    np.testing.assert_array_equal(pixels_of(half_transparent(image), "0"), pixels)
+    deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 16)
+    np.testing.assert_array_equal(pixels_of(deep, "0", 12)[..., 1], pixels[..., 0])
+    for mode in ("F", "I"):
+        with pytest.raises(ImageError, match=f"image 7 has Pillow's mode {mode}"):
+            pixels_of(image.convert("L").convert(mode), "7")
+    with pytest.raises(ImageError, match="image 7 can't be loaded"):
+        pixels_of(Image.open(io.BytesIO(saved(image, "PNG")[:300])), "7")

@@ -163,3 +163,62 @@ def test_what_is_captured_while_processes_start_is_what_is_replayed(checkpoint, 
     for _ in range(2):
         list(predictor.stream_files(source, source.boxes, 4, 2))
     assert predictor.estimator.net.fast_features.captures == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_images_are_skipped_by_threads_and_processes(run, checkpoint, photos, tmp_path, workers):
+    for number in (0, 2):  # a bad one of two people, and one of five, who fill more than two batches
+        path = photos.with_name(f"{number}.jpg")
+        path.write_bytes(path.read_bytes()[:300])
+    given = [f"ckpt={checkpoint}", "device=cpu", f"source={photos}", "batch_size=2", f"num_workers={workers}"]
+    assert run(main, *given, f"out={tmp_path / 'bad'}")[0] == 1
+    code, said, _ = run(main, *given, f"out={tmp_path / 'out'}", "on_bad_image=skip")
+    assert code == 0
+    assert [line.split(" (")[0] for line in said.splitlines() if "Skipped" in line] == [
+        f"Skipped: image {photos.with_name('0.jpg')}",
+        f"Skipped: image {photos.with_name('2.jpg')}",
+    ]
+    assert "2 of 9 images can't be read and were skipped" in said
+    assert "7 images, 5 poses in" in said
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [entry["image_id"] for entry in found] == [30, 60, 60, 60, 70]
+    overlays = {path.name for path in (tmp_path / "out" / "overlays").iterdir()}
+    assert overlays == {f"{number}.jpg" for number in range(9)} - {"0.jpg", "2.jpg"}
+
+    boxes = open_source(str(photos)).boxes
+    whole = lightpose.Predictor(checkpoint, device="cpu")([photos.with_name("6.jpg")], [boxes["6.jpg"][0]])[0]
+    points = np.array([entry["keypoints"] for entry in found[1:4]]).reshape(3, 3, 3)
+    assert np.median(np.abs(points[..., :2] - whole.keypoints)) < 0.01
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_where_no_image_can_be_read_it_is_an_error(run, checkpoint, folder, tmp_path, workers):
+    for path in folder.glob("*.png"):
+        path.write_bytes(b"")
+    given = [f"ckpt={checkpoint}", "device=cpu", f"source={folder}", "batch_size=1", f"num_workers={workers}"]
+    code, _, err = run(main, *given, f"out={tmp_path / 'out'}", "on_bad_image=skip")
+    assert code == 1
+    assert err.startswith("error: none of the 5 images can be read")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("how", [["num_workers=0"], ["num_workers=2", "batch_size=1"], ["detector=whole_image"]])
+def test_16_bit_files_of_12_bits_are_posed_as_8_bit_ones_are(run, checkpoint, folder, images, tmp_path, how):
+    plain, deep = tmp_path / "plain", tmp_path / "deep"
+    deep.mkdir()
+    folder.rename(plain)
+    for number, image in enumerate(images):
+        cv2.imwrite(str(deep / f"{number}.png"), image[..., ::-1].astype(np.uint16) * 16)
+    found = {}
+    for source, bits in ((plain, []), (deep, ["image_bits=12"])):
+        given = [f"ckpt={checkpoint}", "device=cpu", f"source={source}", f"out={tmp_path / 'out'}", *how, *bits]
+        code, said, _ = run(main, *given)
+        assert code == 0
+        assert "almost black" not in said
+        overlays = [cv2.imread(str(tmp_path / "out" / "overlays" / f"{n}.png")) for n in range(5)]
+        found[source] = (tmp_path / "out" / "predictions.json").read_text(), overlays
+    assert found[plain][0] == found[deep][0]
+    assert all(np.array_equal(*pair) for pair in zip(found[plain][1], found[deep][1], strict=True))
+    code, _, err = run(main, f"ckpt={checkpoint}", "device=cpu", f"source={deep}", "image_bits=7")
+    assert code == 1
+    assert "image_bits=7 must be 8 to 16" in err

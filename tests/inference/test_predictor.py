@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_checkpoint import INPUT_HW, SKELETON, config, save
 
 import lightpose
@@ -163,8 +164,19 @@ def test_stream_keeps_order_and_memory(predictor, images, peopled):
     assert seen == 150
 
 
-def test_an_image_of_several_batches_is_put_together(predictor, images):
-    """Images without people, with as many as a batch, and with more than two batches."""
+def test_an_image_of_several_batches_is_put_together(predictor, images, monkeypatch):
+    """Images without people, with as many as a batch, and with more than two batches.
+
+    Keypoints are the mean colours of a crop, which don't hang on how a processor rounds the maps of random weights.
+    """
+
+    def colours(batch: Batch, number: int) -> Poses:
+        means = batch.inputs.double().mean((2, 3)).float() / 8
+        return predictor.estimator.to_image(
+            Poses(torch.stack([means, means.flip(1)], -1), means, means[:, 0], torch.arange(len(batch))), batch
+        )
+
+    monkeypatch.setattr(predictor.estimator, "predict_step", colours)
     counts = [0, 3, 7, 0, 0, 1, 6, 0]
     rng = np.random.default_rng(0)
     corners = [rng.uniform(0, 30, (count, 2)) for count in counts]
@@ -238,13 +250,33 @@ def test_transforms_need_trust(tmp_path):
     ("images", "boxes", "message"),
     [
         (np.zeros((8, 8, 3), np.float32), None, r"image 0 is float32 of shape \(8, 8, 3\)"),
-        ([np.zeros((8, 8), np.uint8)], None, r"uint8 of shape \(8, 8\)"),
+        (np.zeros((8, 8, 3), np.float32), None, r"values from 0 to 255"),
+        (np.zeros((8, 8, 4), np.uint8), None, r"leave the opacity out: image\[\.\.\., :3\]"),
+        (np.zeros((8, 8, 2), np.uint8), None, r"image 0 is uint8 of shape \(8, 8, 2\)"),
+        (np.zeros((0, 8, 3), np.uint8), None, r"image 0 is uint8 of shape \(0, 8, 3\)"),
+        (np.zeros((8, 8), np.uint16), None, r"image 0 is uint16 of shape"),
+        (np.zeros((8, 8), bool), None, r"image 0 is bool of shape"),
+        (np.zeros(8, np.uint8), None, "image 0 is uint8; expected a path"),
+        (np.array(3), None, r"image 0 is int64 of shape \(\)"),
+        (torch.zeros(3, 8, 8), None, r"torch.float32 of shape \(3, 8, 8\).*tensor\.permute\(1, 2, 0\)"),
+        (torch.zeros(3, 8, 8, requires_grad=True), None, r"tensor\.permute"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), None, r"image 0 is torch\.uint8 of shape \(3, 8, 8\)"),
+        (Image.new("F", (8, 8)), None, "image 0 has Pillow's mode F"),
         ([None], None, "NoneType"),
+        (None, None, "image 0 is NoneType"),
+        (3, None, "image 0 is int"),
+        (b"abc", None, "image 0 is bytes"),
+        ("/dev/zero", None, "no regular file"),
+        ("a\0b", None, "can't be read"),
         ("no/such.jpg", None, "no/such.jpg"),
         ([np.zeros((8, 8, 3), np.uint8)] * 2, [[[0, 0, 4, 4]]], "2 images come with 1 arrays"),
         (np.zeros((8, 8, 3), np.uint8), [[0, 0, 4]], r"shape \(1, 3\)"),
         (np.zeros((8, 8, 3), np.uint8), [[0, 0, 4, 4], [4, 4, 4, 9]], "box 1 of image 0"),
         (np.zeros((8, 8, 3), np.uint8), [[0, 0, np.nan, 4]], "box 0 of image 0"),
+        (np.zeros((8, 8, 3), np.uint8), torch.tensor([[0, 0, torch.nan, 4]]), "box 0 of image 0"),
+        (np.zeros((8, 8, 3), np.uint8), [[0, 0, 4, 4], [1, 2]], "boxes of image 0 are no array of numbers"),
+        (np.zeros((8, 8, 3), np.uint8), "none", "boxes of image 0 are no array of numbers"),
+        ([np.zeros((8, 8, 3), np.uint8)], 5, "are no lists of arrays"),
     ],
 )
 def test_bad_images_and_boxes_are_named(predictor, images, boxes, message):
@@ -267,3 +299,63 @@ def test_skeletons_of_few_keypoints(tmp_path, images, count):
     few = lightpose.Predictor(save(tmp_path / "few.ckpt", settings, skeleton=skeleton), "cpu")
     poses = few(images[0], boxes=[[5, 5, 40, 60], [1, 2, 30, 30]])
     assert poses[0].keypoints.shape == (2, count, 2)
+
+
+def test_pictures_of_every_plain_kind(predictor, images, folder):
+    expected = predictor(images[0])[0].keypoints
+    grey = np.asarray(Image.fromarray(images[0]).convert("L"))
+    of_grey = predictor(np.repeat(grey[..., None], 3, -1))[0].keypoints
+    for picture, keypoints in (
+        (Image.fromarray(images[0]), expected),
+        (Image.open(folder / "0.png"), expected),
+        (grey, of_grey),
+        (grey[..., None], of_grey),
+        (Image.fromarray(grey), of_grey),
+        (images[0][..., ::-1][..., ::-1], expected),
+        (str(folder / "0.png"), expected),
+        (Entry(folder / "0.png"), expected),
+    ):
+        assert np.array_equal(predictor(picture)[0].keypoints, keypoints)
+        assert np.array_equal(predictor([picture, picture])[1].keypoints, keypoints)
+    assert np.array_equal(predictor(image for image in images[:2])[0].keypoints, expected)
+    assert np.array_equal(predictor(np.stack([images[0]] * 2))[1].keypoints, expected)
+    assert predictor(iter([])) == predictor(()) == []
+
+
+class Entry:
+    """Path-like, and no Path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def test_boxes_of_every_kind(predictor, images):
+    (expected,) = predictor(images[0], BOXES[0], box_scores=[0.5, 0.25])
+    tensor = torch.tensor(BOXES[0], requires_grad=True)
+    scores = torch.tensor([0.5, 0.25], requires_grad=True)
+    for boxes in (BOXES[0].tolist(), tensor, tensor.half().double(), tuple(map(tuple, BOXES[0].tolist()))):
+        (found,) = predictor(images[0], boxes, box_scores=scores)
+        assert np.array_equal(found.keypoints, expected.keypoints)
+        assert np.array_equal(found.scores, expected.scores)
+    found = predictor(images[:2], (boxes for boxes in [tensor, []]))
+    assert [len(poses) for poses in found] == [2, 0]
+    for given in ([0.5, np.nan], [0.5], "half"):
+        with pytest.raises(UserError, match="the box scores of image 0"):
+            predictor(images[0], tensor, box_scores=given)
+    with pytest.raises(UserError, match="box_scores come without boxes"):
+        predictor(images[0], box_scores=[1.0])
+
+
+def test_the_bits_of_images_are_those_of_training(tmp_path, images):
+    settings = {**config(), "data": {"dataset": {"image_bits": 12}}}
+    path = save(tmp_path / "deep.ckpt", settings)
+    deep = images[0][..., 0].astype(np.uint16) * 16
+    picture = Image.fromarray(deep)
+    expected = lightpose.Predictor(path, "cpu")(images[0][..., 0])[0].keypoints
+    assert np.array_equal(lightpose.Predictor(path, "cpu")(picture)[0].keypoints, expected)
+    assert not np.array_equal(lightpose.Predictor(path, "cpu", image_bits=16)(picture)[0].keypoints, expected)
+    with pytest.raises(UserError, match="image_bits='x' must be 8 to 16"):
+        lightpose.Predictor(save(tmp_path / "odd.ckpt", {**settings, "data": {"dataset": {"image_bits": "x"}}}), "cpu")

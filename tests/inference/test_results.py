@@ -66,7 +66,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         yield [1]
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="disk full"):
         write_csv(path, rows(), SKELETON)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

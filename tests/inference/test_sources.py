@@ -1,4 +1,6 @@
 import json
+import logging
+import os
 import threading
 from itertools import count
 
@@ -97,11 +99,29 @@ def test_batched():
         ("partly.json", r"1 of the 2 images .* gone\.png; say where they are with `images`"),
         ("strange.json", r"annotates 1 people in images .* image_id 9"),
         ("bad.mp4", "can't be opened"),
+        ("folders", r"holds no image itself, only folders; .* source='.*folders/\*\*/\*\.jpg'"),
+        ("picture.heic", r"no known kind of file; expected \.json or one of .*\.jpeg, .*\.jpg"),
+        ("picture.jfif", "no known kind"),
+        ("pipe.jpg", "is a device, a pipe or a socket"),
+        ("pipe.mp4", "is a device, a pipe or a socket"),
+        ("pipe.json", "is a device, a pipe or a socket"),
+        ("/dev/zero", "is a device, a pipe or a socket"),
+        ("n" * 5000, "there is no source"),
+        ("n" * 5000 + "*.jpg", "holds no image"),
+        ("a\0b.jpg", "there is no source"),
+        ("~nobody-at-all/a.jpg", "there is no source"),
+        ("99999999999999999999", "there is no source"),
+        ("²", "there is no source"),
     ],
 )
 def test_bad_sources_are_refused(tmp_path, name, message):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "folders" / "x.jpg").mkdir(parents=True)
+    for suffix in ("jpg", "mp4", "json"):
+        os.mkfifo(tmp_path / f"pipe.{suffix}")
     for file, text in {
+        "picture.heic": "",
+        "picture.jfif": "",
         "notes.txt": "hello",
         "bad.json": "{",
         "list.json": "[1]",
@@ -113,7 +133,7 @@ def test_bad_sources_are_refused(tmp_path, name, message):
     }.items():
         (tmp_path / file).write_text(text)
     with pytest.raises(UserError, match=message):
-        open_source(str(tmp_path / name))
+        open_source(str(tmp_path / name) if name[0] != "~" else name)
 
 
 def test_camera_that_is_not_there():
@@ -126,3 +146,59 @@ def test_corrupt_image_is_named(folder):
     cv2.imwrite(str(folder / "fine.png"), np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(UserError, match=r"2\.png"):
         list(open_source(str(folder)).frames(ahead=2))
+
+
+@pytest.mark.parametrize("source", ["", " "])
+def test_nothing_is_no_source(source):
+    with pytest.raises(UserError, match="source is empty"):
+        open_source(source)
+
+
+def test_hidden_files_and_folders_are_no_pictures(folder, images, caplog):
+    caplog.set_level(logging.INFO)
+    for name in ("._0.png", ".x.png"):
+        (folder / name).write_bytes(b"notes of a system")
+    (folder / "folder.png").mkdir()
+    (folder / "4.png").rename(folder / "4.PNG")
+    for source in (folder, f"{folder}/*", f"{folder}/.*", f"{folder}/**/*"):
+        if source == f"{folder}/.*":
+            with pytest.raises(UserError, match="holds no image"):
+                open_source(source)
+        else:
+            assert list(open_source(str(source)).files) == ["0.png", "1.png", "2.png", "3.png", "4.PNG"]
+    assert caplog.messages == [f"{folder}: 1 files that are no images are left out, such as notes.txt"]
+    frames = list(open_source(str(folder)).frames())
+    assert np.array_equal(frames[4].image, images[4])
+
+
+def test_what_is_no_file_in_a_folder_is_named_and_never_waited_for(folder):
+    os.mkfifo(folder / "5.png")
+    with pytest.raises(UserError, match=r"5\.png is no regular file"):
+        list(open_source(str(folder)).frames())
+    (folder / "5.png").unlink()
+    (folder / "5.png").symlink_to("gone")
+    with pytest.raises(UserError, match=r"5\.png can't be read \(No such file"):
+        list(open_source(str(folder)).frames())
+
+
+def test_bad_images_are_left_out_named_and_counted_where_they_are_skipped(folder, images, caplog):
+    for name in ("1.png", "3.png"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:300])
+    source = open_source(str(folder))
+    caplog.clear()
+    frames = list(source.frames(ahead=2, on_bad_image="skip"))
+    assert [(frame.name, frame.image_id) for frame in frames] == [("0.png", 1), ("2.png", 3), ("4.png", 5)]
+    assert all(np.array_equal(frame.image, images[frame.image_id - 1]) for frame in frames)
+    assert [message.partition(" (")[0] for message in caplog.messages[:2]] == [
+        f"Skipped: image {folder / '1.png'}",
+        f"Skipped: image {folder / '3.png'}",
+    ]
+    assert caplog.messages[2:] == ["2 of 5 images can't be read and were skipped"]
+    with pytest.raises(UserError, match=r"1\.png .*on_bad_image=skip"):
+        list(source.frames())
+    with pytest.raises(UserError, match="on_bad_image=leave is unknown; use error or skip"):
+        list(source.frames(on_bad_image="leave"))
+    for number in range(5):
+        (folder / f"{number}.png").write_bytes(b"")
+    with pytest.raises(UserError, match="none of the 5 images can be read"):
+        list(source.frames(on_bad_image="skip"))

@@ -69,9 +69,13 @@ def preview(composed: DictConfig) -> None:
     from lightpose.cli.setup import make_skeleton, resolved
     from lightpose.data.device import finish
     from lightpose.draw import draw_poses, grid
+    from lightpose.errors import UserError
     from lightpose.structures import collate
 
     config = resolved(composed)
+    out = Path(config["out"])
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UserError(f"out={out} must end in .png or .jpg")
     skeleton = make_skeleton(config["skeleton"], config["data"]["train"] or config["data"]["val"])
     datamodule = assemble(config["data"], skeleton=skeleton)
     datamodule.setup("fit")
@@ -88,9 +92,12 @@ def preview(composed: DictConfig) -> None:
             strict=True,
         )
     ]
-    out = Path(config["out"])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(out), grid(pictures, columns=config["columns"])[..., ::-1])
+    picture = cv2.imencode(out.suffix, grid(pictures, columns=config["columns"])[..., ::-1])[1]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(picture.tobytes())
+    except OSError as error:
+        raise UserError(f"out={out} can't be written ({error.strerror}); give another file") from error
     swapped = [f"{skeleton.keypoints[i]} ↔ {skeleton.keypoints[j]}" for i, j in enumerate(skeleton.swap) if i < j]
     log.info("flips exchange %s", ", ".join(swapped) or "nothing")
     log.info("%d samples: %s", len(pictures), out)

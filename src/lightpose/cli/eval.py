@@ -120,9 +120,10 @@ def write(out: Path, figures: dict[str, float], estimator: Any, dataset: Any) ->
 
 def write_figures(out: Path, figures: dict[str, float]) -> None:
     """``metrics.json``; null stands for a figure without instances."""
-    out.mkdir(parents=True, exist_ok=True)
+    from lightpose.inference.results import write_text
+
     numbers = {name: None if math.isnan(value) else value for name, value in figures.items()}
-    (out / "metrics.json").write_text(json.dumps(numbers, indent=1))
+    write_text(out / "metrics.json", json.dumps(numbers, indent=1))
 
 
 if __name__ == "__main__":

@@ -35,37 +35,61 @@ def predict(composed: DictConfig) -> None:
     from rich.progress import track
 
     from lightpose.cli.setup import resolved
+    from lightpose.inference.overlays import Canvas, ImageCanvas, Overlays, VideoCanvas
     from lightpose.inference.predictor import Predictor
-    from lightpose.inference.sources import ImageFiles, Video, open_source
-    from lightpose.inference.writers import Canvas, ImageCanvas, VideoCanvas, drawn, staged, write_predictions
+    from lightpose.inference.sources import Camera, ImageFiles, check_on_bad_image, open_source
+    from lightpose.inference.writers import OVERLAYS, PREDICTIONS, check_out, staged, write_predictions
 
     config = resolved(composed)
-    source = open_source(config["source"], config["images"])
+    check_on_bad_image(config["on_bad_image"])
+    source, out = open_source(config["source"], config["images"]), Path(config["out"])
+    check_out(out, inputs(config, source), config["draw"])
     cv2.setNumThreads(0)  # the predictor's threads share the cores
-    predictor = Predictor(config["ckpt"], config["device"], config["trust"], config["precision"], config["speed"])
+    predictor = Predictor(
+        config["ckpt"], config["device"], config["trust"], config["precision"], config["speed"], config["image_bits"]
+    )
     boxes, detector = people_of(config, source, predictor.estimator.takes_boxes)
-    out, start = Path(config["out"]), time.perf_counter()
+    start, overlays = time.perf_counter(), None
     with ExitStack() as stack:
         folder = stack.enter_context(staged(out))
         if isinstance(source, ImageFiles) and detector is None:
-            results = predictor.stream_files(source, boxes, config["batch_size"], config["num_workers"])
+            results = predictor.stream_files(
+                source, boxes, config["batch_size"], config["num_workers"], config["on_bad_image"]
+            )
         else:
-            frames: Iterable[Frame] = source.frames()
-            if isinstance(source, Video) and not source.image_ids:
+            frames: Iterable[Frame]
+            if isinstance(source, ImageFiles):
+                frames = source.frames(on_bad_image=config["on_bad_image"], image_bits=predictor.image_bits)
+            else:
+                frames = source.frames()
+            if isinstance(source, Camera):
                 frames = until_interrupt(frames)
             results = predictor.stream(frames, box_finder(boxes, detector), config["batch_size"])
         if config["draw"]:
-            canvas: Canvas = ImageCanvas(folder / "overlays")
-            if isinstance(source, Video):
-                canvas = stack.enter_context(VideoCanvas(folder / "overlays" / f"{source.stem}.mp4", source.fps))
-            overlays = drawn(results, canvas, predictor.skeleton, config["threshold"])
-            results = stack.enter_context(closing(overlays))
+            canvas: Canvas = ImageCanvas(folder / OVERLAYS)
+            if not isinstance(source, ImageFiles):
+                canvas = VideoCanvas(folder / OVERLAYS, source.stem, source.fps)
+            overlays = Overlays(canvas, predictor.skeleton, config["threshold"])
+            results = stack.enter_context(closing(overlays.drawn(results)))
         counted = track(results, "predicting", total=len(source.image_ids) or None)
         images, poses = write_predictions(folder, counted, predictor.skeleton, source.category_id)
+        drawn = overlays is not None and overlays.finish()
     seconds = time.perf_counter() - start
     log.info("%d images, %d poses in %.1f s (%.1f images/s)", images, poses, seconds, images / seconds)
-    for name in ("predictions.json", "predictions.csv", *(["overlays"] if config["draw"] else [])):
+    for name in (*PREDICTIONS, *([OVERLAYS] if drawn else [])):
         log.info("%s", out / name)
+
+
+def inputs(config: dict[str, Any], source: "Source") -> "list[Path]":
+    """The files that a prediction reads."""
+    from lightpose.inference.sources import ImageFiles, Video
+
+    given = [Path(str(config[name])) for name in ("ckpt", "boxes", "source") if config[name] is not None]
+    if isinstance(source, ImageFiles):
+        given += source.files.values()
+    if isinstance(source, Video):
+        given.append(Path(source.path))
+    return given
 
 
 def people_of(

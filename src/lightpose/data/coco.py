@@ -11,8 +11,9 @@ import torch
 from lightpose.data.base import PoseDataset, Transform
 from lightpose.data.boxes import detected_boxes, unlabelled
 from lightpose.data.coco_index import USABLE, CocoIndex, read_coco
-from lightpose.data.decode import EncodedImage, ImageError
+from lightpose.data.decode import EncodedImage, check_image_bits
 from lightpose.data.image_files import image_folder
+from lightpose.data.image_header import ImageError
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Annotations, Array, Sample
@@ -47,6 +48,7 @@ class CocoDataset(PoseDataset):
         on_bad_image: ``error``, or ``skip`` to put another sample in the place of an unreadable image and count it.
             With ``data.decode=device`` a JPEG whose end is there is decoded too late to be skipped: damage inside of it
             is an error all the same.
+        image_bits: how many bits the values of 16-bit images have, see `lightpose.data.decode.read_image`.
 
     Raises:
         ImagesNotFound: when the images are not where they should be.
@@ -61,10 +63,13 @@ class CocoDataset(PoseDataset):
         transforms: Sequence[Transform] = (),
         seed: int = 0,
         on_bad_image: OnBadImage = "error",
+        image_bits: int = 16,
     ) -> None:
         super().__init__(transforms, seed)
         if on_bad_image not in ("error", "skip"):
             raise UserError(f"on_bad_image={on_bad_image!r} is unknown; use error or skip")
+        check_image_bits(image_bits)
+        self.image_bits = image_bits
         self.index = read_coco(annotations)
         self.skeleton = skeleton or skeleton_of(annotations)
         check_skeleton(self.index, self.skeleton)
@@ -129,7 +134,7 @@ class CocoDataset(PoseDataset):
     def _image(self, row: int) -> EncodedImage:
         if self._last is None or self._last[0] != row:  # the people of one image often follow each other
             height, width = self.index.image_hw[row].tolist()
-            self._last = row, EncodedImage(self.folder / self.index.file_name(row), (height, width))
+            self._last = row, EncodedImage(self.folder / self.index.file_name(row), (height, width), self.image_bits)
         return self._last[1]
 
     def _annotations(self, rows: slice | Array) -> Annotations:

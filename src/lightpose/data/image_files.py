@@ -1,5 +1,6 @@
 """Where the images of an annotation file are, and whether they are those that were annotated."""
 
+import os
 from pathlib import Path
 
 from lightpose.errors import UserError
@@ -7,6 +8,14 @@ from lightpose.errors import UserError
 
 class ImagesNotFound(UserError):
     """The images of an annotation file are in none of the folders where they should be."""
+
+
+def expanded(path: Path | str) -> Path:
+    """The path, with ``~`` and ``~name`` replaced where such a home is known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def image_folder(annotations: Path, first: str, images: Path | str | None) -> Path:
@@ -21,15 +30,15 @@ def image_folder(annotations: Path, first: str, images: Path | str | None) -> Pa
         ImagesNotFound: naming the folders that were searched.
     """
     near = annotations.parent
-    places = [Path(images).expanduser()] if images else [near, near / "images", near.parent / "images", near.parent]
+    places = [expanded(images)] if images else [near, near / "images", near.parent / "images", near.parent]
     if images and places[0].is_dir():
         return places[0]
     for place in places:
-        if (place / first).is_file():
+        if os.path.isfile(place / first):  # noqa: PTH113 - a Path's method fails at names that are too long
             return place
     raise ImagesNotFound(
-        f"the images of {annotations}, e.g. {first}, are not in {', '.join(map(str, places))}; say where they are with "
-        "`images`"
+        f"the images of {annotations}, e.g. {first[:100]}, are not in {', '.join(map(str, places))}; say "
+        "where they are with `images`"
     )
 
 

@@ -1,5 +1,6 @@
 """What is in a COCO keypoint file, what of it would be used, and what is wrong with it."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from lightpose.data.coco import check_skeleton, skeleton_of
 from lightpose.data.coco_index import DUPLICATE_ID, UNKNOWN_IMAGE, USABLE, CocoIndex, read_coco
-from lightpose.data.decode import read_image, read_image_hw
+from lightpose.data.decode import FEW_BITS, bits_used, read_image, read_image_hw
 from lightpose.data.image_files import check_image_hw, image_folder
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
@@ -16,6 +17,7 @@ from lightpose.structures import Array
 FAR = 0.5
 """A keypoint further outside the image than this share of its longer side counts as far outside."""
 _SHOWN = 5
+_DECODED = 16  # images, to see how bright they are
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,9 @@ def check(
         warnings.append("OKS sigmas are a default; give measured ones as `sigmas` of the category, or in a skeleton")
     try:
         if len(index.image_ids):
-            errors += _image_mistakes(index, image_folder(path, index.file_name(0), images), decode)
+            folder = image_folder(path, index.file_name(0), images)
+            errors += _image_mistakes(index, folder, decode)
+            warnings += _dark_images(index, folder)
     except UserError as error:
         errors.append(str(error))
     usable = index.status == USABLE
@@ -159,6 +163,22 @@ def _image_mistakes(index: CocoIndex, folder: Path, decode: bool) -> list[str]:
             bad.append(str(error))
     more = [f"{len(bad) - _SHOWN} more images are missing, corrupt or of another size"] if len(bad) > _SHOWN else []
     return bad[:_SHOWN] + more
+
+
+def _dark_images(index: CocoIndex, folder: Path) -> list[str]:
+    """A warning where 16-bit images use few of their bits; some are decoded, spread over the file."""
+    some = np.unique(np.linspace(0, len(index.image_ids) - 1, _DECODED).astype(int)).tolist()
+    used: list[int] = []
+    for row in some:
+        with suppress(UserError):  # said elsewhere
+            used.append(bits_used(folder / index.file_name(row)) or 0)
+    bits = max(used, default=0)
+    if not 0 < bits <= FEW_BITS:
+        return []
+    return [
+        f"the images have 16 bits and their values {bits}, so they are read almost black; set "
+        f"data.dataset.image_bits={max(bits, 8)}, or as many bits as the camera has"
+    ]
 
 
 def _some(ids: Array) -> str:

@@ -1,25 +1,29 @@
 """What the network sees of images: crops in batches, made by threads of this process or by worker processes."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
-from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
+import PIL.Image
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lightpose.data.base import Transform, transformed
 from lightpose.data.boxes import unlabelled
-from lightpose.data.decode import EncodedImage
+from lightpose.data.decode import EncodedImage, pixels_of
+from lightpose.data.image_header import ImageError
 from lightpose.data.loading import one_thread
 from lightpose.errors import UserError
 from lightpose.inference.boxes import NO_BOXES, Detections
 from lightpose.structures import Array, Batch, Sample, collate
 
 T = TypeVar("T")
-Image = str | Path | Array
+Image = str | os.PathLike[str] | Array | PIL.Image.Image
+OnBadImage = Literal["error", "skip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +34,13 @@ class Crops:
         batch: B samples; None for none.
         detections: box and score of each sample.
         ends: how many samples there are up to the end of each image that ends here.
+        bad: number of an image that was left out → why.
     """
 
     batch: Batch | None
     detections: Detections
     ends: list[int]
+    bad: dict[int, str] = field(default_factory=dict)
 
     def pin_memory(self) -> Self:
         """A copy in page-locked memory."""
@@ -46,7 +52,7 @@ class Job:
     """An image and where to look in it.
 
     Attributes:
-        image: a path, or an (H, W, 3) uint8 RGB array.
+        image: see `as_rgb`; or a path.
         detections: None for the whole image.
         number: of the image, for messages.
     """
@@ -64,11 +70,13 @@ class Cropper:
         transforms: from the image to the network's input.
         num_keypoints: K.
         takes_boxes: whether each box makes a sample, or each image.
+        image_bits: see `lightpose.data.decode.read_image`.
     """
 
     transforms: Sequence[Transform]
     num_keypoints: int
     takes_boxes: bool
+    image_bits: int = 16
 
     def count(self, job: Job) -> int:
         """How many samples `samples` makes of an image."""
@@ -78,14 +86,15 @@ class Cropper:
         """What the network sees of one image: a crop for each box, or one sample. A file without boxes isn't read.
 
         Raises:
-            UserError: for a file that can't be decoded, and for arrays that are not (H, W, 3) uint8.
+            ImageError: for a file that can't be decoded.
+            UserError: for what `as_rgb` refuses.
         """
-        if isinstance(job.image, (str, Path)):
+        if isinstance(job.image, (str, os.PathLike)):
             if not self.count(job):
                 return []
-            encoded = EncodedImage(job.image)
+            encoded = EncodedImage(os.fspath(job.image), bits=self.image_bits)
             return self._samples(job, encoded, encoded.hw)
-        image = check_array(job.image, job.number)
+        image = as_rgb(job.image, job.number, self.image_bits)
         return self._samples(job, image, (image.shape[0], image.shape[1]))
 
     def _samples(self, job: Job, image: Array | EncodedImage, image_hw: tuple[int, int]) -> list[Sample]:
@@ -108,10 +117,11 @@ class CropTasks(Dataset[Crops | UserError]):
         cropper: makes the samples.
         jobs: image files.
         size: of a batch.
+        on_bad_image: ``skip`` leaves out an image that can't be decoded and says so in `Crops.bad`.
     """
 
-    def __init__(self, cropper: Cropper, jobs: Sequence[Job], size: int) -> None:
-        self.cropper, self.jobs = cropper, jobs
+    def __init__(self, cropper: Cropper, jobs: Sequence[Job], size: int, on_bad_image: OnBadImage = "error") -> None:
+        self.cropper, self.jobs, self.on_bad_image = cropper, jobs, on_bad_image
         people = ([(job.number, row) for row in range(cropper.count(job))] for job in jobs)
         self.batches = list(cut(people, size))
 
@@ -121,16 +131,23 @@ class CropTasks(Dataset[Crops | UserError]):
     def __getitem__(self, index: int) -> Crops | UserError:
         people, ends = self.batches[index]
         samples: list[Sample] = []
+        bad: dict[int, str] = {}
         try:
             for number, group in groupby(people, key=lambda person: person[0]):
                 job, rows = self.jobs[number], [row for _, row in group]
                 if job.detections is not None and self.cropper.takes_boxes:
                     boxes, scores = job.detections
                     job = replace(job, detections=(boxes[rows], scores[rows]))
-                samples += self.cropper.samples(job)
-            return collated((samples, ends))
+                try:
+                    samples += self.cropper.samples(job)
+                except ImageError as error:
+                    if self.on_bad_image == "error":
+                        raise
+                    bad[number] = str(error)
         except UserError as error:
             return error
+        made_before = np.cumsum([0, *(number not in bad for number, _ in people)])
+        return replace(collated((samples, made_before[ends].tolist())), bad=bad)
 
 
 def made_by_processes(tasks: CropTasks, workers: int, pin: bool) -> Iterator[Crops]:
@@ -212,13 +229,35 @@ def cut(images: Iterable[list[T]], size: int, most_images: int | None = None) ->
         yield batch, ends
 
 
-def check_array(image: Array, number: int) -> Array:
-    """The image itself.
+def as_rgb(image: Any, number: int, bits: int = 16) -> Array:
+    """(H, W, 3) uint8 RGB of a picture whose meaning is plain.
+
+    Args:
+        image: (H, W, 3) RGB, (H, W) or (H, W, 1) grey, uint8; or a Pillow image, taken as it stands (EXIF orientation
+            is not applied).
+        number: for messages.
+        bits: see `lightpose.data.decode.read_image`.
 
     Raises:
-        UserError: for what is not (H, W, 3) uint8.
+        UserError: for anything else.
     """
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        what = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise UserError(f"image {number} is {what}; expected a path, or an (H, W, 3) uint8 array in RGB order")
-    return image
+    if isinstance(image, PIL.Image.Image):
+        return pixels_of(image, str(number), bits)
+    hint = ""
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
+        if image.ndim == 3 and image.shape[2] == 3:
+            return np.ascontiguousarray(image)
+        if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
+            return np.repeat(image.reshape(*image.shape[:2], 1), 3, -1)
+        if image.ndim == 3 and image.shape[2] == 4:
+            hint = "; leave the opacity out: image[..., :3]"
+    elif isinstance(image, torch.Tensor):
+        hint = "; give such an array: tensor.permute(1, 2, 0).numpy(), of values from 0 to 255"
+    elif isinstance(image, np.ndarray) and image.dtype.kind == "f":
+        hint = "; give values from 0 to 255: (255 * image).round().astype(np.uint8) for those from 0 to 1"
+    is_array = isinstance(image, (np.ndarray, torch.Tensor))
+    what = f"{image.dtype} of shape {tuple(image.shape)}" if is_array else type(image).__name__
+    raise UserError(
+        f"image {number} is {what}; expected a path, a Pillow image, or a uint8 array, (H, W, 3) in RGB order or "
+        f"(H, W) of grey levels{hint}"
+    )

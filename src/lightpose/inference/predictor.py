@@ -1,5 +1,7 @@
 """From images to poses in one call."""
 
+import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,11 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import PIL.Image
 import torch
 
 from lightpose.checkpoint import eval_transforms, load
+from lightpose.data.decode import check_image_bits
+from lightpose.data.image_header import ImageError
 from lightpose.data.loading import CORES, MOST_WORKERS
 from lightpose.errors import UserError
+from lightpose.estimators.base import PoseEstimator
 from lightpose.inference.boxes import NO_BOXES, Detections, check_boxes
 from lightpose.inference.crops import (
     Cropper,
@@ -21,15 +27,18 @@ from lightpose.inference.crops import (
     CropTasks,
     Image,
     Job,
+    OnBadImage,
     collated,
     cut,
     deaths_explained,
     made_by_processes,
 )
-from lightpose.inference.sources import AHEAD, Frame, ImageFiles, batched, prefetch
+from lightpose.inference.sources import AHEAD, Frame, ImageFiles, batched, check_on_bad_image, prefetch, without_bad
 from lightpose.speed import Speed, precision, speed_up
 from lightpose.structures import Array, Sample
 from lightpose.trust import Trust
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Find = Callable[[Sequence[Frame]], list[Detections]]
@@ -100,6 +109,8 @@ class Predictor:
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``; ``auto`` is the fastest on a GPU of NVIDIA, and
             ``32-true`` elsewhere. Mixed precision rounds the maps, which moves keypoints by a fraction of a cell.
         speed: see `lightpose.speed.speed_up`.
+        image_bits: how many bits the values of 16-bit images have (`lightpose.data.decode.read_image`); None: as the
+            checkpoint was trained.
 
     Raises:
         UserError: for a device or a checkpoint that can't be used, such as one that doesn't take images, and for an
@@ -113,6 +124,7 @@ class Predictor:
         trust: Trust = (),
         precision: str = "auto",
         speed: Speed = "auto",
+        image_bits: int | None = None,
     ) -> None:
         self.device = find_device(device)
         self.autocast = find_autocast(precision, self.device)
@@ -121,13 +133,18 @@ class Predictor:
             raise UserError(f"{checkpoint} takes sequences of keypoints, not images; run it with lightpose.load")
         speed_up(self.estimator.net, speed, self.device)
         self.skeleton = self.estimator.skeleton
+        self.image_bits = trained_image_bits(self.estimator) if image_bits is None else image_bits
+        check_image_bits(self.image_bits)
         self.cropper = Cropper(
-            eval_transforms(self.estimator, trust), self.skeleton.num_keypoints, self.estimator.takes_boxes
+            eval_transforms(self.estimator, trust),
+            self.skeleton.num_keypoints,
+            self.estimator.takes_boxes,
+            self.image_bits,
         )
 
     def __call__(
         self,
-        images: Image | Sequence[Image],
+        images: Image | Iterable[Image],
         boxes: Any = None,
         batch_size: int = 64,
         box_scores: Any = None,
@@ -135,21 +152,25 @@ class Predictor:
         """The poses of every image; the people of all images share batches.
 
         Args:
-            images: paths, or (H, W, 3) uint8 RGB arrays; or one of them.
-            boxes: per image an (N, 4) array, xyxy in image pixels; for one image, its array. None poses the whole image
-                as one person. Zero boxes give zero poses.
+            images: paths, (H, W, 3) uint8 RGB arrays, (H, W) uint8 grey ones or Pillow images, which aren't turned by
+                their EXIF orientation; or one of them.
+            boxes: per image (N, 4) numbers, xyxy in image pixels; for one image, its numbers. None poses the whole
+                image as one person. Zero boxes give zero poses.
             batch_size: people (or images, for an estimator that takes no boxes) that go through the network at once.
-            box_scores: per image an (N,) array, as `boxes`; None for 1.
+            box_scores: per image N numbers, as `boxes`; None for 1.
 
         Raises:
             UserError: for images or boxes that can't be used.
         """
         if boxes is not None and not self.estimator.takes_boxes:
             raise UserError(f"{type(self.estimator).__name__} finds people by itself; leave boxes out")
-        if isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim == 3):
+        pictures: list[Any]
+        if _is_one(images):
             boxes, box_scores = (None if given is None else [given] for given in (boxes, box_scores))
-            return self([images], boxes, batch_size, box_scores)
-        given = zip(images, _given(len(images), boxes, box_scores), strict=True)
+            pictures = [images]
+        else:
+            pictures = list(images)  # type: ignore[arg-type]
+        given = zip(pictures, _given(len(pictures), boxes, box_scores), strict=True)
         jobs = [Job(image, detections, number) for number, (image, detections) in enumerate(given)]
         return list(self._predict(self._by_threads(jobs, batch_size)))
 
@@ -186,6 +207,7 @@ class Predictor:
         boxes: Mapping[str, Detections] | None = None,
         batch_size: int = 64,
         num_workers: int | None = None,
+        on_bad_image: OnBadImage = "error",
     ) -> Iterator[tuple[Frame, ImagePoses]]:
         """The poses of every image file, in order, with frames that hold its path; worker processes read and crop.
 
@@ -196,31 +218,52 @@ class Predictor:
             batch_size: as in `__call__`.
             num_workers: processes; 0 leaves their work to threads of this one. None takes the CPU cores there are, 16
                 at most, and threads for less than four batches.
+            on_bad_image: ``error``, or ``skip`` to leave out an image that can't be read, and to name and count it.
 
         Raises:
             UserError: for images or boxes that can't be used, and a negative number of processes.
         """
         if num_workers is not None and num_workers < 0:
             raise UserError(f"num_workers={num_workers} must be at least 0, or null for the CPU cores there are")
-        frames = [Frame(name, source.files[name], image_id) for image_id, name in source.names.items()]
+        check_on_bad_image(on_bad_image)
+        frames = [Frame(name, source.files[name], image_id, self.image_bits) for image_id, name in source.names.items()]
         found = [None if boxes is None else check_boxes(*boxes.get(each.name, NO_BOXES), each.name) for each in frames]
         jobs = [Job(*job, number) for number, job in enumerate(zip((f.image for f in frames), found, strict=True))]
-        tasks = CropTasks(self.cropper, jobs, batch_size)
+        tasks = CropTasks(self.cropper, jobs, batch_size, on_bad_image)
+        bad: dict[int, str] = {}
         if num_workers is None:
             num_workers = min(MOST_WORKERS, CORES) if len(tasks) >= FEW_BATCHES else 0
         if not num_workers:
-            yield from zip(frames, self._predict(self._by_threads(jobs, batch_size)), strict=True)
+            made = self._predict(self._by_threads(jobs, batch_size, bad=bad if on_bad_image == "skip" else None))
+            yield from without_bad(zip(frames, made, strict=True), bad)
             return
         with deaths_explained():
             batches = made_by_processes(tasks, min(num_workers, len(tasks)), pin=self.device.type == "cuda")
             with self._context():  # while the first batches are made
                 self.estimator.warm_up(max(len(people) for people, _ in tasks.batches), len(tasks))
-            yield from zip(frames, self._predict(batches), strict=True)
+            made = self._predict(_noted(batches, bad))
+            yield from without_bad(zip(frames, made, strict=True), bad)
 
-    def _by_threads(self, jobs: Iterable[Job], batch_size: int, most_images: int | None = None) -> Iterator[Crops]:
-        """Batches, made by threads; see `cut`."""
-        samples = prefetch(self.cropper.samples, jobs, ahead=AHEAD)
-        return prefetch(self._collated, cut(samples, batch_size, most_images), ahead=1, threads=1)
+    def _by_threads(
+        self,
+        jobs: Iterable[Job],
+        batch_size: int,
+        most_images: int | None = None,
+        bad: dict[int, str] | None = None,
+    ) -> Iterator[Crops]:
+        """Batches, made by threads; see `cut`. Given ``bad``, images that can't be decoded are noted there."""
+
+        def samples(job: Job) -> list[Sample]:
+            try:
+                return self.cropper.samples(job)
+            except ImageError as error:
+                if bad is None:
+                    raise
+                bad[job.number] = str(error)
+                return []
+
+        made = prefetch(samples, jobs, ahead=AHEAD)
+        return prefetch(self._collated, cut(made, batch_size, most_images), ahead=1, threads=1)
 
     def _collated(self, given: tuple[list[Sample], list[int]]) -> Crops:
         return collated(given).pin_memory() if self.device.type == "cuda" else collated(given)
@@ -331,15 +374,66 @@ def find_autocast(choice: str, device: torch.device) -> torch.dtype | None:
     return AUTOCAST[chosen]
 
 
+def trained_image_bits(estimator: PoseEstimator) -> int:
+    """How many bits the values of 16-bit images had when the estimator was trained."""
+    node: Any = estimator.config or {}
+    for key in ("data", "dataset", "image_bits"):
+        node = node.get(key) if isinstance(node, dict) else None
+    return 16 if node is None else node
+
+
+def _noted(batches: Iterable[Crops], bad: dict[int, str]) -> Iterator[Crops]:
+    for crops in batches:
+        bad.update(crops.bad)
+        yield crops
+
+
+def _is_one(images: Any) -> bool:
+    """Whether this is one picture, or can't be several."""
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        return images.ndim in (0, 2, 3)
+    return isinstance(images, (str, bytes, os.PathLike, PIL.Image.Image)) or not isinstance(images, Iterable)
+
+
 def _given(images: int, boxes: Any, scores: Any) -> list[Detections | None]:
     """Checked boxes for every image, or None for every image."""
     if boxes is None:
+        if scores is not None:
+            raise UserError("box_scores come without boxes; give boxes, too, or leave both out")
         return [None] * images
+    try:
+        boxes, scores = list(boxes), None if scores is None else list(scores)
+    except TypeError as error:
+        raise UserError(f"boxes and box_scores are no lists of arrays ({error}); give each image one") from error
     scores = [None] * len(boxes) if scores is None else scores
     if not len(boxes) == len(scores) == images:
         raise UserError(
             f"{images} images come with {len(boxes)} arrays of boxes and {len(scores)} of scores; give each image "
             "one, empty where there is nobody"
         )
-    pairs = enumerate(zip(boxes, scores, strict=True))
-    return [check_boxes(box, score, f"image {number}") for number, (box, score) in pairs]
+    return [
+        check_boxes(_numbers(box, f"boxes of image {number}"), _scores(score, number), f"image {number}")
+        for number, (box, score) in enumerate(zip(boxes, scores, strict=True))
+    ]
+
+
+def _scores(given: Any, number: int) -> Array | None:
+    if given is None:
+        return None
+    scores = _numbers(given, f"box scores of image {number}")
+    if not np.isfinite(scores).all():
+        raise UserError(f"the box scores of image {number} are {scores.tolist()}; expected finite numbers")
+    return scores
+
+
+def _numbers(given: Any, what: str) -> Array:
+    """Float32 of lists, arrays and tensors, wherever these are.
+
+    Raises:
+        UserError: for what is no array of numbers.
+    """
+    try:
+        return np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given, np.float32)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"the {what} are no array of numbers ({reason}); give one row x1, y1, x2, y2 each") from error

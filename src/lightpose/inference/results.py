@@ -19,11 +19,23 @@ from lightpose.structures import Array, Poses
 FIELDS = ("image_id", "category_id", "keypoints", "score")
 
 
-def write_coco_results(path: str | Path, predictions: Sequence[Mapping[str, Any]]) -> None:
-    """Write COCO results (see `lightpose.metrics.oks.coco_results`); the file appears whole or not at all."""
-    text = json.dumps(list(predictions), separators=(",", ":"))
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, which appears whole or not at all.
+
+    Raises:
+        UserError: when it can't be written.
+    """
     with _whole_file(path) as file:
         file.write(text)
+
+
+def write_coco_results(path: str | Path, predictions: Sequence[Mapping[str, Any]]) -> None:
+    """Write COCO results (see `lightpose.metrics.oks.coco_results`); the file appears whole or not at all.
+
+    Raises:
+        UserError: when it can't be written.
+    """
+    write_text(path, json.dumps(list(predictions), separators=(",", ":")))
 
 
 def read_coco_results(path: str | Path) -> list[dict[str, Any]]:
@@ -85,16 +97,22 @@ def write_csv(path: str | Path, rows: Iterable[Sequence[Any]], skeleton: Skeleto
 @contextmanager
 def _whole_file(path: str | Path) -> Iterator[IO[str]]:
     """A text file that takes the place of ``path`` once it is complete; an error leaves ``path`` as it was."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    target, name = Path(path), None
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        # A name that isn't UTF-8 is written with its odd bytes spelt out.
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
         umask = os.umask(0)
         os.umask(umask)
         Path(name).chmod(0o666 & ~umask)  # mkstemp makes files that only their owner reads
         Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+        name = None
+    except BrokenPipeError:  # of what is printed
         raise
+    except OSError as error:
+        raise UserError(f"{target} can't be written ({error.strerror or error}); give another folder") from error
+    finally:
+        if name is not None:
+            Path(name).unlink(missing_ok=True)

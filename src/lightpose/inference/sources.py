@@ -2,13 +2,14 @@
 
 import glob
 import json
+import logging
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count, islice, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,17 +17,23 @@ import cv2
 
 from lightpose.data.boxes import annotated_boxes
 from lightpose.data.decode import read_image
-from lightpose.data.image_files import image_folder
+from lightpose.data.image_files import expanded, image_folder
+from lightpose.data.image_header import ImageError
 from lightpose.data.loading import CORES
 from lightpose.errors import UserError
 from lightpose.inference.boxes import Detections, by_name
+from lightpose.inference.video import Timeline, read_frames, read_timeline
 from lightpose.structures import Array
 
+log = logging.getLogger(__name__)
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif"})
 THREADS = min(8, CORES)
 """That decode and crop; more would only wait for Python's lock."""
 AHEAD = 2 * THREADS
+
+_KINDS = "give an image, folder, glob, video, camera number or COCO JSON"
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,11 +47,13 @@ class Frame:
         name: unique in its source: a path relative to the folder, or the video's name and the frame's number.
         image: (H, W, 3) uint8 RGB, or the path of a file.
         image_id: the COCO file's id, or 1, 2, ... in order.
+        image_bits: of a 16-bit file, see `lightpose.data.decode.read_image`.
     """
 
     name: str
     image: Array | Path
     image_id: int
+    image_bits: int = 16
 
     def pixels(self) -> Array:
         """(H, W, 3) uint8 RGB; a file is read.
@@ -52,7 +61,7 @@ class Frame:
         Raises:
             UserError: for a file that can't be decoded.
         """
-        return read_image(self.image) if isinstance(self.image, Path) else self.image
+        return read_image(self.image, self.image_bits) if isinstance(self.image, Path) else self.image
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,45 +95,67 @@ class ImageFiles:
         """Whether there is a picture of that name."""
         return name in self.files
 
-    def frames(self, ahead: int = AHEAD) -> Iterator[Frame]:
+    def frames(self, ahead: int = AHEAD, on_bad_image: str = "error", image_bits: int = 16) -> Iterator[Frame]:
         """The pictures, decoded by threads, at most ``ahead`` of them before they are asked for.
 
+        Args:
+            ahead: how many.
+            on_bad_image: ``skip`` leaves out a file that can't be decoded, and names and counts it.
+            image_bits: see `lightpose.data.decode.read_image`.
+
         Raises:
-            UserError: at the first file that can't be decoded, naming it.
+            UserError: at the first file that can't be decoded, naming it, unless it is skipped.
         """
+        check_on_bad_image(on_bad_image)
+        bad: dict[int, str] = {}
 
-        def read(item: tuple[int, str]) -> Frame:
-            image_id, name = item
-            return Frame(name, read_image(self.files[name]), image_id)
+        def read(item: tuple[int, tuple[int, str]]) -> Frame:
+            row, (image_id, name) = item
+            image: Array | Path = self.files[name]
+            try:
+                image = read_image(self.files[name], image_bits)
+            except ImageError as error:
+                if on_bad_image == "error":
+                    raise
+                bad[row] = str(error)
+            return Frame(name, image, image_id)
 
-        yield from prefetch(read, self.names.items(), ahead)
+        yield from without_bad(prefetch(read, enumerate(self.names.items()), ahead), bad)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Video:
-    """A video file or a camera.
+    """A video file.
 
     Attributes:
-        path: of the file, or the number of the camera.
-        fps: frames per second.
-        image_ids: numbers of the frames, from 1, as many as the file's header announces; empty for a camera.
+        path: of the file.
+        timeline: which frames it has.
     """
 
-    path: str | int
-    fps: float
-    image_ids: range
+    path: str
+    timeline: Timeline
     has_ids: bool = True
     boxes: None = None
     category_id: int = 1
 
     @property
+    def fps(self) -> float:
+        """Frames per second."""
+        return float(self.timeline.fps)
+
+    @property
     def stem(self) -> str:
-        """Name of the video without folder and suffix, or ``camera0``."""
-        return f"camera{self.path}" if isinstance(self.path, int) else Path(self.path).stem
+        """Name of the video without folder and suffix."""
+        return Path(self.path).stem
+
+    @property
+    def image_ids(self) -> range:
+        """Numbers of the frames, from 1, as many as the file announces."""
+        return range(1, self.timeline.announced + 1)
 
     def name_of(self, image_id: int) -> str | None:
         """Name of the frame with that number, or None where the file announces fewer."""
-        return None if self.image_ids and image_id not in self.image_ids else frame_name(self.stem, image_id)
+        return frame_name(self.stem, image_id) if image_id in self.image_ids else None
 
     def has(self, name: str) -> bool:
         """Whether there is a frame of that name."""
@@ -134,10 +165,76 @@ class Video:
     def frames(self, ahead: int = AHEAD) -> Iterator[Frame]:
         """The frames, read by a thread, at most ``ahead`` of them before they are asked for.
 
+        Each has its own number, by its time stamp; those that can't be read are named and counted in a warning.
+
         Raises:
             UserError: when there is not even one.
         """
-        capture = cv2.VideoCapture(self.path)
+        decoded = read_frames(self.path, self.timeline)
+        given = last = 0
+        missing: list[tuple[int, int]] = []
+        ahead_of_us = prefetch(lambda _: next(decoded, None), repeat(None), ahead, threads=1)
+        with closing(decoded), closing(ahead_of_us):
+            for numbered in ahead_of_us:
+                if numbered is None:
+                    break
+                number, image = numbered
+                if number > last + 1:
+                    missing.append((last + 1, number - 1))
+                given, last = given + 1, number
+                yield Frame(frame_name(self.stem, number), image, number)
+        if last < self.timeline.announced:
+            missing.append((last + 1, self.timeline.announced))
+        if not given:
+            raise UserError(f"{self.path} gives no frame; it may be damaged, check that a player shows it")
+        if missing:
+            log.warning(
+                "%s: %d of %d frames can't be read: %s; the others are given under their own numbers",
+                self.path,
+                sum(end - start + 1 for start, end in missing),
+                self.timeline.announced,
+                _ranges(missing),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """A camera.
+
+    Attributes:
+        number: by which OpenCV knows it.
+        fps: frames per second, as its driver says.
+        image_ids: empty, as nobody knows how many frames there will be.
+    """
+
+    number: int
+    fps: float
+    image_ids: range = range(0)
+    has_ids: bool = True
+    boxes: None = None
+    category_id: int = 1
+
+    @property
+    def stem(self) -> str:
+        """``camera0``."""
+        return f"camera{self.number}"
+
+    def name_of(self, image_id: int) -> str | None:
+        """Name of the frame with that number, from 1."""
+        return frame_name(self.stem, image_id)
+
+    def has(self, name: str) -> bool:
+        """Whether there may be a frame of that name."""
+        number = name.rpartition("_")[2]
+        return number.isdecimal() and self.name_of(int(number)) == name
+
+    def frames(self, ahead: int = AHEAD) -> Iterator[Frame]:
+        """The frames, read by a thread, at most ``ahead`` of them before they are asked for.
+
+        Raises:
+            UserError: when there is not even one.
+        """
+        capture = cv2.VideoCapture(self.number)
 
         def read(number: int) -> Array | None:
             found, image = capture.read()
@@ -148,18 +245,20 @@ class Video:
                 for number, image in enumerate(images, start=1):
                     if image is None:
                         if number == 1:
-                            raise UserError(f"{self.path} gives no frame; it may be damaged, or in use by a program")
+                            raise UserError(f"camera {self.number} gives no frame; another program may use it")
                         return
                     yield Frame(frame_name(self.stem, number), image, number)
         finally:
             capture.release()
 
 
-Source = ImageFiles | Video
+Source = ImageFiles | Video | Camera
 
 
 def open_source(source: str | int, images: str | None = None) -> Source:
     """What ``source`` names: an image, a folder of images, a glob, a COCO JSON, a video file or a camera's number.
+
+    Of folders and globs, files whose names begin with a dot are left out.
 
     Args:
         source: path, pattern or number.
@@ -169,24 +268,61 @@ def open_source(source: str | int, images: str | None = None) -> Source:
         UserError: when it is missing, empty or of an unknown kind.
     """
     text = str(source)
-    path = Path(text).expanduser()
-    if text.isdigit() and not path.exists():
-        return _open_video(int(text))
-    if path.is_dir():
-        return _image_files([file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES], text)
-    if not path.exists() and glob.has_magic(text):
-        found = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-        return _image_files([file for file in found if file.suffix.lower() in IMAGE_SUFFIXES], text)
+    path = expanded(text)
+    if not text.strip():
+        raise UserError(f"source is empty; {_KINDS}")
+    if text.isascii() and text.isdigit() and len(text) < 5 and not os.path.exists(path):  # noqa: PTH110 - as below
+        return _open_camera(int(text))
+    # Unlike a Path's methods, these take names that are too long, or hold a zero byte, for names of nothing.
+    if os.path.isdir(path):  # noqa: PTH112
+        return _folder(path)
+    if not os.path.exists(path) and glob.has_magic(text):  # noqa: PTH110
+        return _image_files(_pictures(map(Path, glob.glob(str(path), recursive=True))), text)  # noqa: PTH207
+    if not os.path.exists(path):  # noqa: PTH110
+        raise UserError(f"there is no source={text}; {_KINDS}")
     if not path.is_file():
-        raise UserError(f"there is no source={text}; give an image, folder, glob, video, camera number or COCO JSON")
+        raise UserError(f"source={text} is a device, a pipe or a socket; {_KINDS}")
     if path.suffix.lower() == ".json":
         return _coco_images(path, images)
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        return _open_video(str(path))
+        return Video(str(path), read_timeline(str(path)))
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return _image_files([path], text)
     known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
     raise UserError(f"source={text} is no known kind of file; expected .json or one of {known}")
+
+
+def check_on_bad_image(choice: str) -> None:
+    """Refuse an unknown choice.
+
+    Raises:
+        UserError: with the known ones.
+    """
+    if choice not in ("error", "skip"):
+        raise UserError(f"on_bad_image={choice} is unknown; use error or skip")
+
+
+def without_bad(results: Iterable[T], bad: Mapping[int, str]) -> Iterator[T]:
+    """The results, but for those counted (from 0) in ``bad``, which are named in warnings.
+
+    Args:
+        results: in order.
+        bad: why a result is left out; it may be filled while results come, up to the one that comes.
+
+    Raises:
+        UserError: when none is left.
+    """
+    total = 0
+    for row, result in enumerate(results):
+        total += 1
+        if row in bad:
+            log.warning("Skipped: %s", bad[row])
+        else:
+            yield result
+    if bad:
+        if len(bad) == total:
+            raise UserError(f"none of the {total} images can be read; check that they are images")
+        log.warning("%d of %d images can't be read and were skipped", len(bad), total)
 
 
 def frame_name(stem: str, number: int) -> str:
@@ -222,6 +358,35 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
+def _ranges(ranges: Sequence[tuple[int, int]]) -> str:
+    shown = [str(start) if start == end else f"{start}-{end}" for start, end in ranges[:10]]
+    return ", ".join(shown) + (f" and {len(ranges) - 10} more stretches" if len(ranges) > 10 else "")
+
+
+def _pictures(files: Iterable[Path]) -> list[Path]:
+    """Those that look like images; hidden ones are notes of a system, or of a program, about others."""
+    named = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
+    return [file for file in named if not file.is_dir()]
+
+
+def _folder(path: Path) -> ImageFiles:
+    try:
+        content = list(path.iterdir())
+    except OSError as error:
+        raise UserError(f"source={path} can't be read ({error.strerror}); check its permissions") from error
+    pictures = _pictures(content)
+    if not pictures and any(entry.is_dir() for entry in content):
+        raise UserError(
+            f"source={path} holds no image itself, only folders; name the images in them with a pattern, such as "
+            f"source='{path}/**/*.jpg'"
+        )
+    source = _image_files(pictures, str(path))
+    others = [entry for entry in content if entry.is_file() and entry.suffix.lower() not in IMAGE_SUFFIXES]
+    if others:
+        log.info("%s: %d files that are no images are left out, such as %s", path, len(others), others[0].name)
+    return source
+
+
 def _image_files(files: list[Path], source: str) -> ImageFiles:
     if not files:
         raise UserError(f"source={source} holds no image; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
@@ -252,12 +417,10 @@ def _coco_images(path: Path, images: str | None) -> ImageFiles:
     return ImageFiles(files, names, has_ids=True, boxes=boxes or None, category_id=categories[0] if categories else 1)
 
 
-def _open_video(path: str | int) -> Video:
-    capture = cv2.VideoCapture(path)
-    opened, fps, frames = capture.isOpened(), capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+def _open_camera(number: int) -> Camera:
+    capture = cv2.VideoCapture(number)
+    opened, fps = capture.isOpened(), capture.get(cv2.CAP_PROP_FPS)
     capture.release()
     if not opened:
-        what = f"camera {path}" if isinstance(path, int) else str(path)
-        raise UserError(f"{what} can't be opened as a video; check that a player shows it, or give images")
-    announced = 0 if isinstance(path, int) else max(int(frames), 0)
-    return Video(path, fps if fps > 0 else 30.0, range(1, announced + 1))
+        raise UserError(f"camera {number} can't be opened; check that a player shows it, or give images")
+    return Camera(number, fps if fps > 0 else 30.0)

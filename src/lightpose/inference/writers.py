@@ -1,55 +1,124 @@
 """Predictions on their way to disk, image by image."""
 
 import json
+import logging
+import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any
 
-import cv2
 import torch
 
-from lightpose.draw import draw_poses
 from lightpose.errors import UserError
 from lightpose.inference.predictor import ImagePoses, joined
 from lightpose.inference.results import csv_rows, write_csv
-from lightpose.inference.sources import THREADS, Frame, batched, prefetch
+from lightpose.inference.sources import Frame, batched
 from lightpose.metrics.oks import coco_results
 from lightpose.skeleton import Skeleton
-from lightpose.structures import Array, Poses
+from lightpose.structures import Poses
+
+log = logging.getLogger(__name__)
 
 WRITTEN_AT_ONCE = 64
 """Images whose results are put into words together, which takes less time than one by one."""
+
+
+PREDICTIONS = ("predictions.json", "predictions.csv")
+OVERLAYS = "overlays"
+
+
+def check_out(out: Path, inputs: Iterable[Path], draw: bool) -> None:
+    """Refuse a folder in which results would take the place of something else.
+
+    Args:
+        out: where results go.
+        inputs: every file that is read.
+        draw: whether there will be overlays.
+
+    Raises:
+        UserError: where a result would overwrite an input or a folder, or the way to it leads out of ``out``.
+    """
+    # Unlike a Path's methods, these take a name that is too long for that of nothing; it is refused later.
+    is_there, is_folder = os.path.exists, os.path.isdir
+    for name in PREDICTIONS:
+        if is_folder(out / name):
+            raise UserError(f"{out / name} is a folder, where a file is to be written; give another out=")
+    overlays = out / OVERLAYS
+    if draw and os.path.islink(overlays):  # noqa: PTH114
+        raise UserError(f"{overlays} is a link, and overlays are written into no other folder; give another out=")
+    if draw and is_there(overlays) and not is_folder(overlays):
+        raise UserError(f"{overlays} is a file, where the folder of overlays is to be; give another out=")
+    taken = {str(_real(out / name)) for name in PREDICTIONS if is_there(out / name)}
+    below = f"{_real(overlays)}{os.sep}" if draw and is_there(overlays) else None
+    if not taken and below is None:
+        return
+    folders: dict[Path, Path] = {}
+    for path in inputs:
+        if path.parent not in folders:
+            folders[path.parent] = _real(path.parent)
+        real = str(_real(path) if path.is_symlink() else folders[path.parent] / path.name)
+        if real in taken or (below and real.startswith(below)):
+            raise UserError(
+                f"the input {path} lies where results are written, in out={out}; give another out=, or an input from "
+                "elsewhere"
+            )
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
 
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
     """A folder whose files move to ``out`` when all is done; after an error nothing of them is left.
 
+    Of the predictions all move before the first overlay does. An overlay that can't is left out, with a warning.
+
     Raises:
-        UserError: when ``out`` can't be a folder.
+        UserError: when ``out`` can't be a folder, or nothing can be written to it.
     """
-    existed = out.exists()
+    missing = [folder for folder in (out, *out.parents) if not os.path.lexists(folder)]
+    stage = None
     try:
         out.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
-    except OSError as error:
-        raise UserError(f"nothing can be written to out={out} ({error.strerror}); give another folder") from error
-    try:
         yield stage
-        for file in sorted(path for path in stage.rglob("*") if path.is_file()):
-            target = out / file.relative_to(stage)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(target)
-    except BaseException:
-        shutil.rmtree(stage)
-        if not existed:
-            out.rmdir()
+        for name in PREDICTIONS:
+            (stage / name).replace(out / name)
+        _move_overlays(stage / OVERLAYS, out / OVERLAYS)
+        missing = []
+    except BrokenPipeError:  # of what is printed
         raise
-    shutil.rmtree(stage)
+    except OSError as error:
+        raise UserError(
+            f"the results can't be written to out={out} ({error.strerror or error}); give another folder"
+        ) from error
+    finally:
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+        for folder in missing:
+            with suppress(OSError):  # of somebody else's files in it
+                folder.rmdir()
+
+
+def _move_overlays(stage: Path, out: Path) -> None:
+    failed: list[str] = []
+    for file in sorted(path for path in stage.rglob("*") if path.is_file()):
+        target = out / file.relative_to(stage)
+        folders = [folder for folder in reversed(target.parents) if folder.is_relative_to(out)]
+        try:
+            for folder in folders:
+                if folder.is_symlink():
+                    raise OSError(f"{folder} is a link, and may lead elsewhere")
+                folder.mkdir(exist_ok=True)
+            file.replace(target)
+        except OSError as error:
+            failed.append(f"{target} ({error.strerror or error})")
+    if failed:
+        log.warning("%d overlays can't be written, such as %s; the predictions are complete", len(failed), failed[0])
 
 
 def write_predictions(
@@ -93,94 +162,3 @@ def _poses(found: ImagePoses) -> Poses:
         boxes_xyxy=torch.from_numpy(found.boxes_xyxy),
         box_scores=torch.from_numpy(found.box_scores),
     )
-
-
-class Canvas(Protocol):
-    """Where overlays go.
-
-    Attributes:
-        threads: how many may write at once.
-    """
-
-    threads: int
-
-    def write(self, name: str, image: Array) -> None:
-        """Keep an (H, W, 3) uint8 RGB picture."""
-        ...
-
-
-class ImageCanvas:
-    """A picture file each, in the folder, under the image's own name."""
-
-    threads = THREADS
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def write(self, name: str, image: Array) -> None:
-        """Write a JPEG or PNG file; other formats get ``.png`` after their name."""
-        path = self.folder / name
-        if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-            path = path.with_name(f"{path.name}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-            raise UserError(f"{path} can't be written; is there space? draw=false leaves overlays out")
-
-
-class VideoCanvas:
-    """An MP4 video; a context manager, as it is complete only when closed.
-
-    Args:
-        path: of the file.
-        fps: frames per second.
-    """
-
-    threads = 1  # frames come in order
-
-    def __init__(self, path: Path, fps: float) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.fps = path, fps
-        self._writer: cv2.VideoWriter | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def write(self, name: str, image: Array) -> None:
-        """Append a frame; all have the size of the first.
-
-        Raises:
-            UserError: when this build of OpenCV can't write MP4.
-        """
-        if self._writer is None:
-            size = image.shape[1], image.shape[0]
-            self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), self.fps, size)
-            if not self._writer.isOpened():
-                raise UserError(f"OpenCV can't write the video {self.path}; leave overlays out with draw=false")
-        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._writer is not None:
-            self._writer.release()
-
-
-def drawn(
-    results: Iterable[tuple[Frame, ImagePoses]], canvas: Canvas, skeleton: Skeleton, threshold: float
-) -> Generator[tuple[Frame, ImagePoses]]:
-    """Pass results on, each drawn by a thread; close it to stop them."""
-
-    def draw(result: tuple[Frame, ImagePoses]) -> tuple[Frame, ImagePoses]:
-        frame, found = result
-        picture = draw_poses(
-            frame.pixels(),
-            found.keypoints[..., :2],
-            found.keypoint_scores,
-            skeleton,
-            boxes_xyxy=found.boxes_xyxy,
-            threshold=threshold,
-        )
-        canvas.write(frame.name, picture)
-        return result
-
-    return prefetch(draw, results, 2 * canvas.threads, canvas.threads)
