@@ -1,19 +1,25 @@
-"""Random numbers that depend on the epoch and not on what ran before it."""
+"""Random numbers that depend on the step and not on what ran before it."""
+
+from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 
 
 class Reseed(L.Callback):
-    """Seeds torch at the start of each epoch, so that a resumed run draws the dropout of an uninterrupted one.
+    """Seeds torch before each batch, so that a resumed run draws the dropout of an uninterrupted one.
 
     Args:
-        seed: of the run; the epoch and the process add to it.
+        seed: of the run; epoch, batch and process add to it.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Seed every device."""
-        torch.manual_seed(self.seed + 1_000_003 * trainer.current_epoch + trainer.global_rank)
+        place = [self.seed, trainer.current_epoch, batch_idx, trainer.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))

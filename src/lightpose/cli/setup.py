@@ -6,6 +6,7 @@ from hydra.utils import get_class
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
+from lightpose.callbacks.resume import Resume
 from lightpose.checkpoint import WholeFiles, assemble
 from lightpose.cli.app import group_files
 from lightpose.data.coco import skeleton_of
@@ -121,6 +122,7 @@ def make_trainer(config: dict[str, Any]) -> Any:
     }
     check_precision(config["trainer"]["strategy"], str(config["trainer"]["precision"]))
     lean_ddp()
+    callbacks.append(Resume())
     trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[WholeFiles()])
     no_step_broadcast(trainer)
     return trainer

@@ -105,6 +105,7 @@ def _check_resume(config: dict[str, Any], skeleton: Any) -> str:
     Raises:
         UserError: when its run is finished, or it is of another skeleton.
     """
+    from lightpose.callbacks.resume import check_counts, epochs_done
     from lightpose.checkpoint import read
     from lightpose.errors import UserError
 
@@ -115,9 +116,9 @@ def _check_resume(config: dict[str, Any], skeleton: Any) -> str:
             f"{config['resume']} was trained on the {len(keypoints)} keypoints {', '.join(keypoints)}, the data has "
             f"{', '.join(skeleton.keypoints)}; use init_from= to start a new run from its weights"
         )
+    check_counts(config["resume"], content)
     epochs, steps = config["trainer"]["max_epochs"], config["trainer"]["max_steps"]
-    progress = content["loops"]["fit_loop"]["epoch_progress"]["current"]
-    done = progress["processed"]  # whole epochs; in one that is under way, the next counts from where it stopped
+    done = epochs_done(content["loops"]["fit_loop"])
     if (epochs is not None and 0 <= epochs <= done) or 0 <= steps <= content["global_step"]:
         raise UserError(
             f"{config['resume']} is of a finished run ({done} epochs, {content['global_step']} steps); to train on, "

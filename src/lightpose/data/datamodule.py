@@ -140,7 +140,7 @@ class PoseDataModule(LightningDataModule):
         trainer = self.trainer
         world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         groups = getattr(dataset, "image_rows", None) if self.group_by_image else None
-        sampler = EpochSampler(dataset, self.seed, groups, world, rank)
+        sampler = EpochSampler(dataset, self.seed, groups, world, rank, self.batch_size)
         return self._loader(dataset, self.batch_size, sampler=sampler, drop_last=len(sampler) >= self.batch_size)
 
     def val_dataloader(self) -> EpochLoader | list[EpochLoader]:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,18 +23,27 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 """That this process may use."""
 MOST_WORKERS = 16
 """Processes of a loader, where nobody says how many."""
+GRACE_SECONDS = 20
+"""How long a worker outlives SIGTERM."""
 
 
 def one_thread(worker: int) -> None:
-    """Workers are the parallelism; OpenCV's own threads would only fight for their cores."""
+    """Workers are the parallelism; OpenCV's own threads would only fight for their cores.
+
+    Signals that a whole group of processes gets, such as Ctrl-C, are for the main process, which may need one more
+    batch and then ends its workers.
+    """
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):  # not on Windows
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS) and None)
 
 
 class EpochSampler(DistributedSampler[Sample]):
     """Shuffles by seed and epoch, on one process or several, and tells the data set which epoch it is.
 
-    Every process takes a stretch of one common order, whose end is filled up from its start so that all are equally
-    long.
+    There is one order, whose end is filled up from its start so that all processes get equally many. They take batches
+    from it in turn: what they have seen after a step is always its beginning, however many they are.
 
     Args:
         dataset: what to draw from.
@@ -42,8 +52,10 @@ class EpochSampler(DistributedSampler[Sample]):
             one batch and the image is decoded once.
         num_replicas: number of processes.
         rank: of this process.
+        batch_size: of each process.
 
     Attributes:
+        step: samples of one batch of all processes.
         skip: samples to leave out at the start of this epoch, see `resume`.
     """
 
@@ -54,9 +66,11 @@ class EpochSampler(DistributedSampler[Sample]):
         groups: Array | None = None,
         num_replicas: int = 1,
         rank: int = 0,
+        batch_size: int = 1,
     ) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
         self.groups = groups
+        self.step = num_replicas * batch_size
         self.skip = 0
         self._resumed: tuple[int, int] | None = None
 
@@ -68,7 +82,12 @@ class EpochSampler(DistributedSampler[Sample]):
             self.dataset.set_epoch(epoch)
 
     def resume(self, epoch: int, samples: int) -> None:
-        """Leave out the first ``samples``, once, if it is ``epoch`` that comes next."""
+        """Leave out the first ``samples`` of the order, once, if it is ``epoch`` that comes next.
+
+        Args:
+            epoch: number of the epoch.
+            samples: of all processes together; a multiple of `step`.
+        """
         self._resumed = epoch, samples
 
     def order(self) -> Array:
@@ -82,13 +101,15 @@ class EpochSampler(DistributedSampler[Sample]):
 
     def __iter__(self) -> Iterator[Any]:
         order = np.resize(self.order(), self.total_size)
-        start = self.rank * self.num_samples
+        whole = self.total_size - self.total_size % self.step
+        batches = order[:whole].reshape(-1, self.num_replicas, self.step // self.num_replicas)[:, self.rank]
+        rest = order[whole:].reshape(self.num_replicas, -1)[self.rank]
         skip, self.skip, self._resumed = self.skip, 0, None
-        return iter(order[start + skip : start + self.num_samples].tolist())
+        return iter(np.concatenate([batches.ravel(), rest])[skip // self.num_replicas :].tolist())
 
 
 class EpochLoader(DataLoader[Sample]):
-    """A `DataLoader` whose position can be saved and restored.
+    """A `DataLoader` that finishes batches on the device.
 
     With an `EpochSampler` workers start at the first batch: Lightning asks for the iterator before it says which epoch
     it is, and a resumed run would begin with samples of the wrong one. Without, they start at once.
@@ -100,8 +121,6 @@ class EpochLoader(DataLoader[Sample]):
         finish: what is left to do to a batch there.
         options: of `DataLoader`.
     """
-
-    _given = 0
 
     def __init__(
         self,
@@ -119,13 +138,9 @@ class EpochLoader(DataLoader[Sample]):
         return self._give(None if later else super().__iter__())
 
     def _give(self, started: Iterator[Any] | None) -> Iterator[Any]:
-        sampler = self.sampler
-        self._given = sampler.skip // (self.batch_size or 1) if isinstance(sampler, EpochSampler) else 0
         try:
             batches = map(self._prepare, super().__iter__() if started is None else started)
-            for batch in _one_ahead(batches, self.device) if self.device and self.device.type == "cuda" else batches:
-                self._given += 1
-                yield batch
+            yield from _one_ahead(batches, self.device) if self.device and self.device.type == "cuda" else batches
         except UserError as error:
             # Out of a worker, the message is wrapped in the worker's traceback, whose last line is the message.
             message = str(error).rstrip().splitlines()[-1]
@@ -135,15 +150,6 @@ class EpochLoader(DataLoader[Sample]):
         if self.device is not None:
             batch = batch.to(self.device)
         return self.finish(batch) if self.finish else batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Which epoch it is, and how many of its batches were given out."""
-        return {"epoch": getattr(self.sampler, "epoch", 0), "batches": self._given}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin after the batches that were given out, if the same epoch goes on."""
-        if isinstance(self.sampler, EpochSampler):
-            self.sampler.resume(state["epoch"], state["batches"] * (self.batch_size or 1))
 
 
 def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
