@@ -1,0 +1,44 @@
+"""Checkpoints of earlier versions load, give what they gave, and go on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import lightpose
+from lightpose.cli import train
+
+FOLDER = Path(__file__).parent / "data_files/checkpoints"
+"""Runs of two epochs on six drawn images, and what their networks made of the inputs below with flipped ones."""
+HEATMAP = ("backbone=timm/any", "backbone.model=test_efficientnet", "backbone.out_indices=[1]")
+OFFSET = (
+    *("backbone=vit_small", "backbone.model=test_vit", "backbone.num_heads=null", "backbone.out_indices=[0]"),
+    *("head=heatmap_offset", "codec=heatmap_offset", "metric=pck", "callbacks=ema", "optimizer=adamw"),
+    *("scheduler=cosine", "grid=udp", "callbacks.progress=null"),
+)
+
+
+@pytest.mark.parametrize("name", ["heatmap", "heatmap_offset"])
+def test_outputs_are_those_of_the_version_that_wrote_it(name):
+    cells = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8), dtype=np.uint8)
+    inputs = torch.from_numpy(cells.repeat(8, 2).repeat(8, 3))
+    estimator = lightpose.load(FOLDER / f"{name}.ckpt")
+    with torch.inference_mode():
+        outputs = estimator.outputs(inputs)
+    recorded = np.load(FOLDER / f"{name}.npz")
+    assert outputs.keys() == set(recorded)
+    for key, output in outputs.items():
+        expected = torch.from_numpy(recorded[key])
+        assert (output - expected).norm() / expected.norm() < 1e-5
+        assert (output - expected).norm() / (expected - expected.mean()).norm() < 1e-3  # maps of a few steps are flat
+
+
+@pytest.mark.parametrize(("name", "parts"), [("heatmap", HEATMAP), ("heatmap_offset", OFFSET)])
+def test_its_run_goes_on(run, tiny, people, tmp_path, name, parts):
+    rest = [option for option in tiny if not option.startswith("backbone")]
+    data = [f"data.train={people}", f"data.val={people}", f"output_dir={tmp_path}/run", "trainer.max_epochs=3"]
+    code, out, err = run(train.main, *parts, *rest, *data, f"resume={FOLDER}/{name}.ckpt", "callbacks.pictures=null")
+    assert code == 0, out + err
+    content = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert content["epoch"] == 2 and content["global_step"] > 4
