@@ -138,13 +138,25 @@ def lean_ddp() -> None:
     StrategyRegistry.register("ddp", LeanDDP, description="gradients only", override=True, start_method="popen")
 
 
-def no_step_broadcast(trainer: L.Trainer) -> None:
-    """Keep Lightning from asking process 0, before every batch, whether the run was told to end.
+def no_signal_broadcasts(trainer: L.Trainer) -> None:
+    """Keep Lightning from asking process 0, before every batch, whether the run was told to end, and from telling it.
 
-    The answer is waited for, so no step could be queued while the device still works on the one before. A process that
-    receives SIGTERM ends after its batch all the same, and whoever sends it sends it to all.
+    The answer is waited for, so no step could be queued while the device still works on the one before; and what a
+    signal's handler sends may meet anything that the other processes just exchange. See `Interruption` instead.
     """
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
+
+
+@contextmanager
+def ending_together(trainer: L.Trainer) -> Iterator[None]:
+    """When this fails, the processes that Lightning started for it end, too."""
+    try:
+        yield
+    except BaseException:
+        for process in getattr(trainer.strategy.launcher, "procs", []):
+            process.terminate()
+        raise
 
 
 @torch.no_grad()

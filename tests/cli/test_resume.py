@@ -38,6 +38,17 @@ def training(run, people, tiny, tmp_path, monkeypatch):
     return call
 
 
+@pytest.fixture(scope="module")
+def begun(people, tiny, tmp_path_factory):
+    """A checkpoint of the first step of an epoch."""
+    folder = tmp_path_factory.mktemp("begun")
+    with pytest.MonkeyPatch.context() as patch:
+        arguments = [f"data.train={people}", *tiny, "trainer.max_steps=1", f"output_dir={folder}"]
+        patch.setattr("sys.argv", ["train", *arguments])
+        train.main()
+    return folder / "checkpoints/last.ckpt"
+
+
 def names(options):
     """Keys, each with its equals sign."""
     return [option.partition("=")[0] + "=" for option in options if not option.startswith("experiment=")] + (
@@ -53,21 +64,16 @@ def assert_equal(ours, theirs):
 @pytest.mark.parametrize(
     "options",
     [
-        [],
-        ["data.num_workers=2"],
-        ["data.group_by_image=true", "trainer.limit_train_batches=4"],
-        ["callbacks=ema", "trainer.max_steps=12", "trainer.max_epochs=null"],
-        VIT,
+        ["trainer.max_epochs=3"],
+        ["trainer.max_epochs=2", "data.num_workers=2"],
+        ["trainer.max_epochs=3", "data.group_by_image=true", "trainer.limit_train_batches=4"],
+        ["trainer.max_epochs=null", "trainer.max_steps=12", "callbacks=ema"],
+        ["trainer.max_epochs=2", *VIT],
     ],
     ids=["plain", "workers", "groups", "ema", "dropout"],
 )
 def test_each_sample_is_seen_once_an_epoch(training, people, tmp_path, options):
-    options = [
-        *options,
-        "data.batch_size=4",
-        f"data.val={people}",
-        *([] if "callbacks=ema" in options else ["trainer.max_epochs=3"]),
-    ]
+    options = [*options, "data.batch_size=4", f"data.val={people}"]
     weights, whole, _ = training("whole", *options, *EVERY)
     epochs = [epoch for epoch, _, _ in whole]
     length = epochs.count(0)
@@ -144,14 +150,12 @@ def test_another_order_is_announced(training, tmp_path):
         lambda content: content["callbacks"].pop("Resume"),
     ],
 )
-def test_a_damaged_state_of_training_is_refused(run, people, tiny, tmp_path, spoil):
-    common = [f"data.train={people}", *tiny]
-    assert run(train.main, *common, "trainer.max_steps=1", f"output_dir={tmp_path}/run")[0] == 0
-    last = tmp_path / "run/checkpoints/last.ckpt"
-    content = torch.load(last, weights_only=True)
+def test_a_damaged_state_of_training_is_refused(run, people, tiny, begun, tmp_path, spoil):
+    content = torch.load(begun, weights_only=True)
     spoil(content)
-    torch.save(content, last)
-    code, _, err = run(train.main, *common, "trainer.max_epochs=2", f"resume={last}")
+    torch.save(content, tmp_path / "spoilt.ckpt")
+    options = ["trainer.max_epochs=2", f"resume={tmp_path}/spoilt.ckpt", f"output_dir={tmp_path}/run"]
+    code, _, err = run(train.main, f"data.train={people}", *tiny, *options)
     assert code == 1 and err.count("error: ") == 1 and "Traceback" not in err, err
 
 

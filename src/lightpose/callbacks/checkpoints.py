@@ -72,20 +72,6 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
             _link(best, Path(self.dirpath) / self._main)
 
 
-class FirstStep(L.Callback):
-    """Knows whether a step of this process is done: until then, what fails in a resumed run is its checkpoint.
-
-    Attributes:
-        done: whether it is.
-    """
-
-    done = False
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """A step is done."""
-        self.done = True
-
-
 def _is_figure(value: Any) -> bool:
     return isinstance(value, Tensor) and value.numel() == 1
 

@@ -1,5 +1,6 @@
 """What the commands share: Hydra's start, and errors that a person can act on. Imports nothing heavy."""
 
+import contextlib
 import difflib
 import logging
 import os
@@ -21,7 +22,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lightpose.cli.arguments import with_literal_paths
 from lightpose.errors import UserError
+from lightpose.signals import NAMES, Interrupted, is_started_by_lightning, watched
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     """Run ``task`` on the configuration that ``conf/<config_name>.yaml`` and the command line compose.
 
     A `UserError`, or a mistake in the command line, becomes one paragraph on stderr and exit code 1; with
-    ``LIGHTPOSE_DEBUG=1`` the traceback comes before it.
+    ``LIGHTPOSE_DEBUG=1`` the traceback comes before it. Ctrl-C and SIGTERM end with 130 and 143.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the message is ours to write
     # With the 8 queues that CUDA makes by itself, the work that prepares a batch waits behind graphs of the network.
@@ -73,24 +76,48 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     def guarded(config: DictConfig) -> Any:
         try:
             return task(config)
-        except UserError as error:
+        except BaseException as error:
             prune(Path(HydraConfig.get().runtime.output_dir))
-            stop(str(error))
+            if isinstance(error, UserError):
+                stop(str(error))
+            raise
 
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
+        with watched():
+            sys.argv[1:] = with_literal_paths(sys.argv[1:], config_name)
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
+    except UserError as error:
+        stop(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         stop(explain(error, config_name))
-    except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ValueError as error:
+        if "Config group override must be a string" not in str(error):
+            raise
+        groups = [f"{group}=null" for group in groups_of(config_name) if f"{group}=null" in sys.argv]
+        stop(f"{' '.join(groups)}: a group takes one of its options; see --help for them")
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        elif error.filename is None:
+            raise
+        else:
+            stop(
+                f"{error.filename} can't be used ({error.strerror}); see to its rights and space, or give another path"
+            )
+    except Interrupted as interruption:
+        if not is_started_by_lightning():
+            name, where = NAMES[interruption.signum], str(interruption)  # type: ignore[index]
+            print(f"stopped by {name}" + (f": {where}" if where else ""), file=sys.stderr)
+        sys.exit(interruption.exit_code)
 
 
 def prune(folder: Path) -> None:
-    """Remove the folder that Hydra made for a run that was refused, and its parents, as far as they are empty."""
-    here = Path.cwd()
-    while here in folder.parents and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent
+    """Remove ``folder`` and its parents, as far as they are empty and this command made them."""
+    folder = folder.absolute()
+    with contextlib.suppress(OSError):  # not empty
+        while FoldersBefore.missing and folder.is_relative_to(FoldersBefore.missing):
+            folder.rmdir()
+            folder = folder.parent
 
 
 def quieten() -> None:
@@ -106,6 +133,7 @@ def quieten() -> None:
         ".*Total length of .* across ranks is zero.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*when logging on epoch level in distributed setting.*",  # the figures are those of all processes already
+        ".*your dataloader is not resumable.*",  # the callback Resume sees to it
         ".*FSDP2-wrapped module .* returned a view tensor.*",
     ):
         warnings.filterwarnings("ignore", message)
@@ -185,6 +213,25 @@ def _keys(config_name: str) -> Iterator[str]:
 
     yield from walk(OmegaConf.to_container(config), "")
     yield from (group for group in groups if "/" not in group)
+
+
+class FoldersBefore(Callback):
+    """Hydra callback that notes which folder of the output's path is the first that isn't there yet."""
+
+    missing: Path | None = None
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Of one run."""
+        self._look(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Of a sweep."""
+        self._look(Path(config.hydra.sweep.dir))
+
+    def _look(self, folder: Path) -> None:
+        folder = folder.absolute()
+        missing = [place for place in (folder, *folder.parents) if not place.exists()]
+        FoldersBefore.missing = missing[-1] if missing else None
 
 
 class SweepSummary(Callback):

@@ -67,6 +67,7 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     from lightpose.callbacks.acceleration import Acceleration
     from lightpose.checkpoint import assemble, load, rebuild, section
     from lightpose.errors import UserError
+    from lightpose.parallel import ending_together, no_signal_broadcasts
     from lightpose.speed import precision
     from lightpose.trust import DATA
 
@@ -96,8 +97,10 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
         logger=False,
         enable_model_summary=False,
     )
-    figures = trainer.validate(estimator, datamodule, verbose=False)[0]
-    figures = {name.removeprefix("val/"): float(value) for name, value in figures.items()}
+    no_signal_broadcasts(trainer)
+    with ending_together(trainer):
+        [found] = trainer.validate(estimator, datamodule, verbose=False)
+    figures = {name.removeprefix("val/"): float(value) for name, value in found.items()}
     if trainer.is_global_zero:
         out = Path(config["out"] or Path(config["ckpt"]).parent / "evaluation")
         write(out, figures, estimator, trainer.val_dataloaders.dataset)  # type: ignore[union-attr]

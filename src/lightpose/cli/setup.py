@@ -4,17 +4,19 @@ import logging
 from typing import Any
 
 from hydra.utils import get_class
-from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
+from lightpose.callbacks.interruption import Interruption
 from lightpose.callbacks.resume import Resume
 from lightpose.checkpoint import WholeFiles, assemble
 from lightpose.cli.app import group_files
+from lightpose.cli.options import preparing
 from lightpose.data.coco import skeleton_of, skeleton_remarks
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.models.net import PairError, check_pair
-from lightpose.parallel import check_precision, lean_ddp, no_step_broadcast
+from lightpose.parallel import check_precision, lean_ddp, no_signal_broadcasts
 from lightpose.skeleton import Skeleton, mirror_remarks
 
 log = logging.getLogger(__name__)
@@ -24,12 +26,15 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain data, interpolations resolved, without Hydra's own part.
 
     Raises:
-        UserError: naming all the keys that must be given and were not.
+        UserError: naming all the keys that must be given and were not, and for an input size that is none.
     """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{' and '.join(missing)} not given; add {' '.join(f'{key}=...' for key in missing)}")
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    sides = plain.get("input_hw")
+    if isinstance(sides, list) and (len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides)):
+        raise UserError(f"input_hw={sides} is no size of images; give height and width, such as input_hw=[256,192]")
     return {key: value for key, value in plain.items() if key != "hydra"}
 
 
@@ -107,26 +112,46 @@ def choose_monitor(config: dict[str, Any], estimator: PoseEstimator) -> dict[str
         known |= {f"val/{figure}": bool(metric.higher_is_better) for figure in getattr(metric, "figures", ())}
     monitor = config["monitor"] or next((name for name in known if name != "val/loss"), "val/loss")
     foreign = any(not hasattr(metric, "figures") for metric in estimator.metrics)
+    figures = ", ".join(known)
     if monitor not in known and not foreign:
-        raise UserError(
-            f"monitor={monitor} is a figure that no metric of this run gives; use one of {', '.join(known)}"
-        )
+        raise UserError(f"monitor={monitor} is a figure that no metric of this run gives; use one of {figures}")
     if monitor not in known and config["monitor_mode"] is None:
         raise UserError(f"say whether a high or a low {monitor} is good: add monitor_mode=max or monitor_mode=min")
+    if config["monitor_mode"] not in (None, "max", "min"):
+        raise UserError(f"monitor_mode={config['monitor_mode']} is unknown; use max or min, or leave it to the metric")
     chosen = {"monitor": monitor, "mode": config["monitor_mode"] or ("max" if known[monitor] else "min")}
     callbacks = {
         name: {key: chosen.get(key) if value is None else value for key, value in callback.items()}
-        if callback
-        else None
+        if isinstance(callback, dict)
+        else callback
         for name, callback in config["callbacks"].items()
     }
+    for name, callback in callbacks.items():
+        watched = callback.get("monitor") if isinstance(callback, dict) else None
+        if str(watched).startswith("val/") and config["data"]["val"] is None:
+            raise UserError(f"callbacks.{name} watches {watched}, but nothing is validated; add data.val=val.json")
+        if str(watched).startswith("val/") and watched not in known and not foreign:
+            raise UserError(f"callbacks.{name} watches {watched}, which no metric gives; use one of {figures}")
     return {**config, "monitor": monitor, "monitor_mode": chosen["mode"], "callbacks": callbacks}
 
 
-def make_trainer(config: dict[str, Any]) -> Any:
-    """Lightning's trainer; an entry of callbacks or loggers that is null is left out."""
-    callbacks = [assemble(callback) for callback in config["callbacks"].values() if callback]
-    loggers = [assemble(logger) for logger in config["logger"].values() if logger]
+def _assembled(config: dict[str, Any], group: str) -> list[Any]:
+    parts = []
+    for name, part in config[group].items():
+        if part:
+            with preparing(f"{group}.{name}"):
+                parts.append(assemble(part))
+    return parts
+
+
+def make_trainer(config: dict[str, Any], *further: Callback) -> Any:
+    """Lightning's trainer; an entry of callbacks or loggers that is null is left out.
+
+    Args:
+        config: the resolved configuration.
+        further: callbacks beside those of the configuration.
+    """
+    callbacks, loggers = (_assembled(config, group) for group in ("callbacks", "logger"))
     if not loggers:
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     options = {
@@ -136,7 +161,7 @@ def make_trainer(config: dict[str, Any]) -> Any:
     }
     check_precision(config["trainer"]["strategy"], str(config["trainer"]["precision"]))
     lean_ddp()
-    callbacks.append(Resume())
+    callbacks += [Resume(), *further, Interruption(f"{config['output_dir']}/checkpoints")]
     trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[WholeFiles()])
-    no_step_broadcast(trainer)
+    no_signal_broadcasts(trainer)
     return trainer

@@ -1,25 +1,25 @@
 """``lightpose-train``: train a model on a COCO-format data set."""
 
-import errno
 import logging
 import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lightpose.cli import app
+from lightpose.cli.arguments import is_sweep, path_given
 
 log = logging.getLogger(__name__)
 
 
 def main() -> None:
     """Entry point of the console script. A resumed run goes on in the folder of its checkpoint."""
-    given = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-    checkpoint = Path(given.get("resume", "null").strip("'\"")).resolve()
-    if checkpoint.parent.name == "checkpoints" and "output_dir" not in given:
-        quoted = str(checkpoint.parents[1]).replace("'", "\\'")
-        sys.argv.append(f"output_dir='{quoted}'")
+    checkpoint, folder = (path_given(sys.argv[1:], key) for key in ("resume", "output_dir"))
+    if checkpoint and not folder and not is_sweep(sys.argv[1:]):
+        place = Path(checkpoint).resolve()
+        if place.parent.name == "checkpoints":
+            sys.argv.append(f"output_dir={place.parents[1]}")
     app.run("train", train)
 
 
@@ -29,12 +29,13 @@ def train(composed: DictConfig) -> float | None:
     import torch
     from hydra.core.hydra_config import HydraConfig
 
-    from lightpose.callbacks.checkpoints import FirstStep
     from lightpose.checkpoint import assemble
+    from lightpose.cli.options import check_options, preparing
+    from lightpose.cli.run_folder import RunFolder
     from lightpose.cli.setup import choose_monitor, make_estimator, make_skeleton, make_trainer, resolved
     from lightpose.errors import UserError
     from lightpose.models.weights import load_weights
-    from lightpose.parallel import agree
+    from lightpose.parallel import agree, ending_together
     from lightpose.speed import precision
 
     folder = Path(HydraConfig.get().runtime.output_dir)  # of this job, in a sweep
@@ -45,48 +46,43 @@ def train(composed: DictConfig) -> float | None:
     if config["resume"] and config["init_from"]:
         raise UserError("resume= goes on with a run, init_from= starts a new one from weights; give one of them")
     trainer_options = config["trainer"]
-    trainer_options["precision"] = precision(trainer_options["precision"], trainer_options["accelerator"])
-    L.seed_everything(config["seed"], workers=True, verbose=False)
-    torch.set_float32_matmul_precision("high")
-    skeleton = make_skeleton(config["skeleton"], config["data"]["train"] or config["data"]["val"])
-    datamodule = assemble(config["data"], skeleton=skeleton)
-    estimator = make_estimator(config, skeleton)
-    config = choose_monitor(config, estimator)
-    config["callbacks"] = _without_validation(config)
-    estimator.config = config
-    trainer = make_trainer(config)
-    resume = _check_resume(config, skeleton) if config["resume"] else None
-    if config["init_from"]:
-        load_weights(estimator.net, config["init_from"])  # logs what it loaded and what not
-    folder = Path(config["output_dir"])
+    with preparing():
+        trainer_options["precision"] = precision(trainer_options["precision"], trainer_options["accelerator"])
+        check_options({key: value for key, value in config.items() if key != "callbacks"})
+        L.seed_everything(config["seed"], workers=True, verbose=False)
+        torch.set_float32_matmul_precision("high")
+    with preparing("skeleton"):
+        skeleton = make_skeleton(config["skeleton"], config["data"]["train"] or config["data"]["val"])
+    with preparing("data"):
+        datamodule = assemble(config["data"], skeleton=skeleton)
+    with preparing():
+        estimator = make_estimator(config, skeleton)
+        config["callbacks"] = _without_validation(config)
+        config = choose_monitor(config, estimator)
+        check_options(config["callbacks"], "callbacks")
+        estimator.config = config
+        run_folder = RunFolder(config)
+        trainer = make_trainer(config, run_folder)
+        resume = _check_resume(config, skeleton) if config["resume"] else None
+        if config["init_from"]:
+            load_weights(estimator.net, config["init_from"])  # logs what it loaded and what not
+    run_folder.expect(trainer)
     if not trainer.is_global_zero:
         logging.getLogger().setLevel(logging.WARNING)  # one process speaks for all
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
     name, count = skeleton.name, skeleton.num_keypoints
-    log.info("%s: %d keypoints; precision %s; run folder %s", name, count, trainer_options["precision"], folder)
+    log.info(
+        "%s: %d keypoints; precision %s; run folder %s", name, count, trainer_options["precision"], run_folder.path
+    )
     if not (resume or config["init_from"] or config["backbone"].get("pretrained") or config["backbone"].get("weights")):
         log.info("the backbone starts from random weights; backbone.pretrained=true starts from published ones")
-    first_step = FirstStep()
-    trainer.callbacks.append(first_step)
     try:
-        trainer.fit(estimator, datamodule=datamodule, ckpt_path=resume, weights_only=True if resume else None)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise UserError(
-            f"the disk is full ({error}): a checkpoint could not be written to {folder}; the one before is intact. "
-            f"Free some space and go on with resume={folder}/checkpoints/last.ckpt"
-        ) from error
-    except Exception as error:
-        if not resume or first_step.done or isinstance(error, UserError):
-            raise
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"the run can't go on from {resume} ({type(error).__name__}: {reason}): it is damaged, or of a run with "
-            "other options; give those of the interrupted run, or start a new one from its weights with init_from="
-        ) from error
+        with ending_together(trainer):
+            trainer.fit(estimator, datamodule=datamodule, ckpt_path=resume, weights_only=True if resume else None)
+    except BaseException as error:
+        run_folder.take_back()
+        if told := run_folder.explained(error, trainer):
+            raise told from error
+        raise
     return _report(trainer, config)
 
 
@@ -106,11 +102,11 @@ def _check_resume(config: dict[str, Any], skeleton: Any) -> str:
         UserError: when its run is finished, or it is of another skeleton.
     """
     from lightpose.callbacks.resume import check_counts, epochs_done
-    from lightpose.checkpoint import read
+    from lightpose.checkpoint import read, skeleton_in
     from lightpose.errors import UserError
 
     content = read(config["resume"])
-    keypoints = tuple(content["lightpose"]["skeleton"]["keypoints"])
+    keypoints = skeleton_in(content).keypoints
     if keypoints != skeleton.keypoints:
         raise UserError(
             f"{config['resume']} was trained on the {len(keypoints)} keypoints {', '.join(keypoints)}, the data has "
@@ -131,7 +127,8 @@ def _report(trainer: Any, config: dict[str, Any]) -> float | None:
     """Say where the checkpoints are; the best value of the monitored figure."""
     best = next((callback for callback in trainer.checkpoint_callbacks if callback.monitor), None)
     if best is None or best.best_model_score is None:
-        log.info("checkpoint: %s/checkpoints/last.ckpt", config["output_dir"])
+        last = Path(config["output_dir"]) / "checkpoints/last.ckpt"
+        log.info("checkpoint: %s", last if last.exists() else "none; nothing was trained, or none asked for")
         return None
     score = float(best.best_model_score)
     log.info("best %s %.4f: %s", best.monitor, score, best.best_model_path)

@@ -1,0 +1,138 @@
+"""Ends training in good order when a signal asks for it."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed import distributed_c10d
+
+from lightpose import signals
+from lightpose.errors import UserError
+from lightpose.signals import Interrupted
+
+STOPPED = "lightpose/stopped"
+"""Key under which process 0 tells the others that it needs them no more."""
+PATIENCE_SECONDS = 60.0
+"""How long the others wait for that."""
+
+
+class Interruption(L.Callback):
+    """After Ctrl-C or SIGTERM, finishes the step, writes ``last.ckpt`` and raises `Interrupted`.
+
+    Of several processes, those other than process 0 go on until it has written: it can't finish a step without them.
+
+    Args:
+        folder: of the checkpoints.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Signals are noted from now on."""
+
+        def note(signum: int) -> None:
+            for process in getattr(trainer.strategy.launcher, "procs", []):
+                process.send_signal(signum)
+            if trainer.is_global_zero:
+                os.write(2, b"\nstopping after this step; the same again ends the run at once\n")
+            else:
+                threading.Thread(target=_leave, args=[signum], daemon=True).start()
+
+        signals.react_by(note)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop, unless validation or the end of the epoch comes next, or gradients are being accumulated."""
+        accumulates = (batch_idx + 1) % trainer.accumulate_grad_batches
+        if not accumulates and not trainer.is_last_batch and not _has_all_steps(trainer):
+            self._stop(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Stop; a resumed run begins the validation again."""
+        if signals.received() is None or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging):
+                callback.on_validation_epoch_end(trainer, pl_module)  # puts the weights back that are trained
+        progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+        progress.reset()
+        progress.total.ready = progress.total.started = 1  # type: ignore[attr-defined]
+        self._stop(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop, unless this was the last epoch."""
+        if trainer.current_epoch + 1 != trainer.max_epochs and not _has_all_steps(trainer):
+            self._stop(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say that nothing is left to do."""
+        if signals.received() is not None and trainer.is_global_zero:
+            self._raise(trainer, f"the run had just finished; its checkpoints are in {self.folder}")
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Signals interrupt again what the command does next."""
+        signals.react_by(None)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """The same."""
+        signals.react_by(None)
+
+    def _stop(self, trainer: L.Trainer) -> None:
+        if signals.received() is not None and trainer.is_global_zero:
+            problem = self._save(trainer)
+            where = f"epoch {trainer.current_epoch}, step {trainer.global_step}"
+            self._raise(trainer, f"{where}; {problem}{how_to_go_on(self.folder)}")
+
+    def _raise(self, trainer: L.Trainer, message: str) -> NoReturn:
+        if trainer.world_size > 1:
+            distributed_c10d._get_default_store().set(STOPPED, "1")
+        raise Interrupted(signals.received() or signal.SIGTERM, message)
+
+    def _save(self, trainer: L.Trainer) -> str:
+        """Write ``last.ckpt``; what prevents that, if anything does."""
+        if not trainer.checkpoint_callbacks or isinstance(trainer.strategy, ModelParallelStrategy):
+            return ""  # nobody wants one, or all processes would have to write it together
+        try:
+            # Not trainer.save_checkpoint, which waits for the other processes: those don't stop here.
+            content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            trainer.strategy.save_checkpoint(content, self.folder / "last.ckpt")
+        except (OSError, UserError) as error:
+            return f"no checkpoint was written ({error}); "
+        return ""
+
+
+def _has_all_steps(trainer: L.Trainer) -> bool:
+    return 0 <= trainer.max_steps <= trainer.global_step
+
+
+def how_to_go_on(folder: Path) -> str:
+    """What to type after a run that has ended early.
+
+    Args:
+        folder: of its checkpoints.
+    """
+    found = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns) if folder.is_dir() else []
+    if not found:
+        return "there is no checkpoint yet, so start it anew"
+    return f"go on with the same command and resume={found[-1]}"
+
+
+def _leave(signum: int) -> None:
+    """End this process, one of several, when process 0 has written its checkpoint or is gone."""
+    parent, deadline = os.getppid(), time.monotonic() + PATIENCE_SECONDS
+    try:
+        store = distributed_c10d._get_default_store()
+        while time.monotonic() < deadline and os.getppid() == parent and not store.check([STOPPED]):
+            time.sleep(0.05)
+    finally:
+        os._exit(Interrupted(signum).exit_code)

@@ -1,0 +1,196 @@
+"""Options that don't fit what they are for: found before anything is built, or named when a library refuses them."""
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Union
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import get_object
+
+from lightpose.errors import UserError
+
+_NUMBERS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+_SEQUENCES = (list, tuple, set, frozenset, Sequence, Collection, typing.Iterable)
+_MAPPINGS = (dict, Mapping)
+
+
+LEAST = {
+    "data.batch_size": 1,
+    "data.eval_batch_size": 1,
+    "data.num_workers": 0,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.check_val_every_n_epoch": 1,
+    "trainer.gradient_clip_val": 0,
+    "trainer.log_every_n_steps": 0,
+    "scheduler.warmup_steps": 0,
+    "estimator.base_batch": 1,
+    "callbacks.nan_guard.patience": 1,
+}
+"""The smallest number that makes sense, where a class would take a smaller one."""
+
+PARTS = re.compile(r"(callbacks|logger|metric|data\.transforms\.\w+)\.\w+")
+"""Entries that are built: each is a mapping with a ``_target_``, or null to leave it out."""
+
+
+def check_options(config: Any, place: str = "") -> None:
+    """Compare what a configuration says of each class with what the class takes.
+
+    Args:
+        config: plain data, resolved.
+        place: where in the whole configuration it stands.
+
+    Raises:
+        UserError: for an option that a class doesn't have, or a value of another type than it is annotated with, or
+            that is too small.
+    """
+    if isinstance(config, list):
+        for number, item in enumerate(config):
+            check_options(item, f"{place}.{number}")
+    if not isinstance(config, dict):
+        return
+    taken = _taken(config["_target_"]) if isinstance(config.get("_target_"), str) else None
+    for key, value in config.items():
+        where = f"{place}.{key}" if place else str(key)
+        if taken is not None and not str(key).startswith("_"):
+            hints, all_of_them = taken
+            if all_of_them and key not in hints:
+                known = ", ".join(name for name in hints)
+                raise UserError(f"{given(where, value)}: {config['_target_']} has no such option; it has {known}")
+            if not _fits(value, hints.get(key, Any)):
+                raise UserError(f"{given(where, value)}: expected {_words(hints[key])}")
+        if PARTS.fullmatch(where) and not (value is None or (isinstance(value, dict) and "_target_" in value)):
+            raise UserError(f"{given(where, value)}: expected a part with its _target_, or null to leave it out")
+        if where in LEAST and value is not None and value < LEAST[where]:
+            raise UserError(f"{given(where, value)}: expected at least {LEAST[where]}")
+        check_options(value, where)
+
+
+def given(where: str, value: Any) -> str:
+    """``key=value`` as the user gave it, which may stand where the option comes from: ``input_hw`` for all crops."""
+    leaf = where.rpartition(".")[2]
+    same = [override for override in _overrides() if _key(override) == where]
+    same += [override for override in _overrides() if _key(override).rpartition(".")[2] == leaf]
+    return same[0] if same else f"{where}={'null' if value is None else value}"
+
+
+@contextmanager
+def preparing(part: str = "") -> Iterator[None]:
+    """In here, what a library says of an option becomes a `UserError` that names the option.
+
+    Args:
+        part: of the configuration, that is built in here.
+
+    Raises:
+        UserError: for any exception but those of the system, such as a full disk.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        raise UserError(mistake(error, part)) from error
+
+
+def mistake(error: Exception, part: str = "") -> str:
+    """A sentence for an exception that an option has caused: the options that it may mean, and what it says.
+
+    Args:
+        error: by whatever library.
+        part: of the configuration, that was being built.
+    """
+    if isinstance(error, InstantiationException):
+        key = re.search(r"full_key: ([\w.]+)", str(error))
+        part = ".".join(filter(None, [part, key[1] if key else ""])).replace("data.transforms", "augment")
+        while error.__cause__ is not None:
+            error = error.__cause__  # type: ignore[assignment]
+    said = " ".join(str(error).split())
+    if not said or isinstance(error, (AttributeError, LookupError, NameError, AssertionError)):
+        said = f"{type(error).__name__} {said}"  # those say little
+    words = {word.rstrip("s") for word in re.findall(r"(?<![\w/])\w+(?![\w/])", said)}
+    values = set(said.replace("zero", "0").translate(str.maketrans("'`=,;:()", "        ")).split())
+    inside = [override for override in _overrides() if part and f"{_key(override)}.".startswith(f"{part}.")]
+    options = [override for override in _overrides() if "." in _key(override)]
+    guesses = [
+        inside if len(inside) == 1 else [],
+        [override for override in options if _key(override).rpartition(".")[2].rstrip("s") in words],
+        [override for override in _overrides() if len(_value(override)) > 1 and _value(override) in values],
+        [override for override in _overrides() if _value(override) in values],
+        inside,
+    ]
+    meant = next(filter(None, guesses), [])
+    about = f"{'one of ' if len(meant) > 1 else ''}{' '.join(meant)}" if 0 < len(meant) < 6 else part or "an option"
+    return f"{about}: {said[:600]} (LIGHTPOSE_DEBUG=1 shows where this comes from)"
+
+
+def _overrides() -> list[str]:
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _value(override: str) -> str:
+    return override.partition("=")[2].strip("'\"")
+
+
+def _taken(target: str) -> tuple[dict[str, Any], bool] | None:
+    """Option → type that a class or function takes, and whether it takes no others."""
+    try:
+        found = get_object(target)
+        parameters = inspect.signature(found).parameters.values()
+        annotated = found.__init__ if isinstance(found, type) else found  # type: ignore[misc]
+        hints = typing.get_type_hints(annotated)
+    except Exception:  # not there, or built by machine: whoever builds it will say so
+        return None
+    kinds = {parameter.kind for parameter in parameters}
+    named = [parameter.name for parameter in parameters if parameter.kind not in (2, 4)]
+    return {name: hints.get(name, Any) for name in named}, inspect.Parameter.VAR_KEYWORD not in kinds
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value may be of a type, where that can be told."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if hint is None or hint is type(None):
+        return value is None
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    kind = origin or hint
+    if kind in _SEQUENCES:
+        if not isinstance(value, list) or not inner:
+            return isinstance(value, list)
+        exact = kind is tuple and Ellipsis not in inner
+        return all(_fits(item, inner[number if exact else 0]) for number, item in enumerate(value[: len(inner)])) and (
+            len(value) == len(inner) if exact else all(_fits(item, inner[0]) for item in value)
+        )
+    if kind in _MAPPINGS:
+        return isinstance(value, dict)
+    if isinstance(kind, type) or kind is Callable:
+        return isinstance(value, dict) or not isinstance(value, (bool, int, float, str, list, type(None)))
+    return True
+
+
+def _words(hint: Any) -> str:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_words(one) for one in inner))
+    if origin is Literal:
+        return " or ".join(dict.fromkeys(map(str, inner)))
+    if hint in _NUMBERS:
+        return _NUMBERS[hint]
+    if (origin or hint) in _SEQUENCES:
+        return f"a list, each of it {_words(inner[0])}" if inner else "a list"
+    return "another part" if isinstance(hint, type) or origin is Callable else str(hint)

@@ -1,0 +1,98 @@
+"""What a training run keeps in its folder, and that one which never trained leaves nothing."""
+
+import errno
+import shutil
+import traceback
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import OmegaConf
+
+from lightpose import signals
+from lightpose.callbacks.interruption import how_to_go_on
+from lightpose.cli.app import prune
+from lightpose.cli.options import mistake
+from lightpose.errors import UserError
+from lightpose.signals import Interrupted
+
+LIGHTNINGS = ("lightning.pytorch.callbacks", "lightning.pytorch.loggers")
+
+
+class RunFolder(L.Callback):
+    """Writes ``config.yaml`` once a step is done; a run that comes to no step takes back what it wrote.
+
+    Args:
+        config: the resolved configuration.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.path = Path(config["output_dir"])
+        self.began = self.trained = False
+        self._logs: list[Path] = []
+
+    def expect(self, trainer: L.Trainer) -> None:
+        """Note where loggers will write, before they do."""
+        if trainer.is_global_zero:
+            places = [Path(logger.log_dir) for logger in trainer.loggers if logger.log_dir]
+            self._logs = [place for place in places if not place.exists()]
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """All that options can spoil before a step is built and read."""
+        self.began = True
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write the configuration, after the first batch."""
+        if not self.trained and trainer.is_global_zero:
+            self.path.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(OmegaConf.create(self.config), self.path / "config.yaml")
+        self.trained = True
+
+    def take_back(self) -> None:
+        """Remove the logs of a run that never trained, and folders that are empty without them."""
+        if not self.trained:
+            for log in self._logs:
+                shutil.rmtree(log, ignore_errors=True)
+                prune(log.parent)
+            prune(self.path)
+
+    def explained(self, error: BaseException, trainer: L.Trainer) -> BaseException | None:
+        """What to raise in place of an exception that ended the run; None for that one itself."""
+        signum, saved = signals.received(), self.path / "checkpoints"
+        where = (
+            f"epoch {trainer.current_epoch}, step {trainer.global_step}" if self.trained else "before the first step"
+        )
+        if signum is not None and (not isinstance(error, Interrupted) or not str(error)):
+            return Interrupted(signum, f"{where}; {how_to_go_on(saved)}" if trainer.is_global_zero else "")
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return UserError(
+                f"the disk is full ({error}), and the run in {self.path} ended: {where}. Free some space; then "
+                f"{how_to_go_on(saved)}"
+            )
+        if (
+            self.config["resume"]
+            and not self.trained
+            and isinstance(error, Exception)
+            and not isinstance(error, UserError)
+        ):
+            return UserError(
+                f"the run can't go on from {self.config['resume']} ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:300]}): it is damaged, or of a run with other options; give those of "
+                "the interrupted run, or start a new one from its weights with init_from="
+            )
+        mistaken = isinstance(error, MisconfigurationException) or (not self.began or _is_of_a_callback(error))
+        if mistaken and foreign and not isinstance(error, OSError):
+            return UserError(mistake(error, "callbacks" if self.began else ""))  # type: ignore[arg-type]
+        return None
+
+
+def _is_of_a_callback(error: BaseException) -> bool:
+    """Whether a callback or logger of Lightning's raised it: for want of a figure, say, that comes to light late."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals["__name__"].startswith(LIGHTNINGS)

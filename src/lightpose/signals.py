@@ -1,0 +1,84 @@
+"""What Ctrl-C and SIGTERM do to a command: the first ends it in good order, the second kills it."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+
+class Interrupted(BaseException):
+    """A signal ended the command.
+
+    Args:
+        signum: of the signal.
+        message: where the command was, what is left of it and how to go on; empty where another process says so.
+    """
+
+    def __init__(self, signum: int, message: str = "") -> None:
+        super().__init__(message)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """As shells count it. Lightning kills the main process if one that it started fails: to it, none does."""
+        return 0 if is_started_by_lightning() else 128 + self.signum
+
+
+def is_started_by_lightning() -> bool:
+    """Whether this is a further process of a run, of which the user has only started the first."""
+    return int(os.environ.get("LOCAL_RANK", 0)) > 0 and not is_started_by_launcher()
+
+
+def is_started_by_launcher() -> bool:
+    """Whether torchrun or srun started this process beside others; they pass signals on, also twice."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
+
+
+def _interrupt(signum: int) -> None:
+    raise Interrupted(signum)
+
+
+_state: dict[str, Any] = {"received": None, "react": _interrupt, "process": None}
+
+
+def received() -> int | None:
+    """The signal that ends this command, if one has come."""
+    number: int | None = _state["received"]
+    return number
+
+
+def _handle(signum: int, frame: FrameType | None) -> None:
+    if os.getpid() != _state["process"]:
+        return  # a worker process that has just begun; its parent ends it
+    if _state["received"] is None:
+        _state["received"] = signum
+        _state["react"](signum)
+    elif not is_started_by_launcher() and not is_started_by_lightning():
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """In here the first signal raises `Interrupted` in the main thread, and a second kills the process."""
+    _state.update(received=None, react=_interrupt, process=os.getpid())
+    main = threading.current_thread() is threading.main_thread()  # the only one that may
+    before = {number: signal.getsignal(number) for number in NAMES} if main else {}
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # such as by nohup
+    for number in before:
+        signal.signal(number, _handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def react_by(react: Callable[[int], None] | None) -> None:
+    """Let the first signal call ``react``, until this is called with None."""
+    _state["react"] = react or _interrupt
