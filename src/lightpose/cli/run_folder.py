@@ -75,12 +75,8 @@ class RunFolder(L.Callback):
                 f"the disk is full ({error}), and the run in {self.path} ended: {where}. Free some space; then "
                 f"{how_to_go_on(saved)}"
             )
-        if (
-            self.config["resume"]
-            and not self.trained
-            and isinstance(error, Exception)
-            and not isinstance(error, UserError)
-        ):
+        foreign = isinstance(error, Exception) and not isinstance(error, UserError)
+        if self.config["resume"] and not self.trained and foreign:
             return UserError(
                 f"the run can't go on from {self.config['resume']} ({type(error).__name__}: "
                 f"{' '.join(str(error).split())[:300]}): it is damaged, or of a run with other options; give those of "
