@@ -118,3 +118,21 @@ def test_a_preview_that_cant_be_written_is_not_claimed(run, people, tiny, tmp_pa
 def test_a_preview_may_be_a_jpeg(run, people, tiny, tmp_path):
     assert run(data.main, "preview", f"data.train={people}", *tiny, f"out={tmp_path / 'new' / 'a.JPG'}")[0] == 0
     assert cv2.imread(str(tmp_path / "new" / "a.JPG")).mean() > 10
+
+
+def test_eval_overwrites_no_input(run, people, trained, tmp_path):
+    given = [
+        f"ckpt={trained / 'checkpoints' / 'best.ckpt'}",
+        f"annotations={people}",
+        f"out={tmp_path}",
+        "num_workers=0",
+    ]
+    assert run(eval.main, *given)[0] == 0
+    before = (tmp_path / "predictions.json").read_bytes()
+    code, _, err = run(eval.main, *given, f"boxes={tmp_path / 'predictions.json'}")
+    assert code == 1
+    assert f"the input {tmp_path / 'predictions.json'} lies where results are written" in err
+    assert (tmp_path / "predictions.json").read_bytes() == before
+    code, _, err = run(eval.main, *given, "out=/proc/scores")
+    assert code == 1
+    assert "can't be written" in err

@@ -317,6 +317,7 @@ def test_pictures_of_every_plain_kind(predictor, images, folder):
     ):
         assert np.array_equal(predictor(picture)[0].keypoints, keypoints)
         assert np.array_equal(predictor([picture, picture])[1].keypoints, keypoints)
+    assert len({poses.scores[0] for poses in predictor([Image.open(folder / "0.png")] * 20)}) == 1
     assert np.array_equal(predictor(image for image in images[:2])[0].keypoints, expected)
     assert np.array_equal(predictor(np.stack([images[0]] * 2))[1].keypoints, expected)
     assert predictor(iter([])) == predictor(()) == []

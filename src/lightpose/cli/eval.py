@@ -67,6 +67,7 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     from lightpose.callbacks.acceleration import Acceleration
     from lightpose.checkpoint import assemble, load, rebuild, section
     from lightpose.errors import UserError
+    from lightpose.inference.writers import check_out
     from lightpose.parallel import ending_together, no_signal_broadcasts
     from lightpose.speed import precision
     from lightpose.trust import DATA
@@ -79,6 +80,8 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     data |= {key: value for key, value in given.items() if value is not None}
     data["transforms"] = {"train": {}, "eval": section(data, "transforms", "eval")}
     data |= {"train": None, "boxes": config["boxes"], "eval_batch_size": config["batch_size"]}
+    out = Path(config["out"] or Path(config["ckpt"]).parent / "evaluation")
+    check_out(out, [Path(str(path)) for path in (config["ckpt"], data.get("val"), data["boxes"]) if path], draw=False)
     if "decode" in data:
         data["decode"] = "cpu"  # whatever the model was trained with, and wherever
     if config["flip_test"] is not None:
@@ -102,7 +105,6 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
         [found] = trainer.validate(estimator, datamodule, verbose=False)
     figures = {name.removeprefix("val/"): float(value) for name, value in found.items()}
     if trainer.is_global_zero:
-        out = Path(config["out"] or Path(config["ckpt"]).parent / "evaluation")
         write(out, figures, estimator, trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
         log.info("written to %s", out)
     return figures

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,8 @@ _HEADER_BYTES = 65536
 FEW_BITS = 14
 """If the values of 16-bit images have so many bits at most, 16 is probably not meant."""
 _said_dark: list[str] = []
+_LOADING = threading.Lock()
+"""One picture may be given several times, and threads can't share the file behind it."""
 
 
 def read_image(path: Path | str, bits: int = 16) -> Array:
@@ -106,6 +109,8 @@ def pixels_of(image: Image.Image, name: str, bits: int = 16) -> Array:
     """
     check_pixels((image.height, image.width), name)
     try:
+        with _LOADING:
+            image.load()
         pixels = _pil_pixels(image)
     except Exception as error:  # a file behind it is decoded only now
         raise ImageError(f"image {name} can't be loaded by Pillow ({error}); replace it") from error
@@ -168,7 +173,7 @@ class EncodedImage:
         """Whether this is a whole upright JPEG of grey levels or YCbCr, which every decoder reads alike.
 
         Raises:
-            ImageError: for one that is too large.
+            ImageError: for one that is too large, or made to be.
             UserError: when such an image is not of the size that it must have.
         """
         data = self.data
@@ -182,6 +187,7 @@ class EncodedImage:
         if color not in ("YCbCr", "Gray") or header.orientation != 1:
             return False
         check_image_hw(self.name, header.hw, self.hw)
+        check_content(data, header, self.name)
         return True
 
 
