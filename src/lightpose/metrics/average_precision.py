@@ -14,6 +14,10 @@ log = logging.getLogger(__name__)
 FIGURES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 
 
+_NOWHERE = 1e9
+"""Pixels. A keypoint this far out is as wrong as one further out, whose square may be infinite."""
+
+
 class GroundTruth:
     """An annotation file's content, made ready to score poses.
 
@@ -56,18 +60,20 @@ class GroundTruth:
         _check_ids("image ids", self.image_ids, [prediction["image_id"] for prediction in predictions])
         _check_ids("category ids", self.category_ids, [prediction["category_id"] for prediction in predictions])
         triples = np.array([prediction["keypoints"] for prediction in predictions], np.float64)
-        sides = np.ptp(triples.reshape(len(predictions), self.num_keypoints, 3)[..., :2], axis=1)
-        with np.errstate(over="ignore"):
-            areas = sides.prod(1).tolist()
-        read = (
-            "image_id",
-            "category_id",
-            "keypoints",
-            "score",
-        )  # what else is there, the evaluation may take for its own
+        triples = triples.reshape(len(predictions), self.num_keypoints, 3).clip(-_NOWHERE, _NOWHERE)
+        areas = np.ptp(triples[..., :2], axis=1).prod(1).tolist()
         poses = [
-            {**{key: prediction[key] for key in read}, "id": number, "area": area}
-            for number, (prediction, area) in enumerate(zip(predictions, areas, strict=True), 1)
+            {
+                "id": number,
+                "image_id": prediction["image_id"],
+                "category_id": prediction["category_id"],
+                "keypoints": keypoints,
+                "score": float(prediction["score"]),
+                "area": area,
+            }
+            for number, (prediction, keypoints, area) in enumerate(
+                zip(predictions, triples.reshape(-1, 3 * self.num_keypoints).tolist(), areas, strict=True), 1
+            )
         ]
         frame = {
             "images": [{"id": image_id} for image_id in self.image_ids],
