@@ -65,7 +65,7 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
 
     from lightpose.callbacks.acceleration import Acceleration
     from lightpose.checkpoint import assemble, check_targets, load
-    from lightpose.parallel import ending_together, no_signal_broadcasts
+    from lightpose.parallel import ending_together, orderly_signals
     from lightpose.speed import precision
 
     estimator = load(config["ckpt"], trust=config["trust"])
@@ -94,7 +94,7 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
         logger=False,
         enable_model_summary=False,
     )
-    no_signal_broadcasts(trainer)
+    orderly_signals(trainer)
     with ending_together(trainer):
         [found] = trainer.validate(estimator, datamodule, verbose=False)
     figures = {name.removeprefix("val/"): float(value) for name, value in found.items()}
