@@ -18,6 +18,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
@@ -27,6 +28,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightpose.errors import UserError
 from lightpose.models.net import PoseNet
+from lightpose.signals import kept_back
 from lightpose.speed import GraphedTrunk
 
 
@@ -138,14 +140,18 @@ def lean_ddp() -> None:
     StrategyRegistry.register("ddp", LeanDDP, description="gradients only", override=True, start_method="popen")
 
 
-def no_signal_broadcasts(trainer: L.Trainer) -> None:
-    """Keep Lightning from asking process 0, before every batch, whether the run was told to end, and from telling it.
+def orderly_signals(trainer: L.Trainer) -> None:
+    """Keep Lightning's processes from telling each other of signals, and new ones from dying of one before they begin.
 
-    The answer is waited for, so no step could be queued while the device still works on the one before; and what a
-    signal's handler sends may meet anything that the other processes just exchange. See `Interruption` instead.
+    Lightning asks process 0 before every batch whether the run was told to end. The answer is waited for, so no step
+    could be queued while the device still works on the one before; and what a signal's handler sends may meet anything
+    that the others just exchange. See `Interruption` instead.
     """
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        launcher._call_children_scripts = kept_back()(launcher._call_children_scripts)  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -3,11 +3,14 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+PATIENCE_SECONDS = 60.0
+"""How long a process waits for process 0."""
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
@@ -43,6 +46,23 @@ def _interrupt(signum: int) -> None:
     raise Interrupted(signum)
 
 
+def leave_after(signum: int, done: Callable[[], bool] = lambda: False) -> None:
+    """End this process, one of several, once process 0 needs it no more: when its parent is gone, or ``done()``.
+
+    Until then process 0 may wait for it, where no signal can reach it.
+    """
+    parent, deadline = os.getppid(), time.monotonic() + PATIENCE_SECONDS
+
+    def wait() -> None:
+        try:
+            while os.getppid() == parent and time.monotonic() < deadline and not done():
+                time.sleep(0.05)
+        finally:
+            os._exit(Interrupted(signum).exit_code)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 _state: dict[str, Any] = {"received": None, "react": _interrupt, "process": None}
 
 
@@ -66,19 +86,35 @@ def _handle(signum: int, frame: FrameType | None) -> None:
 @contextmanager
 def watched() -> Iterator[None]:
     """In here the first signal raises `Interrupted` in the main thread, and a second kills the process."""
-    _state.update(received=None, react=_interrupt, process=os.getpid())
+    _state.update(received=None, process=os.getpid())
+    react_by(None)
     main = threading.current_thread() is threading.main_thread()  # the only one that may
     before = {number: signal.getsignal(number) for number in NAMES} if main else {}
     before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # such as by nohup
     for number in before:
         signal.signal(number, _handle)
     try:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, NAMES)  # see `kept_back`
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
+@contextmanager
+def kept_back() -> Iterator[None]:
+    """Signals wait; to processes that are started in here, until they are ready for them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NAMES)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def react_by(react: Callable[[int], None] | None) -> None:
     """Let the first signal call ``react``, until this is called with None."""
-    _state["react"] = react or _interrupt
+    _state["react"] = react or (leave_after if is_started_by_lightning() else _interrupt)

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import threading
-import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,8 +16,6 @@ from lightpose.signals import Interrupted
 
 STOPPED = "lightpose/stopped"
 """Key under which process 0 tells the others that it needs them no more."""
-PATIENCE_SECONDS = 60.0
-"""How long the others wait for that."""
 
 
 class Interruption(L.Callback):
@@ -43,7 +39,8 @@ class Interruption(L.Callback):
             if trainer.is_global_zero:
                 os.write(2, b"\nstopping after this step; the same again ends the run at once\n")
             else:
-                threading.Thread(target=_leave, args=[signum], daemon=True).start()
+                store = distributed_c10d._get_default_store()
+                signals.leave_after(signum, lambda: store.check([STOPPED]))
 
         signals.react_by(note)
 
@@ -125,14 +122,3 @@ def how_to_go_on(folder: Path) -> str:
     if not found:
         return "there is no checkpoint yet, so start it anew"
     return f"go on with the same command and resume={found[-1]}"
-
-
-def _leave(signum: int) -> None:
-    """End this process, one of several, when process 0 has written its checkpoint or is gone."""
-    parent, deadline = os.getppid(), time.monotonic() + PATIENCE_SECONDS
-    try:
-        store = distributed_c10d._get_default_store()
-        while time.monotonic() < deadline and os.getppid() == parent and not store.check([STOPPED]):
-            time.sleep(0.05)
-    finally:
-        os._exit(Interrupted(signum).exit_code)

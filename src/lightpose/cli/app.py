@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightpose.cli.arguments import with_literal_paths
 from lightpose.errors import UserError
-from lightpose.signals import NAMES, Interrupted, is_started_by_lightning, watched
+from lightpose.signals import NAMES, Interrupted, is_started_by_lightning, received, watched
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the message is ours to write
     # With the 8 queues that CUDA makes by itself, the work that prepares a batch waits behind graphs of the network.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or a process that ends tells of the others, with stacks
     quieten()
     OmegaConf.register_new_resolver("groups", lambda: _group_lines(config_name), replace=True)  # for the help text
 
@@ -78,6 +79,8 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
             return task(config)
         except BaseException as error:
             prune(Path(HydraConfig.get().runtime.output_dir))
+            if is_started_by_lightning() and (signum := received()) is not None:  # process 0 is gone
+                raise Interrupted(signum) from error
             if isinstance(error, UserError):
                 stop(str(error))
             raise
@@ -125,6 +128,7 @@ def quieten() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger(name).propagate = False
+    logging.getLogger("torch").setLevel(logging.WARNING)
     for message in (
         ".*treespec, LeafSpec.*",
         ".*number of training batches .* is smaller than the logging interval.*",

@@ -68,7 +68,7 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     from lightpose.checkpoint import assemble, load, rebuild, section
     from lightpose.errors import UserError
     from lightpose.inference.writers import check_out
-    from lightpose.parallel import ending_together, no_signal_broadcasts
+    from lightpose.parallel import ending_together, orderly_signals
     from lightpose.speed import precision
     from lightpose.trust import DATA
 
@@ -100,7 +100,7 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
         logger=False,
         enable_model_summary=False,
     )
-    no_signal_broadcasts(trainer)
+    orderly_signals(trainer)
     with ending_together(trainer):
         [found] = trainer.validate(estimator, datamodule, verbose=False)
     figures = {name.removeprefix("val/"): float(value) for name, value in found.items()}

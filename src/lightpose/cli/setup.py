@@ -16,7 +16,7 @@ from lightpose.data.coco import skeleton_of, skeleton_remarks
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.models.net import PairError, check_pair
-from lightpose.parallel import check_precision, lean_ddp, no_signal_broadcasts
+from lightpose.parallel import check_precision, lean_ddp, orderly_signals
 from lightpose.skeleton import Skeleton, mirror_remarks
 
 log = logging.getLogger(__name__)
@@ -163,5 +163,5 @@ def make_trainer(config: dict[str, Any], *further: Callback) -> Any:
     lean_ddp()
     callbacks += [Resume(), *further, Interruption(f"{config['output_dir']}/checkpoints")]
     trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[WholeFiles()])
-    no_signal_broadcasts(trainer)
+    orderly_signals(trainer)
     return trainer
