@@ -49,7 +49,7 @@ class CocoIndex:
         first: (I + 1,) int64; annotations of image i are ``first[i]:first[i + 1]``.
         image_rows: (A,) int32, the image of each annotation.
         ids: (A,) int64.
-        category_rows: (A,) int16, index into ``categories``.
+        category_rows: (A,) int32, index into ``categories``.
         boxes_xywh: (A, 4) float64, as they stand in the file.
         boxes_xyxy: (A, 4) float32, the same cut at the outermost pixel centres of the image.
         areas: (A,) float64, square pixels.
