@@ -185,9 +185,10 @@ def read_coco(path: Path | str) -> CocoIndex:
         stat = path.stat()
         name = f"{path.stem[:40]}-{_hash(str(path.resolve()))}"
     except (OSError, ValueError) as error:
-        raise UserError(f"annotation file {path} can't be read ({error}); check the path") from error
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightpose"
-    root = Path(os.environ.get("LIGHTPOSE_CACHE") or root) / "coco"
+        raise UserError(
+            f"annotation file {path} can't be read ({getattr(error, 'strerror', error)}); check the path"
+        ) from error
+    root = _cache_folder()
     folder = root / f"{name}-{_hash(f'{stat.st_size} {stat.st_mtime_ns} {READER_VERSION}')}"
     try:
         return _load(folder, path)
@@ -201,6 +202,14 @@ def read_coco(path: Path | str) -> CocoIndex:
     except Exception as error:
         log.info("The parsed annotations of %s are not cached: %s", path, error)
         return index
+
+
+def _cache_folder() -> Path:
+    try:
+        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home, as in containers
+        user = Path(os.devnull)  # where nothing can be written
+    return Path(os.environ.get("LIGHTPOSE_CACHE") or user / "lightpose") / "coco"
 
 
 def parse(path: Path) -> CocoIndex:

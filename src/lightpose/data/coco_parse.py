@@ -40,6 +40,7 @@ ODD_SCORE = "score that is no number, taken as 1"
 _LISTS = ("images", "annotations", "categories")
 _KEYS = {OTHER_CATEGORY: "category_id", UNKNOWN_IMAGE: "image_id", DUPLICATE_ID: "id", ODD_CROWD: "iscrowd"}
 _UNNAMED = {"id": 1, "name": "unnamed"}
+_MOST_KEYPOINTS = 2000
 _LONGEST_PATH, _LONGEST_NAME = 1024, 255  # bytes; Linux opens no longer names, nor paths of 4096
 
 
@@ -126,6 +127,8 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
     names = categories[0].get("keypoints")
     points = [entry.get("keypoints") for entry in entries]
     num_keypoints = len(names) if names else columns.usual_count(points)
+    if num_keypoints > _MOST_KEYPOINTS:
+        raise UserError(f"{path} has {num_keypoints} keypoints, expected {_MOST_KEYPOINTS} at most; is it damaged?")
     labels, misshapen = columns.labels(points, num_keypoints)
     if misshapen.any():
         row = int(np.where(misshapen, places, len(annotations)).argmin())
