@@ -1,6 +1,7 @@
 """What a COCO file may hold in the place of what the format says, and what is made of it."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 
 from lightpose.cli import eval as eval_command
+from lightpose.data.boxes import parse_boxes
 from lightpose.data.coco import CocoInstances, skeleton_of
 from lightpose.data.coco_index import parse, read_coco
 from lightpose.data.report import check
 from lightpose.errors import UserError
+from lightpose.inference.results import read_coco_results
 
 BROKEN = "keypoints other than x, y and visibility of each"
 NO_BOX = "box missing, empty or outside the image"
@@ -320,3 +323,29 @@ def test_a_cache_whose_columns_are_damaged_is_rebuilt(write_coco, person, cache,
     [column] = (cache / "coco").glob("*/keypoints.npy")
     np.save(column, array)
     assert read_coco(path).keypoints.shape == (1, 5, 2) and read_coco(path).keypoints.dtype == np.float32
+
+
+def test_without_a_home_nothing_is_cached(write_coco, person, monkeypatch):
+    monkeypatch.delenv("LIGHTPOSE_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert read_coco(write_coco([person(1)])).ids.tolist() == [1]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "nothing", "zero byte"])
+def test_what_is_no_file_with_an_end_is_refused(tmp_path, kind):
+    path = tmp_path / ("a\0.json" if kind == "zero byte" else "a.json")
+    if kind == "folder":
+        path.mkdir()
+    if kind == "pipe":
+        os.mkfifo(path)
+    for read in (read_coco, parse_boxes, read_coco_results):
+        with pytest.raises(UserError, match=r"a.*json (is a folder, a pipe or a device|can't be read)"):
+            read(path)
+
+
+def test_more_keypoints_than_anybody_has_are_refused(write, person):
+    with pytest.raises(UserError, match="has 3000 keypoints, expected 2000 at most"):
+        read_coco(write(categories=[{"id": 1, "keypoints": [f"p{number}" for number in range(3000)]}]))
+    with pytest.raises(UserError, match="has 3000 keypoints, expected 2000 at most"):
+        read_coco(write(categories=[{"id": 1}], annotations=[person(1, keypoints=[0, 0, 0] * 3000)]))

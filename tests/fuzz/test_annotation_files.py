@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+import sys
 import time
 
 import cv2
@@ -53,6 +54,7 @@ def content():
 def folder(tmp_path, monkeypatch):
     """Where the images are, and the cache of what is parsed."""
     monkeypatch.setenv("LIGHTPOSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["train"])  # where options of the skeleton are looked for
     for name in ("0.jpg", "1.jpg"):
         cv2.imwrite(str(tmp_path / name), np.full((48, 64, 3), 90, np.uint8))
     return tmp_path

@@ -93,7 +93,7 @@ def test_batched():
         ("empty", "holds no image"),
         ("notes.txt", "no known kind"),
         ("bad.json", "is not JSON"),
-        ("list.json", "holds a list of 1; a COCO keypoint file"),
+        ("list.json", r"holds \[1\]; a COCO keypoint file"),
         ("none.json", "lists no images"),
         ("missing.json", r"the images of .*missing\.json, e\.g\. gone\.png, are not in"),
         ("partly.json", r"1 of the 2 images .* gone\.png; say where they are with `images`"),

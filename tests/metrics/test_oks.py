@@ -285,3 +285,18 @@ def test_few_poses_of_few_keypoints_have_figures(nms: Any, num_keypoints: int, p
     assert (figures["AP"] == pytest.approx(1.0)) if people else math.isnan(figures["AP"])
     assert [(entry["image_id"], entry["category_id"]) for entry in metric.predictions()] == [(5, 3)] * people
     assert_same(evaluate_oks(truth, metric.predictions(), metric.skeleton.sigmas), figures)
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_poses_that_are_not_finite_count_as_missing(lost: int, caplog: pytest.LogCaptureFixture) -> None:
+    ground_truth = annotation_file(np.random.default_rng(3), 3)
+    keypoints = torch.tensor([[[5.0, 6.0], [7.0, 8.0], [9.0, 1.0]]] * 2)
+    batch = batch_of(keypoints, [0, 1], image_ids=[100, 101])
+    scores = torch.ones(2, 3)
+    scores[:lost] = math.nan
+    metric = OKS(skeleton(3))
+    metric.update(poses_of(keypoints, keypoint_scores=scores), batch)
+    metric.set_ground_truth(ground_truth)
+    assert metric.compute()["AP"] == 0
+    assert [entry["image_id"] for entry in metric.predictions()] == [101] * (2 - lost)
+    assert f"{lost} of 2 poses are not finite" in caplog.text

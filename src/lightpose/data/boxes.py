@@ -5,6 +5,7 @@ import csv
 import io
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from lightpose.data.coco_columns import FARTHEST
 from lightpose.data.coco_index import CocoIndex
-from lightpose.data.coco_parse import BAD_BOX, CROWD, FARTHEST, MISTAKES, STATUS, parse_coco
+from lightpose.data.coco_parse import BAD_BOX, CROWD, MISTAKES, STATUS, parse_coco
 from lightpose.data.image_files import expanded
-from lightpose.data.json_values import kind, number, plain_text, read_json, shown, whole_number
+from lightpose.data.json_values import kind, number, plain_text, read_file, read_json, shown, whole_number
 from lightpose.errors import UserError
 from lightpose.structures import Annotations, Array
 
@@ -78,9 +80,9 @@ class KnownImages:
     ) -> None:
         self._of_id = {image_id: row for row, image_id in enumerate(image_ids)}
         self._of_text = {text: self._of_id[image_id] for text, image_id in (id_of_text or {}).items()}
-        self._of_name: dict[str, list[int]] = {}
+        self._names, self._of_name = file_names, defaultdict[str, list[int]](list)
         for row, name in enumerate(file_names):
-            self._of_name.setdefault(name, []).append(row)
+            self._of_name[name].append(row)
 
     def rows(self, image: BoxedImage) -> list[int]:
         """Rows of the images that are meant: all of that name, or of them the one of that id; or that of the id."""
@@ -90,8 +92,9 @@ class KnownImages:
             of_id = self._of_text.get(image.image_id)
         if image.file_name is None:
             return [] if of_id is None else [of_id]
-        named = self._of_name.get(image.file_name, [])
-        return [of_id] if of_id in named else named
+        if of_id is not None and self._names[of_id] == image.file_name:
+            return [of_id]
+        return self._of_name.get(image.file_name, [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +203,10 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
 
 
 def _csv_text(path: Path) -> str:
+    data = read_file(path, "the file of boxes")
     try:
-        data = path.read_bytes()
         utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as spreadsheets may write it
         return data.decode("utf-16" if utf16 else "utf-8-sig")
-    except OSError as error:
-        raise UserError(f"the file of boxes {path} can't be read ({error.strerror}); check the path") from error
     except ValueError as error:
         raise _unusable(path, f"it is no text in UTF-8 ({error})") from error
 

@@ -49,7 +49,7 @@ class CocoIndex:
         first: (I + 1,) int64; annotations of image i are ``first[i]:first[i + 1]``.
         image_rows: (A,) int32, the image of each annotation.
         ids: (A,) int64.
-        category_rows: (A,) int16, index into ``categories``.
+        category_rows: (A,) int32, index into ``categories``.
         boxes_xywh: (A, 4) float64, as they stand in the file.
         boxes_xyxy: (A, 4) float32, the same cut at the outermost pixel centres of the image.
         areas: (A,) float64, square pixels.
@@ -185,9 +185,10 @@ def read_coco(path: Path | str) -> CocoIndex:
         stat = path.stat()
         name = f"{path.stem[:40]}-{_hash(str(path.resolve()))}"
     except (OSError, ValueError) as error:
-        raise UserError(f"annotation file {path} can't be read ({error}); check the path") from error
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightpose"
-    root = Path(os.environ.get("LIGHTPOSE_CACHE") or root) / "coco"
+        raise UserError(
+            f"annotation file {path} can't be read ({getattr(error, 'strerror', error)}); check the path"
+        ) from error
+    root = _cache_folder()
     folder = root / f"{name}-{_hash(f'{stat.st_size} {stat.st_mtime_ns} {READER_VERSION}')}"
     try:
         return _load(folder, path)
@@ -201,6 +202,14 @@ def read_coco(path: Path | str) -> CocoIndex:
     except Exception as error:
         log.info("The parsed annotations of %s are not cached: %s", path, error)
         return index
+
+
+def _cache_folder() -> Path:
+    try:
+        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home, as in containers
+        user = Path(os.devnull)  # where nothing can be written
+    return Path(os.environ.get("LIGHTPOSE_CACHE") or user / "lightpose") / "coco"
 
 
 def parse(path: Path) -> CocoIndex:

@@ -7,22 +7,21 @@ the others are used. Where the meaning is plain, as in ``"iscrowd": "0"``, it is
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lightpose.data.json_values import WHOLE, kind, number, plain_text, shown, whole_number
+from lightpose.data import coco_columns as columns
+from lightpose.data.coco_columns import FARTHEST
+from lightpose.data.json_values import WHOLE, kind, plain_text, shown, whole_number
 from lightpose.errors import UserError
 from lightpose.structures import Array
 
 AREA_PER_BOX = 0.53
 """Share of its box that a person covers, for files without ``area``: what most pose code assumes."""
-FARTHEST = 2**20
-"""Pixels. No image is wider, and no coordinate beyond is meant."""
 USABLE, CROWD, UNLABELLED, BAD_BOX, BAD_KEYPOINTS = range(5)
 STATUS = (
     "usable",
@@ -36,14 +35,13 @@ NO_OBJECT, ODD_CROWD = "not an object, or one with two values for a key", "iscro
 MISTAKES = (UNKNOWN_IMAGE, DUPLICATE_ID, NO_OBJECT, ODD_CROWD, STATUS[BAD_KEYPOINTS])
 """Reasons that tell of a damaged file, and not of a person whom nobody could label."""
 FILLED_AREA = f"area missing or no positive number, taken as {AREA_PER_BOX} of the box"
-ODD_VISIBILITY = "visibility other than 0, 1 and 2, rounded"
-NOT_FINITE = "keypoint not finite, taken as unlabelled"
 ODD_SCORE = "score that is no number, taken as 1"
 
 _LISTS = ("images", "annotations", "categories")
 _KEYS = {OTHER_CATEGORY: "category_id", UNKNOWN_IMAGE: "image_id", DUPLICATE_ID: "id", ODD_CROWD: "iscrowd"}
 _UNNAMED = {"id": 1, "name": "unnamed"}
-_LONGEST_PATH, _LONGEST_NAME, _LONGEST_ID = 1024, 255, 255  # bytes; Linux opens no longer names, nor paths of 4096
+_MOST_KEYPOINTS = 2000
+_LONGEST_PATH, _LONGEST_NAME = 1024, 255  # bytes; Linux opens no longer names, nor paths of 4096
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class _Ids:
         """(N,) int64, the entry that each value means; -1 for none."""
         if self.texts:
             of_text: dict[str | None, int] = {text: row for row, text in enumerate(self.texts)}
-            return np.array([of_text.get(_id_text(value), -1) for value in values], np.int64)
+            return np.array([of_text.get(columns.id_text(value), -1) for value in values], np.int64)
         of_number = {number: row for row, number in enumerate(self.numbers)}
         if set(map(type, values)) != {int}:
             values = [whole_number(value) for value in values]
@@ -106,7 +104,7 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
 
     entries = [entry for entry in annotations if type(entry) is dict]
     is_object = np.array([type(entry) is dict for entry in annotations], bool)
-    places, crowd = np.flatnonzero(is_object), _crowds([entry.get("iscrowd") for entry in entries])
+    places, crowd = np.flatnonzero(is_object), columns.crowds([entry.get("iscrowd") for entry in entries])
     image_rows = image_ids.rows([entry.get("image_id") for entry in entries])
     category_rows = np.zeros(len(entries), np.int64)
     if given_categories:
@@ -117,7 +115,7 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
     kept = np.ones(len(entries), bool)
     for reason, wrong in ((OTHER_CATEGORY, category_rows < 0), (UNKNOWN_IMAGE, image_rows < 0)):
         lost[reason], kept = places[kept & wrong], kept & ~wrong
-    repeated = _repeated([entry.get("id") for entry in entries], kept)
+    repeated = columns.repeats([entry.get("id") for entry in entries], kept)
     lost[DUPLICATE_ID], kept = places[repeated], kept & ~repeated
     lost[ODD_CROWD], kept = places[kept & (crowd < 0)], kept & (crowd >= 0)
     dropped = {reason: len(which) for reason, which in lost.items() if len(which)}
@@ -128,34 +126,38 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
 
     names = categories[0].get("keypoints")
     points = [entry.get("keypoints") for entry in entries]
-    num_keypoints = len(names) if names else _usual_count(points)
-    labels, misshapen = _labels(points, num_keypoints)
-    for row in np.flatnonzero(misshapen)[:1].tolist():
+    num_keypoints = len(names) if names else columns.usual_count(points)
+    if num_keypoints > _MOST_KEYPOINTS:
+        raise UserError(f"{path} has {num_keypoints} keypoints, expected {_MOST_KEYPOINTS} at most; is it damaged?")
+    labels, misshapen = columns.labels(points, num_keypoints)
+    if misshapen.any():
+        row = int(np.where(misshapen, places, len(annotations)).argmin())
         examples[STATUS[BAD_KEYPOINTS]] = (
             f"annotations[{places[row]}] has {kind(points[row])}, expected "
             f"{3 * num_keypoints} numbers for {num_keypoints} keypoints"
         )
-    boxes = _boxes([entry.get("bbox") for entry in entries])
-    areas = _numbers([entry.get("area") for entry in entries])
-    scores = _numbers([entry.get("score", 1.0) for entry in entries])
-    ids = _annotation_ids([entry.get("id") for entry in entries])
+    boxes = columns.boxes([entry.get("bbox") for entry in entries])
+    areas = columns.numbers([entry.get("area") for entry in entries])
+    scores = columns.numbers([entry.get("score", 1.0) for entry in entries])
+    ids = columns.ids([entry.get("id") for entry in entries])
     if ids is None:
         ids = places + 1
         remarks.append(
             "the ids of `annotations` are not all whole numbers; they are numbered from 1 in the file's order"
         )
 
-    visible, mended = _visible(labels)
+    visible, mended = columns.visibility(labels)
     no_area, no_score = ~((areas > 0) & (areas <= FARTHEST**2)), ~np.isfinite(scores)
     areas[no_area] = (boxes[:, 2] * boxes[:, 3] * AREA_PER_BOX)[no_area]
     scores[no_score] = 1
     mended |= {FILLED_AREA: no_area.sum(), ODD_SCORE: no_score.sum()}
-    boxes_xyxy = _inside(boxes, image_hw[image_rows])
+    boxes_xyxy = columns.inside(boxes, image_hw[image_rows])
     no_box = ~(boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(-1)
     status = np.select(
         [crowd > 0, misshapen, ~visible.any(-1), no_box], [CROWD, BAD_KEYPOINTS, UNLABELLED, BAD_BOX], USABLE
     )
-    for row in np.flatnonzero(status == BAD_BOX)[:1].tolist():
+    if (status == BAD_BOX).any():
+        row = int(np.where(status == BAD_BOX, places, len(annotations)).argmin())
         examples[STATUS[BAD_BOX]] = f"annotations[{places[row]}] has the bbox {kind(entries[row].get('bbox'))}"
     return {
         "categories": categories,
@@ -171,7 +173,7 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
         "first": np.searchsorted(image_rows, np.arange(len(images) + 1)),
         "image_rows": image_rows,
         "ids": ids,
-        "category_rows": category_rows.astype(np.int16),
+        "category_rows": category_rows.astype(np.int32),
         "boxes_xywh": boxes,
         "boxes_xyxy": boxes_xyxy,
         "areas": areas,
@@ -208,9 +210,9 @@ def _ids(path: Path, key: str, entries: Sequence[Any]) -> _Ids:
     numbers = [number for number in map(whole_number, values) if number is not None]
     if len(set(numbers)) == len(entries):
         return _Ids(numbers, [])
-    texts = [text for text in map(_id_text, values) if text is not None]
+    texts = [text for text in map(columns.id_text, values) if text is not None]
     if len(texts) < len(entries):
-        place = next(place for place, value in enumerate(values) if _id_text(value) is None)
+        place = next(place for place, value in enumerate(values) if columns.id_text(value) is None)
         raise _wrong(path, key, place, "the id", values[place], "a whole number or text")
     repeated = [text for text, times in Counter(texts).items() if times > 1]
     if repeated:
@@ -219,14 +221,6 @@ def _ids(path: Path, key: str, entries: Sequence[Any]) -> _Ids:
     start = max([0, *used]) + 1
     free = (number for number in count(start if start < WHOLE - len(values) else 1) if number not in used)
     return _Ids([number if number in used else next(free) for number in map(whole_number, values)], texts)
-
-
-def _id_text(value: Any) -> str | None:
-    """An id as text, if it can be one."""
-    if type(value) is int and whole_number(value) is None:
-        return hex(value)  # decimal digits of a very long one would take quadratic time
-    text = str(value) if type(value) in (int, str) else ""
-    return text if 0 < len(text) <= _LONGEST_ID and plain_text(text) == text else None
 
 
 def _sizes(path: Path, images: Sequence[Mapping[str, Any]]) -> Array:
@@ -292,114 +286,6 @@ def _category(path: Path, place: int, entry: Mapping[str, Any]) -> dict[str, Any
         if type(name) not in (str, int):
             raise _wrong(path, "categories", place, "a keypoint named", name, "text")
     return category | ({"keypoints": [plain_text(str(name)) for name in names]} if names else {})
-
-
-def _repeated(ids: Sequence[Any], among: Array) -> Array:
-    """(N,) whether each is one ``among`` several of the same id, and not the first."""
-    repeated = np.zeros(len(ids), bool)
-    seen: set[int | str] = set()
-    for row in np.flatnonzero(among).tolist():
-        value = ids[row]
-        if type(value) is not int:
-            whole = whole_number(value)
-            value = _id_text(value) if whole is None else whole
-        if value is not None:
-            repeated[row] = value in seen
-            seen.add(value)
-    return repeated
-
-
-def _annotation_ids(values: Sequence[Any]) -> Array | None:
-    """(N,) int64; None where one is no whole number."""
-    if set(map(type, values)) != {int}:
-        values = [whole_number(value) for value in values]
-    try:
-        return np.array(values, np.int64)
-    except (TypeError, OverflowError):
-        return None
-
-
-def _crowds(values: Sequence[Any]) -> Array:
-    """(N,) int8: 1 for a crowd, 0 for a person, -1 where nothing says which."""
-    if set(map(type, values)) == {int}:
-        return np.array([value != 0 for value in values], np.int8)
-    words = {"": 0.0, "false": 0.0, "true": 1.0}
-    amounts = np.array(
-        [
-            float(bool(value))
-            if value is None or type(value) is bool
-            else words.get(value.lower(), number(value))
-            if isinstance(value, str)
-            else number(value)
-            for value in values
-        ]
-    )
-    return np.where(np.isfinite(amounts), amounts != 0, -1).astype(np.int8)
-
-
-def _numbers(values: Sequence[Any]) -> Array:
-    """(N,) float64; NaN for what is no number."""
-    if set(map(type, values)) <= {int, float}:
-        with suppress(OverflowError):
-            return np.array(values, np.float64)
-    return np.array([number(value) for value in values], np.float64)
-
-
-def _boxes(values: Sequence[Any]) -> Array:
-    """(N, 4) float64 x, y, width and height as the file has them; zeros for what is no box."""
-    nothing = (0, 0, 0, 0)
-    flat = chain.from_iterable(value if type(value) is list and len(value) == 4 else nothing for value in values)
-    boxes = _numbers(list(flat)).reshape(-1, 4)
-    boxes[~(np.abs(boxes) <= FARTHEST).all(-1)] = 0
-    return boxes
-
-
-def _inside(boxes_xywh: Array, image_hw: Array) -> Array:
-    """(N, 4) float32 xyxy, cut at the outermost pixel centres of the image, where its size is known."""
-    limit = np.where(image_hw > 0, image_hw - 1, FARTHEST)[:, ::-1]
-    corners = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], -1)
-    return np.clip(corners, 0, np.tile(limit, 2)).astype(np.float32)
-
-
-def _usual_count(values: Sequence[Any]) -> int:
-    """The number of keypoints that most annotations have; 0 where none has any."""
-    counts = Counter(
-        len(value) if type(value[0]) is list else len(value) // 3 for value in values if type(value) is list and value
-    )
-    return counts.most_common(1)[0][0] if counts else 0
-
-
-def _labels(values: Sequence[Any], count: int) -> tuple[Array, Array]:
-    """(N, K, 3) float32 x, y and visibility, and (N,) whether a list is not of that; zeros for these and for none."""
-    labels = np.zeros((len(values), count, 3), np.float32)
-    flat, rows = labels.reshape(len(values), 3 * count), range(len(values))
-    given = [row for row in rows if type(values[row]) is list and len(values[row]) == 3 * count]
-    rest = [row for row in rows if values[row] is not None and values[row] != []]
-    with np.errstate(over="ignore"):  # becomes infinite, which is noticed
-        try:
-            numbers = chain.from_iterable(values[row] for row in given)
-            flat[given] = np.fromiter(numbers, np.float32, 3 * count * len(given)).reshape(len(given), -1)
-            rest = sorted(set(rest) - set(given))
-        except (TypeError, ValueError, OverflowError):
-            pass
-        misshapen = np.zeros(len(values), bool)
-        for row in rest:
-            try:
-                one = np.array(values[row], np.float32)
-            except (TypeError, ValueError, OverflowError):
-                one = np.zeros(0, np.float32)
-            misshapen[row] = one.shape not in ((3 * count,), (count, 3))
-            flat[row] = 0 if misshapen[row] else one.ravel()
-    return labels, misshapen
-
-
-def _visible(labels: Array) -> tuple[Array, dict[str, int]]:
-    """Visibility (A, K) as 0, 1 or 2; labels (A, K, 3) that are not finite become zeros, in place."""
-    finite = (np.abs(labels) <= FARTHEST).all(-1)
-    labels[~finite] = 0
-    given = labels[..., 2]
-    visible = np.clip(np.rint(given), 0, 2).astype(np.uint8)
-    return visible, {NOT_FINITE: (~finite).any(-1).sum(), ODD_VISIBILITY: (visible != given).any(-1).sum()}
 
 
 def _other_keypoints(entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:

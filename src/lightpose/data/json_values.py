@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import stat
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +39,25 @@ def read_json(path: Path | str, what: str) -> Any:
         UserError: when the file can't be read, or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_bytes(), object_pairs_hook=_object)
-    except OSError as error:
-        raise UserError(f"{what} {path} can't be read ({error.strerror}); check the path") from error
+        return json.loads(read_file(path, what), object_pairs_hook=_object)
     except RecursionError as error:
         raise UserError(f"{what} {path} nests its lists or objects too deeply; write the file anew") from error
     except ValueError as error:
         raise UserError(f"{what} {path} is not JSON: {error}") from error
+
+
+def read_file(path: Path | str, what: str) -> bytes:
+    """Content of a file, which must be one with an end, and no folder, pipe or device.
+
+    Raises:
+        UserError: when it can't be read.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - refuses a name with a zero byte as ValueError
+            raise UserError(f"{what} {path} is a folder, a pipe or a device; give a file")
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{what} {path} can't be read ({getattr(error, 'strerror', error)}); check the path") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Ambiguous:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightpose.data.boxes import ListedBoxes, parse_boxes
-from lightpose.data.coco_parse import FARTHEST
+from lightpose.data.coco_columns import FARTHEST
 from lightpose.errors import UserError
 from lightpose.structures import Array
 

@@ -136,6 +136,11 @@ class OKS(PoseMetric):
         """Gathered rows as scored poses, duplicates suppressed."""
         rows = self.rows()
         scores = pose_scores(rows["box_scores"], rows["keypoint_scores"], self.score_mode, self.keypoint_threshold)
+        finite = scores.isfinite() & rows["keypoints"].flatten(1).isfinite().all(1)
+        if not finite.all():
+            lost = int((~finite).sum())
+            log.warning("%d of %d poses are not finite, and count as missing; the model diverged", lost, len(finite))
+            rows, scores = {name: column[finite] for name, column in rows.items()}, scores[finite]
         image_ids, categories = rows["image_ids"].numpy(), rows["categories"].numpy()
         groups = np.unique(image_ids, return_inverse=True)[1] * len(category_ids) + categories
         keypoints, ranks = rows["keypoints"].numpy(), scores.numpy()
