@@ -14,7 +14,8 @@ from lightpose.estimators.base import PoseEstimator
 from lightpose.geometry import apply_affine
 from lightpose.inference.crops import Job
 from lightpose.inference.predictor import FIND_AT_ONCE
-from lightpose.inference.sources import AHEAD, Frame
+from lightpose.inference.prefetch import AHEAD
+from lightpose.inference.sources import Frame
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Batch, Poses, collate
 

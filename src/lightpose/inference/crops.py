@@ -5,24 +5,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import numpy as np
-import PIL.Image
-import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lightpose.data.base import Transform, transformed
 from lightpose.data.boxes import unlabelled
-from lightpose.data.decode import EncodedImage, pixels_of
+from lightpose.data.decode import EncodedImage
 from lightpose.data.image_header import ImageError
 from lightpose.data.loading import one_thread
 from lightpose.errors import UserError
 from lightpose.inference.boxes import NO_BOXES, Detections
+from lightpose.inference.inputs import Image, as_rgb
 from lightpose.structures import Array, Batch, Sample, collate
 
 T = TypeVar("T")
-Image = str | os.PathLike[str] | Array | PIL.Image.Image
 OnBadImage = Literal["error", "skip"]
 
 
@@ -227,37 +225,3 @@ def cut(images: Iterable[list[T]], size: int, most_images: int | None = None) ->
             batch, ends = [], []
     if ends:
         yield batch, ends
-
-
-def as_rgb(image: Any, number: int, bits: int = 16) -> Array:
-    """(H, W, 3) uint8 RGB of a picture whose meaning is plain.
-
-    Args:
-        image: (H, W, 3) RGB, (H, W) or (H, W, 1) grey, uint8; or a Pillow image, taken as it stands (EXIF orientation
-            is not applied).
-        number: for messages.
-        bits: see `lightpose.data.decode.read_image`.
-
-    Raises:
-        UserError: for anything else.
-    """
-    if isinstance(image, PIL.Image.Image):
-        return pixels_of(image, str(number), bits)
-    hint = ""
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
-        if image.ndim == 3 and image.shape[2] == 3:
-            return np.ascontiguousarray(image)
-        if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
-            return np.repeat(image.reshape(*image.shape[:2], 1), 3, -1)
-        if image.ndim == 3 and image.shape[2] == 4:
-            hint = "; leave the opacity out: image[..., :3]"
-    elif isinstance(image, torch.Tensor):
-        hint = "; give such an array: tensor.permute(1, 2, 0).numpy(), of values from 0 to 255"
-    elif isinstance(image, np.ndarray) and image.dtype.kind == "f":
-        hint = "; give values from 0 to 255: (255 * image).round().astype(np.uint8) for those from 0 to 1"
-    is_array = isinstance(image, (np.ndarray, torch.Tensor))
-    what = f"{image.dtype} of shape {tuple(image.shape)}" if is_array else type(image).__name__
-    raise UserError(
-        f"image {number} is {what}; expected a path, a Pillow image, or a uint8 array, (H, W, 3) in RGB order or "
-        f"(H, W) of grey levels{hint}"
-    )

@@ -17,7 +17,8 @@ import numpy as np
 
 from lightpose.draw import draw_poses
 from lightpose.inference.predictor import ImagePoses
-from lightpose.inference.sources import THREADS, Frame, prefetch
+from lightpose.inference.prefetch import THREADS, prefetch
+from lightpose.inference.sources import Frame
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array
 

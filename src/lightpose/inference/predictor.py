@@ -1,7 +1,5 @@
 """From images to poses in one call."""
 
-import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import PIL.Image
 import torch
 
 from lightpose.checkpoint import eval_transforms, load
@@ -25,7 +22,6 @@ from lightpose.inference.crops import (
     Cropper,
     Crops,
     CropTasks,
-    Image,
     Job,
     OnBadImage,
     collated,
@@ -33,12 +29,12 @@ from lightpose.inference.crops import (
     deaths_explained,
     made_by_processes,
 )
-from lightpose.inference.sources import AHEAD, Frame, ImageFiles, batched, check_on_bad_image, prefetch, without_bad
+from lightpose.inference.inputs import Image, given_boxes, is_one
+from lightpose.inference.prefetch import AHEAD, batched, prefetch
+from lightpose.inference.sources import Frame, ImageFiles, check_on_bad_image, without_bad
 from lightpose.speed import Speed, precision, speed_up
 from lightpose.structures import Array, Sample
 from lightpose.trust import Trust
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Find = Callable[[Sequence[Frame]], list[Detections]]
@@ -165,12 +161,12 @@ class Predictor:
         if boxes is not None and not self.estimator.takes_boxes:
             raise UserError(f"{type(self.estimator).__name__} finds people by itself; leave boxes out")
         pictures: list[Any]
-        if _is_one(images):
+        if is_one(images):
             boxes, box_scores = (None if given is None else [given] for given in (boxes, box_scores))
             pictures = [images]
         else:
             pictures = list(images)  # type: ignore[arg-type]
-        given = zip(pictures, _given(len(pictures), boxes, box_scores), strict=True)
+        given = zip(pictures, given_boxes(len(pictures), boxes, box_scores), strict=True)
         jobs = [Job(image, detections, number) for number, (image, detections) in enumerate(given)]
         return list(self._predict(self._by_threads(jobs, batch_size)))
 
@@ -194,7 +190,7 @@ class Predictor:
                 boxes = scores = None
                 if find is not None:
                     boxes, scores = zip(*find(chunk), strict=True)
-                for frame, detections in zip(chunk, _given(len(chunk), boxes, scores), strict=True):
+                for frame, detections in zip(chunk, given_boxes(len(chunk), boxes, scores), strict=True):
                     waiting.append(frame)
                     yield Job(frame.image, detections, frame.image_id)
 
@@ -388,54 +384,3 @@ def _noted(batches: Iterable[Crops], bad: dict[int, str]) -> Iterator[Crops]:
     for crops in batches:
         bad.update(crops.bad)
         yield crops
-
-
-def _is_one(images: Any) -> bool:
-    """Whether this is one picture, or can't be several."""
-    if isinstance(images, (np.ndarray, torch.Tensor)):
-        return images.ndim in (0, 2, 3)
-    return isinstance(images, (str, bytes, os.PathLike, PIL.Image.Image)) or not isinstance(images, Iterable)
-
-
-def _given(images: int, boxes: Any, scores: Any) -> list[Detections | None]:
-    """Checked boxes for every image, or None for every image."""
-    if boxes is None:
-        if scores is not None:
-            raise UserError("box_scores come without boxes; give boxes, too, or leave both out")
-        return [None] * images
-    try:
-        boxes, scores = list(boxes), None if scores is None else list(scores)
-    except TypeError as error:
-        raise UserError(f"boxes and box_scores are no lists of arrays ({error}); give each image one") from error
-    scores = [None] * len(boxes) if scores is None else scores
-    if not len(boxes) == len(scores) == images:
-        raise UserError(
-            f"{images} images come with {len(boxes)} arrays of boxes and {len(scores)} of scores; give each image "
-            "one, empty where there is nobody"
-        )
-    return [
-        check_boxes(_numbers(box, f"boxes of image {number}"), _scores(score, number), f"image {number}")
-        for number, (box, score) in enumerate(zip(boxes, scores, strict=True))
-    ]
-
-
-def _scores(given: Any, number: int) -> Array | None:
-    if given is None:
-        return None
-    scores = _numbers(given, f"box scores of image {number}")
-    if not np.isfinite(scores).all():
-        raise UserError(f"the box scores of image {number} are {scores.tolist()}; expected finite numbers")
-    return scores
-
-
-def _numbers(given: Any, what: str) -> Array:
-    """Float32 of lists, arrays and tensors, wherever these are.
-
-    Raises:
-        UserError: for what is no array of numbers.
-    """
-    try:
-        return np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given, np.float32)
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"the {what} are no array of numbers ({reason}); give one row x1, y1, x2, y2 each") from error

@@ -3,12 +3,10 @@
 import glob
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import count, islice, repeat
+from itertools import count, repeat
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,9 +18,9 @@ from lightpose.data.decode import read_image
 from lightpose.data.image_files import expanded, image_folder
 from lightpose.data.image_header import ImageError
 from lightpose.data.json_values import whole_number
-from lightpose.data.loading import CORES
 from lightpose.errors import UserError
 from lightpose.inference.boxes import Detections, by_image
+from lightpose.inference.prefetch import AHEAD, prefetch
 from lightpose.inference.video import Timeline, read_frames, read_timeline
 from lightpose.structures import Array
 
@@ -30,14 +28,10 @@ log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif"})
-THREADS = min(8, CORES)
-"""That decode and crop; more would only wait for Python's lock."""
-AHEAD = 2 * THREADS
 
 _KINDS = "give an image, folder, glob, video, camera number or COCO JSON"
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,34 +336,6 @@ def without_bad(results: Iterable[T], bad: Mapping[int, str]) -> Iterator[T]:
 def frame_name(stem: str, number: int) -> str:
     """Name of a video's frame, counted from 1."""
     return f"{stem}_{number:06d}"
-
-
-def prefetch(function: Callable[[T], R], items: Iterable[T], ahead: int, threads: int = THREADS) -> Generator[R]:
-    """``map(function, items)`` by threads that keep at most ``ahead`` results waiting; close it to stop them."""
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """``items`` in lists of ``size``; the last may be shorter.
-
-    Raises:
-        UserError: for a size below 1.
-    """
-    if size < 1:
-        raise UserError(f"batch_size={size} must be at least 1")
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def _frames_of(source: Video | Camera, image: BoxedImage) -> list[int]:
