@@ -115,6 +115,15 @@ def kept_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def saying(message: str) -> Iterator[None]:
+    """In here, a signal that interrupts the command leaves it as ``message`` says."""
+    try:
+        yield
+    except Interrupted as interruption:
+        raise Interrupted(interruption.signum, message) from interruption
+
+
 def react_by(react: Callable[[int], None] | None) -> None:
     """Let the first signal call ``react``, until this is called with None."""
     _state["react"] = react or (leave_after if is_started_by_lightning() else _interrupt)

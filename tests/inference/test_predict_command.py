@@ -11,6 +11,7 @@ import pytest
 import lightpose
 from lightpose.cli.predict import main, until_interrupt
 from lightpose.inference.results import read_coco_results
+from lightpose.signals import watched
 
 
 @pytest.fixture()
@@ -150,15 +151,12 @@ def test_mistakes_are_one_paragraph(predict, folder, tmp_path, arguments, messag
 
 
 def test_interrupt_ends_a_recording():
-    before = signal.getsignal(signal.SIGINT)
     seen = []
-    try:
+    with watched():
         for number in until_interrupt(range(100)):
             seen.append(number)
             if number == 5:
                 os.kill(os.getpid(), signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
     assert seen == list(range(6))
 
 

@@ -1,6 +1,7 @@
 """Ends training in good order when a signal asks for it."""
 
 import os
+import shlex
 import signal
 from pathlib import Path
 from typing import Any, NoReturn
@@ -120,5 +121,5 @@ def how_to_go_on(folder: Path) -> str:
     """
     found = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns) if folder.is_dir() else []
     if not found:
-        return "there is no checkpoint yet, so start it anew"
-    return f"go on with the same command and resume={found[-1]}"
+        return "start it anew, as there is no checkpoint yet"
+    return f"go on with the same command and {shlex.quote(f'resume={found[-1]}')}"

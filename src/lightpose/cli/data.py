@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lightpose.cli import app
+from lightpose.signals import saying
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ def synthetic(config: DictConfig) -> None:
     """Write the embedded data set: JPEG files and COCO annotations."""
     from lightpose.data.synthetic import generate
 
-    annotations = generate(Path(config.out), images=config.images, seed=config.seed, image_hw=tuple(config.image_hw))
+    with saying(f"out={config.out} holds a part of the images; delete it"):
+        annotations = generate(Path(config.out), config.images, config.seed, tuple(config.image_hw))
     log.info("%d images: %s", config.images, annotations)
 
 

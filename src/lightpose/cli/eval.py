@@ -3,12 +3,15 @@
 import json
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from lightpose.cli import app
+from lightpose.signals import saying
 
 log = logging.getLogger(__name__)
 
@@ -100,14 +103,29 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
         logger=False,
         enable_model_summary=False,
     )
+    out = Path(config["out"] or Path(config["ckpt"]).parent / "evaluation")
     orderly_signals(trainer)
-    with ending_together(trainer):
+    with ending_together(trainer), saying("nothing was scored or written"), place_for(out):
         [found] = trainer.validate(estimator, datamodule, verbose=False)
     figures = {name.removeprefix("val/"): float(value) for name, value in found.items()}
     if trainer.is_global_zero:
         write(out, figures, estimator, trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
         log.info("written to %s", out)
     return figures
+
+
+@contextmanager
+def place_for(out: Path) -> Iterator[None]:
+    """Make the folder before the work whose results go there; without it, if the work fails."""
+    existed = out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            with suppress(OSError):  # another process has written something
+                out.rmdir()
+        raise
 
 
 def write(out: Path, figures: dict[str, float], estimator: Any, dataset: Any) -> None:

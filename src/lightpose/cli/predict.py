@@ -1,7 +1,6 @@
 """``lightpose-predict``: find poses in images or a video."""
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ from omegaconf import DictConfig
 
 from lightpose.cli import app
 from lightpose.errors import UserError
+from lightpose.signals import react_by, saying
 
 if TYPE_CHECKING:
     from lightpose.inference.boxes import Detections
@@ -50,7 +50,7 @@ def predict(composed: DictConfig) -> None:
     )
     boxes, detector = people_of(config, source, predictor.estimator.takes_boxes)
     start, overlays = time.perf_counter(), None
-    with ExitStack() as stack:
+    with saying(f"nothing was written to out={out}"), ExitStack() as stack:
         folder = stack.enter_context(staged(out))
         if isinstance(source, ImageFiles) and detector is None:
             results = predictor.stream_files(
@@ -135,7 +135,7 @@ def box_finder(boxes: "Mapping[int, Detections] | None", detector: "Detector | N
 def until_interrupt(frames: "Iterable[Frame]") -> "Iterator[Frame]":
     """The frames until Ctrl-C, which then ends the recording and not the program."""
     stopped = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    react_by(lambda _: stopped.set())
     log.info("Ctrl-C ends the recording")
     return takewhile(lambda _: not stopped.is_set(), frames)
 

@@ -31,13 +31,13 @@ class RunFolder(L.Callback):
         self.config = config
         self.path = Path(config["output_dir"])
         self.began = self.trained = False
-        self._logs: list[Path] = []
+        self._new: list[Path] = []
 
     def expect(self, trainer: L.Trainer) -> None:
         """Note where loggers will write, before they do."""
         if trainer.is_global_zero:
-            places = [Path(logger.log_dir) for logger in trainer.loggers if logger.log_dir]
-            self._logs = [place for place in places if not place.exists()]
+            logs = [Path(logger.log_dir) for logger in trainer.loggers if logger.log_dir]
+            self._new = [place for log in logs for place in (log, log.parent) if not place.exists()]
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -50,16 +50,24 @@ class RunFolder(L.Callback):
     ) -> None:
         """Write the configuration, after the first batch."""
         if not self.trained and trainer.is_global_zero:
-            self.path.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(OmegaConf.create(self.config), self.path / "config.yaml")
+            self._write(OmegaConf.to_yaml(OmegaConf.create(self.config)))
         self.trained = True
+
+    def _write(self, content: str) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        part = self.path / ".config.yaml.part"
+        try:
+            part.write_text(content)
+            part.replace(self.path / "config.yaml")
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
     def take_back(self) -> None:
         """Remove the logs of a run that never trained, and folders that are empty without them."""
         if not self.trained:
-            for log in self._logs:
-                shutil.rmtree(log, ignore_errors=True)
-                prune(log.parent)
+            for place in self._new:
+                shutil.rmtree(place, ignore_errors=True)
             prune(self.path)
 
     def explained(self, error: BaseException, trainer: L.Trainer) -> BaseException | None:
