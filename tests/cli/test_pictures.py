@@ -135,4 +135,4 @@ def test_eval_overwrites_no_input(run, people, trained, tmp_path):
     assert (tmp_path / "predictions.json").read_bytes() == before
     code, _, err = run(eval.main, *given, "out=/proc/scores")
     assert code == 1
-    assert "can't be written" in err
+    assert "can't be used" in err
