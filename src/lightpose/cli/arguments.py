@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from lightpose.errors import UserError
 
@@ -74,7 +75,10 @@ def _as_string(key: str, value: str) -> str:
         return value
     if key == "source" and value.isdecimal() and not os.path.lexists(value):
         return value
-    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), _unquoted(value))
+    path = _unquoted(value)
+    if path.startswith("~") and os.path.lexists(path):
+        path = str(Path(path).absolute())  # nobody's home
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), path)
     return f"'{escaped}'"
 
 

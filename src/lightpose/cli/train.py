@@ -120,7 +120,7 @@ def _check_resume(config: dict[str, Any], skeleton: Any) -> str:
             f"{config['resume']} is of a finished run ({done} epochs, {content['global_step']} steps); to train on, "
             f"raise trainer.max_epochs above {done}, or start a new run from its weights with init_from="
         )
-    return str(config["resume"])
+    return str(Path(config["resume"]).absolute())  # what stands before a "::" would be a protocol to Lightning
 
 
 def _report(trainer: Any, config: dict[str, Any]) -> float | None:
