@@ -162,6 +162,7 @@ def make_trainer(config: dict[str, Any], *further: Callback) -> Any:
     check_precision(config["trainer"]["strategy"], str(config["trainer"]["precision"]))
     lean_ddp()
     callbacks += [Resume(), *further, Interruption(f"{config['output_dir']}/checkpoints")]
-    trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[WholeFiles()])
+    with preparing("trainer"):
+        trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[WholeFiles()])
     orderly_signals(trainer)
     return trainer
