@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from lightpose.errors import UserError
-from lightpose.skeleton import DEFAULT_SIGMA, Skeleton, infer_swap_pairs
+from lightpose.skeleton import DEFAULT_SIGMA, Skeleton, coco_links, infer_swap_pairs
 
 FACE = ("nose", "left_eye", "right_eye")
 
@@ -113,11 +114,73 @@ def test_sigmas_of_a_coco_category_yield_to_given_ones():
     assert Skeleton.from_coco_category(category, sigmas=[0.3, 0.2, 0.1]).sigmas == (0.3, 0.2, 0.1)
 
 
-def test_a_coco_category_that_counts_links_from_zero_or_lists_no_keypoints_is_refused():
-    with pytest.raises(UserError, match="links count from 0"):
-        Skeleton.from_coco_category({"keypoints": list(FACE), "skeleton": [[0, 1]]})
+def test_a_coco_category_that_lists_no_keypoints_is_refused():
     with pytest.raises(UserError, match="category 'dog' lists no `keypoints`"):
         Skeleton.from_coco_category({"name": "dog"})
+
+
+@pytest.mark.parametrize(
+    ("given", "links", "left_out"),
+    [
+        (None, [], []),
+        ([[1, 2], [1, 3]], [(0, 1), (0, 2)], []),
+        ([[0, 1], [1, 2]], [(0, 1), (1, 2)], []),  # a 0 anywhere means from 0
+        ([[1, 2], [2, 0]], [(1, 2), (2, 0)], []),
+        ([["nose", "left_eye"], ["1", 3]], [(0, 1), (0, 2)], []),
+        ([[3, 4], [1, 2]], [(0, 1)], [[3, 4]]),
+        ([[0, 3], [0, 1]], [(0, 1)], [[0, 3]]),
+        ([[1.0, 2], [1.5, 2]], [(0, 1)], [[1.5, 2]]),
+        ([1, 2, 2, 3], [], [1, 2, 2, 3]),
+        ("nose", [], ["nose"]),
+        ([[1, 2, 3], None, [], [True, 2], [-1, 1], [[1], 2], ["ear", 1], [10**400, 1], [{}, 1]], [], None),
+    ],
+)
+def test_links_of_a_coco_category_are_understood_or_left_out(given: Any, links: list[Any], left_out: Any):
+    category = {"keypoints": list(FACE), "skeleton": given}
+    assert coco_links(given, FACE) == (links, given if left_out is None else left_out)
+    assert Skeleton.from_coco_category(category).links == tuple(links)
+
+
+def test_numbered_keypoints_are_linked_by_place():
+    assert coco_links([[1, 2], ["1", 2]], ["0", "1", "2"]) == ([(0, 1), (1, 1)], [])
+
+
+@pytest.mark.parametrize(
+    "sigmas", [[0.1], "0.1", 3, {}, [0.1, "0.1", 0.1], [0.1, None, 0.1], [True] * 3, [10**400] * 3]
+)
+def test_sigmas_of_a_coco_category_that_cannot_be_used_are_refused(sigmas: Any):
+    with pytest.raises(UserError, match="sigmas"):
+        Skeleton.from_coco_category({"keypoints": list(FACE), "sigmas": sigmas})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keypoints": "nose"}, "keypoints of skeleton 'custom' must be a list, got 'nose'"),
+        ({"upper": "nose"}, "upper of skeleton 'custom' must be a list"),
+        ({"swap_pairs": ["nose", "left_eye"]}, "swap_pairs of skeleton 'custom' must be a list, got 'nose'"),
+        ({"swap_pairs": [["nose"]]}, "must be pairs of keypoints, got one of 1"),
+        ({"swap_pairs": [["nose", 3]]}, "has no keypoint 3; it has nose"),
+        ({"swap_pairs": [["nose", "left_eye"], ["left_eye", "right_eye"]]}, "each keypoint in one of them at most"),
+        ({"links": [[0, -1]]}, "has no keypoint -1"),
+        ({"weights": [1, "2", 3]}, "weights of skeleton 'custom' must be numbers"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(options: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
+        Skeleton.build(**{"keypoints": FACE, **options})
+
+
+def test_a_change_leaves_the_rest_as_it_was():
+    before = Skeleton.build(FACE, name="face", links=[(0, 1)], sigmas=[0.03, 0.02, 0.02], upper=["nose"])
+    assert before.changed() == before
+    after = before.changed(swap_pairs=[[0, 1]], weights=[2, 1, 1])
+    assert (after.swap, after.weights) == ((1, 0, 2), (2.0, 1.0, 1.0))
+    assert replace(after, swap=before.swap, weights=before.weights) == before
+    assert not Skeleton.build(FACE).changed(swap_pairs=[]).sigmas_known
+    assert before.changed(sigmas=[0.1] * 3, name="other").sigmas == (0.1,) * 3
+    with pytest.raises(UserError, match="skeleton has no key swap_pair; name, swap_pairs, links"):
+        before.changed(swap_pair=[[0, 1]])
 
 
 def test_plain_data_gives_the_skeleton_back():

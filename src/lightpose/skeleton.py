@@ -1,12 +1,12 @@
 """The skeleton: what the keypoints are called, which mirror each other, and how precisely people mark them."""
 
 import colorsys
+import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
-
-import numpy as np
 
 from lightpose.errors import UserError
 
@@ -45,18 +45,19 @@ class Skeleton:
         count = len(self.keypoints)
         if not count:
             raise UserError(f"skeleton {self.name!r} has no keypoints; list their names under `keypoints`")
-        repeated = sorted({name for name in self.keypoints if self.keypoints.count(name) > 1})
+        repeated = sorted(name for name, times in Counter(self.keypoints).items() if times > 1)
         if repeated:
             raise UserError(f"skeleton {self.name!r} names {', '.join(repeated)} twice; keypoint names must differ")
         for field in ("swap", "sigmas", "weights", "colors"):
             given = len(getattr(self, field))
             if given != count:
                 raise UserError(f"skeleton {self.name!r} has {count} keypoints but {given} {field}; give one for each")
-        if not all(np.isfinite(sigma) and sigma > 0 for sigma in self.sigmas):
+        if not all(math.isfinite(sigma) and sigma > 0 for sigma in self.sigmas):
             raise UserError(f"sigmas of skeleton {self.name!r} must be positive and finite, got {list(self.sigmas)}")
         if sorted(self.swap) != list(range(count)) or any(self.swap[self.swap[i]] != i for i in range(count)):
             raise UserError(
                 f"swap of skeleton {self.name!r} must send each keypoint to its mirror image and back, got {self.swap}"
+                "; give swap_pairs, with each keypoint in one of them at most"
             )
         if any(not 0 <= index < count for link in self.links for index in link):
             raise UserError(f"a link of skeleton {self.name!r} points past its {count} keypoints; links count from 0")
@@ -82,58 +83,88 @@ class Skeleton:
         Args:
             keypoints: K names.
             name: for messages.
-            swap_pairs: pairs of names that mirror each other; None infers them from "left" and "right" in the names.
-            links: pairs of names or indices (from 0).
+            swap_pairs: pairs of keypoints that mirror each other; None finds them by "left" and "right" in the names.
+            links: pairs of keypoints, for drawing.
             sigmas: K OKS constants; None takes `DEFAULT_SIGMA` for all and says so.
-            upper: names of the upper half of the body.
+            upper: keypoints of the upper half of the body.
             weights: K factors of the loss; None is 1 for all.
+
+            A keypoint is its name, or its position from 0.
 
         Raises:
             UserError: for an unknown name, a wrong length, or a value that can't be used.
         """
-        names = tuple(str(keypoint) for keypoint in keypoints)
+        names = tuple(str(keypoint) for keypoint in _sequence(keypoints, "keypoints", name))
 
-        def index(keypoint: str | int) -> int:
-            if isinstance(keypoint, int):
+        place = {keypoint: number for number, keypoint in enumerate(names)}
+
+        def index(keypoint: Any) -> int:
+            if str(keypoint) in place:
+                return place[str(keypoint)]
+            if type(keypoint) is int and 0 <= keypoint < len(names):
                 return keypoint
-            if keypoint not in names:
-                raise UserError(f"skeleton {name!r} has no keypoint {keypoint!r}; it has {', '.join(names)}")
-            return names.index(keypoint)
+            raise UserError(f"skeleton {name!r} has no keypoint {keypoint!r}; it has {', '.join(names)}")
+
+        def pairs(given: Any, key: str) -> tuple[tuple[int, int], ...]:
+            made = [
+                tuple(index(keypoint) for keypoint in _sequence(pair, key, name))
+                for pair in _sequence(given, key, name)
+            ]
+            wrong = [pair for pair in made if len(pair) != 2]
+            if wrong:
+                raise UserError(f"{key} of skeleton {name!r} must be pairs of keypoints, got one of {len(wrong[0])}")
+            return tuple((start, end) for start, end in made)
 
         swap = list(range(len(names)))
-        for left, right in infer_swap_pairs(names) if swap_pairs is None else swap_pairs:
-            swap[index(left)], swap[index(right)] = index(right), index(left)
+        for left, right in pairs(infer_swap_pairs(names) if swap_pairs is None else swap_pairs, "swap_pairs"):
+            swap[left], swap[right] = right, left
         return cls(
-            name=name,
+            name=str(name),
             keypoints=names,
             swap=tuple(swap),
-            links=tuple((index(start), index(end)) for start, end in links),
-            sigmas=tuple(sigmas) if sigmas is not None else (DEFAULT_SIGMA,) * len(names),
+            links=pairs(links, "links"),
+            sigmas=_numbers(sigmas, "sigmas", name) if sigmas is not None else (DEFAULT_SIGMA,) * len(names),
             sigmas_known=sigmas is not None,
-            upper=tuple(index(keypoint) for keypoint in upper),
-            weights=tuple(weights) if weights is not None else (1.0,) * len(names),
+            upper=tuple(index(keypoint) for keypoint in _sequence(upper, "upper", name)),
+            weights=_numbers(weights, "weights", name) if weights is not None else (1.0,) * len(names),
             colors=tuple(_color(keypoint, i, len(names)) for i, keypoint in enumerate(names)),
         )
 
-    @classmethod
-    def from_coco_category(cls, category: Mapping[str, Any], sigmas: Sequence[float] | None = None) -> Self:
-        """The skeleton of one entry of a COCO file's ``categories`` (its links count from 1).
-
-        Where the file gives no sigmas and the keypoints are COCO's 17 or one of the named skeletons, callers pass them.
+    def changed(self, **options: Any) -> Self:
+        """The same keypoints, with some of the rest given anew, each as `build` takes it.
 
         Raises:
-            UserError: when the category lists no keypoints.
+            UserError: for an option that `build` doesn't have, and as `build`.
+        """
+        unknown = sorted(set(options) - set(_FIELDS))
+        if unknown:
+            raise UserError(
+                f"skeleton has no key {' or '.join(unknown)}; {', '.join(_FIELDS)} can be given beside the keypoints "
+                "that the data set names. A skeleton of your own has `_target_: lightpose.skeleton.Skeleton.build`"
+            )
+        made = self.build(self.keypoints, **({"name": self.name} | options))
+        return replace(self, **{field: getattr(made, field) for key in options for field in _FIELDS[key]})
+
+    @classmethod
+    def from_coco_category(cls, category: Mapping[str, Any], sigmas: Sequence[float] | None = None) -> Self:
+        """The skeleton of one entry of a COCO file's ``categories``.
+
+        Its links count from 1; or from 0, if there is a 0. Those that join no two keypoints are left out, see
+        `coco_links`. Where the file gives no sigmas and the keypoints are COCO's 17 or one of the named skeletons,
+        callers pass them.
+
+        Raises:
+            UserError: when the category lists no keypoints, and for sigmas that can't be used.
         """
         if not category.get("keypoints"):
             raise UserError(
                 f"category {category.get('name')!r} lists no `keypoints`, so the skeleton is unknown; "
                 "add their names to the file's categories, or choose one, e.g. skeleton=coco17"
             )
-        links = [(int(start) - 1, int(end) - 1) for start, end in category.get("skeleton") or ()]
         return cls.build(
             category["keypoints"],
             name=str(category.get("name", "custom")),
-            links=links,
+            links=coco_links(category.get("skeleton"), category["keypoints"])[0],
             sigmas=sigmas if sigmas is not None else category.get("sigmas"),
         )
 
@@ -145,6 +176,75 @@ class Skeleton:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The skeleton that `to_dict` wrote."""
         return cls(**{key: _tuples(value) for key, value in data.items()})
+
+
+_FIELDS = {
+    "name": ("name",),
+    "swap_pairs": ("swap",),
+    "links": ("links",),
+    "sigmas": ("sigmas", "sigmas_known"),
+    "upper": ("upper",),
+    "weights": ("weights",),
+}
+"""What `Skeleton.changed` takes, and the attributes that each makes."""
+
+
+def coco_links(given: Any, keypoints: Sequence[str]) -> tuple[list[tuple[int, int]], list[Any]]:
+    """The links of a COCO category, whose values are not to be trusted.
+
+    Args:
+        given: the category's ``skeleton``: pairs of names or of numbers from 1; from 0, if there is a 0.
+        keypoints: K names.
+
+    Returns:
+        Pairs of indices from 0, and what is not a pair of the keypoints.
+    """
+    listed = [] if given is None else given if isinstance(given, list) else [given]
+    pairs = [link if isinstance(link, list) and len(link) == 2 else [None, None] for link in listed]
+    first = 0 if any(type(end) in (int, float) and end == 0 for pair in pairs for end in pair) else 1
+    place = {name: number for number, name in enumerate(keypoints)}
+
+    def find(end: Any) -> int | None:
+        if isinstance(end, str) and end not in place and end.isascii() and end.isdecimal() and len(end) < 9:
+            end = int(end)
+        elif isinstance(end, str):
+            return place.get(end)
+        elif isinstance(end, float) and end.is_integer():
+            end = int(end)
+        return end - first if type(end) is int and first <= end < first + len(keypoints) else None
+
+    found = [(find(start), find(end)) for start, end in pairs]
+    links = [(start, end) for start, end in found if start is not None and end is not None]
+    return links, [link for link, ends in zip(listed, found, strict=True) if None in ends]
+
+
+def mirror_remarks(skeleton: Skeleton) -> list[str]:
+    """That no keypoint has a mirror image, if so: mirrored samples of what has a left and a right would be wrong."""
+    if skeleton.num_keypoints == 1 or skeleton.swap != tuple(range(skeleton.num_keypoints)):
+        return []
+    return [
+        f"no keypoint of skeleton {skeleton.name!r} has a mirror image, so flips exchange nothing; if there is a left "
+        "and a right of anything, say so with skeleton.swap_pairs=[[A,B],...], or leave mirroring out with "
+        "augment.train.flip=null estimator.flip_test=false"
+    ]
+
+
+def _sequence(value: Any, key: str, name: str) -> list[Any]:
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise UserError(f"{key} of skeleton {name!r} must be a list, got {value!r}")
+    return list(value)
+
+
+def _numbers(values: Any, key: str, name: str) -> tuple[float, ...]:
+    numbers = []
+    for value in _sequence(values, key, name):
+        try:
+            numbers.append(math.nan if isinstance(value, (bool, str)) else float(value))
+        except (TypeError, OverflowError):
+            numbers.append(math.nan)
+        if math.isnan(numbers[-1]):
+            raise UserError(f"{key} of skeleton {name!r} must be numbers, one for each keypoint, got {value!r}")
+    return tuple(numbers)
 
 
 def _tuples(value: Any) -> Any:

@@ -69,7 +69,7 @@ def test_boxes_without_extent_are_left_out(annotations, write_boxes, caplog):
 
 
 def test_unknown_images_are_refused(annotations, write_boxes):
-    with pytest.raises(UserError, match=r"2 images .*e\.g\. 77"):
+    with pytest.raises(UserError, match=r"2 images .*e\.g\. image_id 77"):
         detected_boxes(write_boxes([box(1), box(77), box(78)]), read_coco(annotations))
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lightpose.data import coco_index
-from lightpose.data.coco import CocoImages, CocoInstances, skeleton_of
+from lightpose.data.coco import CocoImages, CocoInstances, skeleton_of, skeleton_remarks
 from lightpose.data.coco_index import read_coco
 from lightpose.data.decode import ImageError
 from lightpose.errors import UserError
@@ -113,9 +113,13 @@ def test_other_number_of_keypoints_is_refused(write_coco, person):
         CocoInstances(path, skeleton=Skeleton.build(NAMES[::-1]))
 
 
-def test_annotation_that_contradicts_the_category_is_refused(write_coco, person):
-    with pytest.raises(UserError, match=r"annotation 3 of .*train\.json has 6 keypoint numbers, expected 15"):
-        read_coco(write_coco([person(3, keypoints=[1, 2, 2, 3, 4, 2])]))
+def test_annotation_that_contradicts_the_category_is_named_and_not_trained_on(write_coco, person):
+    short = person(3, keypoints=[1, 2, 2, 3, 4, 2])
+    index = read_coco(write_coco([person(1), short]))
+    assert index.reasons() == {"keypoints other than x, y and visibility of each": 1}
+    assert index.boxed().tolist() == [0, 1]  # to predict in, it will do
+    with pytest.raises(UserError, match=r"annotations\[0\] has a list of 6, expected 15 numbers for 5 keypoints"):
+        CocoInstances(write_coco([short], name="short.json"))
 
 
 def test_several_categories_of_one_skeleton_are_kept_apart(write_coco, person):
@@ -133,8 +137,9 @@ def test_several_categories_of_one_skeleton_are_kept_apart(write_coco, person):
 def test_categories_without_names_still_read(write_coco, person):
     path = write_coco([person(1)], categories=[{"id": 1, "name": "person"}])
     assert len(CocoInstances(path, skeleton=Skeleton.build(NAMES))) == 1
-    with pytest.raises(UserError, match="lists no `keypoints`"):
-        skeleton_of(path)
+    skeleton = skeleton_of(path)
+    assert (skeleton.name, skeleton.keypoints) == ("person", ("0", "1", "2", "3", "4"))
+    assert skeleton_remarks(path) == [f"`categories` of {path} name no keypoints, so these are called 0 to 4"]
 
 
 def test_nothing_usable_is_refused_with_the_report(write_coco, person):
@@ -222,15 +227,15 @@ def test_processes_that_start_at_once_share_one_cache(write_coco, person, cache)
 
 
 def test_a_cache_that_another_process_made_meanwhile_is_kept(write_coco, person, cache, monkeypatch):
-    path, parse, places = write_coco([person(1)]), coco_index._parse, []
+    path, parse, places = write_coco([person(1)]), coco_index.parse, []
 
     def slow_parse(*arguments):
-        monkeypatch.setattr(coco_index, "_parse", parse)
+        monkeypatch.setattr(coco_index, "parse", parse)
         read_coco(path)
         places.append(next((cache / "coco").iterdir()).stat().st_ino)
         return parse(*arguments)
 
-    monkeypatch.setattr(coco_index, "_parse", slow_parse)
+    monkeypatch.setattr(coco_index, "parse", slow_parse)
     assert read_coco(path).ids.tolist() == [1]
     assert [folder.stat().st_ino for folder in (cache / "coco").iterdir()] == places
 

@@ -46,7 +46,12 @@ def test_truncated_image_needs_decoding(write_coco, person):
         ({"area": None}, "warning: 1 annotations: area missing"),
         ({"keypoints": [70, 6, 2] * 5}, "warning: 1 people have keypoints outside the image, e.g. annotation 2"),
         ({"keypoints": [300, 6, 2] * 5}, "warning: 1 people have keypoints far outside the image, e.g. annotation 2"),
-        ({"keypoints": [1, 2]}, "error: annotation 2 of"),
+        ({"keypoints": [1, 2]}, "error: 1 annotations are dropped: keypoints other than x, y and visibility of each "),
+        ({"keypoints": [1, 2]}, "(annotations[1] has a list of 2, expected 15 numbers for 5 keypoints)"),
+        (
+            {"iscrowd": "maybe"},
+            'error: 1 annotations are dropped: iscrowd neither 0 nor 1 (annotations[1] has iscrowd "m',
+        ),
     ],
 )
 def test_mistakes_in_annotations(write_coco, person, changes, text):

@@ -80,7 +80,7 @@ def test_images_without_boxes_come_out_in_order(checkpoint, photos):
     assert [(frame.image_id, len(poses)) for frame, poses in results] == [
         (10 * number, count) for number, count in enumerate(PEOPLE)
     ]
-    boxes = [source.boxes.get(frame.name, (np.zeros((0, 4)), None))[0] for frame, _ in results]
+    boxes = [source.boxes.get(frame.image_id, (np.zeros((0, 4)), None))[0] for frame, _ in results]
     assert all(np.array_equal(poses.boxes_xyxy, rows) for (_, poses), rows in zip(results, boxes, strict=True))
     assert [len(poses) for _, poses in predictor.stream_files(source, {}, num_workers=1)] == [0] * len(PEOPLE)
     whole = list(predictor.stream_files(source, batch_size=2, num_workers=2))
@@ -186,7 +186,7 @@ def test_bad_images_are_skipped_by_threads_and_processes(run, checkpoint, photos
     assert overlays == {f"{number}.jpg" for number in range(9)} - {"0.jpg", "2.jpg"}
 
     boxes = open_source(str(photos)).boxes
-    whole = lightpose.Predictor(checkpoint, device="cpu")([photos.with_name("6.jpg")], [boxes["6.jpg"][0]])[0]
+    whole = lightpose.Predictor(checkpoint, device="cpu")([photos.with_name("6.jpg")], [boxes[60][0]])[0]
     points = np.array([entry["keypoints"] for entry in found[1:4]]).reshape(3, 3, 3)
     assert np.median(np.abs(points[..., :2] - whole.keypoints)) < 0.01
 

@@ -74,13 +74,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_malformed_predictions_are_explained(tmp_path: Path) -> None:
     path = tmp_path / "predictions.json"
-    with pytest.raises(UserError, match="can't read"):
+    with pytest.raises(UserError, match="can't be read"):
         read_coco_results(path)
     path.write_text("[{")
     with pytest.raises(UserError, match="not JSON"):
         read_coco_results(path)
     path.write_text("{}")
-    with pytest.raises(UserError, match="holds one dict"):
+    with pytest.raises(UserError, match="holds an object"):
         read_coco_results(path)
     path.write_text(json.dumps([{"image_id": 1, "category_id": 1, "keypoints": []}]))
     with pytest.raises(UserError, match=r"entry 0 .* has no score"):

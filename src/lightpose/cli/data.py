@@ -1,6 +1,5 @@
 """``lightpose-data``: make, check and look at data sets."""
 
-import contextlib
 import logging
 import re
 import sys
@@ -46,15 +45,18 @@ def synthetic(config: DictConfig) -> None:
 
 def check(composed: DictConfig) -> None:
     """Print what a data set holds; exit code 1 if it can't be trained on."""
-    from lightpose.cli.setup import make_skeleton, resolved
+    from lightpose.cli.setup import choose_skeleton, resolved
     from lightpose.data.report import check as check_data
     from lightpose.errors import UserError
 
     config = resolved(composed)
-    skeleton = None
-    with contextlib.suppress(UserError):  # the report says what is wrong with the file
-        skeleton = make_skeleton(config["skeleton"], config["annotations"])
-    report = check_data(config["annotations"], config["images"], skeleton, decode=config["decode"])
+    try:
+        skeleton = choose_skeleton(config["skeleton"], config["annotations"])
+        report = check_data(config["annotations"], config["images"], skeleton, decode=config["decode"])
+    except UserError:
+        report = check_data(config["annotations"], config["images"], decode=config["decode"])
+        if not report.has_errors:  # not the file is wrong, but what was chosen
+            raise
     print(report)
     if report.has_errors:
         sys.exit(1)

@@ -39,7 +39,7 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
     Raises:
         UserError: without annotations.
     """
-    from lightpose.cli.setup import make_skeleton
+    from lightpose.cli.setup import choose_skeleton
     from lightpose.data.coco_index import read_coco
     from lightpose.errors import UserError
     from lightpose.inference.results import read_coco_results
@@ -50,9 +50,10 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
     pointless = [f"{key}=" for key in ("metric", "boxes", "images", "flip_test") if config[key] is not None]
     if pointless:
         raise UserError(f"a predictions file is scored by OKS as it is; leave out {' and '.join(pointless)}")
-    skeleton = make_skeleton(config["skeleton"], config["annotations"])
-    predictions = read_coco_results(config["predictions"])
-    figures = evaluate_oks(read_coco(config["annotations"]).ground_truth(), predictions, skeleton.sigmas)
+    skeleton = choose_skeleton(config["skeleton"], config["annotations"])
+    index = read_coco(config["annotations"])
+    predictions = read_coco_results(config["predictions"], index.id_of_text())
+    figures = evaluate_oks(index.ground_truth(), predictions, skeleton.sigmas)
     if config["out"] is not None:
         write_figures(Path(config["out"]), figures)
     return figures

@@ -94,11 +94,12 @@ def inputs(config: dict[str, Any], source: "Source") -> "list[Path]":
 
 def people_of(
     config: dict[str, Any], source: "Source", takes_boxes: bool
-) -> "tuple[Mapping[str, Detections] | None, Detector | None]":
-    """Boxes by the name of the image, from the file or the source's own annotations, or a detector; or neither.
+) -> "tuple[Mapping[int, Detections] | None, Detector | None]":
+    """Boxes by the id of the image, from the file or the source's own annotations, or a detector; or neither.
 
     Raises:
-        UserError: for both a file and a detector, or either where the model takes no boxes, and for unusable ones.
+        UserError: for both a file and a detector, or either where the model takes no boxes, for unusable ones, and
+            where the source's annotations are to give boxes and have none.
     """
     from lightpose.checkpoint import assemble
     from lightpose.inference.boxes import read_boxes
@@ -112,16 +113,23 @@ def people_of(
         return None, None
     if "detector" in given:
         return None, assemble(config["detector"])
-    return source.boxes if config["boxes"] is None else read_boxes(config["boxes"], source), None
+    if config["boxes"] is not None:
+        return read_boxes(config["boxes"], source), None
+    if source.boxes is not None and not source.boxes:
+        raise UserError(
+            f"source={config['source']} has annotations, but none that gives a box; give boxes=, or "
+            "detector=whole_image to pose each whole image as one person"
+        )
+    return source.boxes, None
 
 
-def box_finder(boxes: "Mapping[str, Detections] | None", detector: "Detector | None") -> "Find | None":
+def box_finder(boxes: "Mapping[int, Detections] | None", detector: "Detector | None") -> "Find | None":
     """Looks up boxes, or asks the detector; None for the whole image."""
     from lightpose.inference.boxes import NO_BOXES
 
     if detector is not None:
         return lambda frames: detector([frame.pixels() for frame in frames])
-    return None if boxes is None else lambda frames: [boxes.get(frame.name, NO_BOXES) for frame in frames]
+    return None if boxes is None else lambda frames: [boxes.get(frame.image_id, NO_BOXES) for frame in frames]
 
 
 def until_interrupt(frames: "Iterable[Frame]") -> "Iterator[Frame]":

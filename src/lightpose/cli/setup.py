@@ -1,5 +1,6 @@
 """From a composed configuration to the objects of a run: skeleton, data, estimator, trainer."""
 
+import logging
 from contextlib import suppress
 from typing import Any
 
@@ -11,13 +12,15 @@ from omegaconf import DictConfig, OmegaConf
 from lightpose.callbacks.resume import Resume
 from lightpose.checkpoint import WholeFiles, assemble
 from lightpose.cli.app import group_files
-from lightpose.data.coco import skeleton_of
+from lightpose.data.coco import skeleton_of, skeleton_remarks
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.models.net import PairError, fits
 from lightpose.parallel import check_precision, lean_ddp, no_step_broadcast
-from lightpose.skeleton import Skeleton
+from lightpose.skeleton import Skeleton, mirror_remarks
 from lightpose.structures import Spec
+
+log = logging.getLogger(__name__)
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -34,17 +37,28 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def make_skeleton(choice: dict[str, Any], annotations: str | None) -> Skeleton:
-    """The chosen skeleton, or with ``skeleton=auto`` that of the annotation file.
+    """`choose_skeleton`, and a warning of what the annotation file leaves unsaid of it."""
+    skeleton = choose_skeleton(choice, annotations)
+    if "_target_" not in choice and annotations is not None:
+        told = choice.get("swap_pairs") is not None
+        for remark in [*skeleton_remarks(annotations), *([] if told else mirror_remarks(skeleton))]:
+            log.warning(remark)
+    return skeleton
+
+
+def choose_skeleton(choice: dict[str, Any], annotations: str | None) -> Skeleton:
+    """The chosen skeleton, or with ``skeleton=auto`` that of the annotation file, with what else is chosen of it.
 
     Raises:
-        UserError: when there is neither.
+        UserError: when there is neither, and for a choice that can't be.
     """
     if "_target_" in choice:
         skeleton: Skeleton = assemble(choice)
         return skeleton
     if annotations is None:
         raise UserError("data.train is not given; add data.train=annotations.json data.images=folder/ (COCO format)")
-    return recognise(skeleton_of(annotations, choice["sigmas"]))
+    given = {key: value for key, value in choice.items() if value is not None}
+    return recognise(skeleton_of(annotations, given.get("sigmas"))).changed(**given)
 
 
 def recognise(skeleton: Skeleton) -> Skeleton:
@@ -55,7 +69,7 @@ def recognise(skeleton: Skeleton) -> Skeleton:
     if not skeleton.sigmas_known:
         for path in group_files("skeleton").values():
             option: Any = OmegaConf.load(path)
-            if tuple(option.get("keypoints", ())) == skeleton.keypoints:
+            if OmegaConf.is_dict(option) and tuple(option.get("keypoints") or ()) == skeleton.keypoints:
                 known: Skeleton = assemble(option)
                 return known
     return skeleton

@@ -1,9 +1,11 @@
 """Boxes from files: detections to evaluate or to predict in, instead of the annotated ones."""
 
+import codecs
 import csv
-import json
+import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,29 +13,85 @@ from typing import Any
 import numpy as np
 
 from lightpose.data.coco_index import CocoIndex
+from lightpose.data.coco_parse import BAD_BOX, CROWD, FARTHEST, MISTAKES, STATUS, parse_coco
+from lightpose.data.image_files import expanded
+from lightpose.data.json_values import kind, number, plain_text, read_json, shown, whole_number
 from lightpose.errors import UserError
 from lightpose.structures import Annotations, Array
 
 log = logging.getLogger(__name__)
 
-_Row = tuple[int | str, int, tuple[float, float, float, float], float]  # image, category id, xyxy, score
+_COLUMNS = ("file_name", "x1", "y1", "x2", "y2")
+_FORMATS = (
+    "expected a list of COCO results (image_id or file_name, bbox [x, y, w, h], and perhaps category_id and score), a "
+    "COCO annotation file, or a .csv with the columns file_name,x1,y1,x2,y2 and perhaps score"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BoxedImage:
+    """What a file says of the image of a box: at least one of the two.
+
+    Attributes:
+        image_id: a number, or text where an annotation file may have text.
+        file_name: as it stands there.
+    """
+
+    image_id: int | str | None
+    file_name: str | None
+
+    def __str__(self) -> str:
+        return f"image_id {shown(self.image_id)}" if self.file_name is None else plain_text(self.file_name)
 
 
 @dataclass(frozen=True, slots=True)
 class ListedBoxes:
-    """N boxes as a file lists them, those without an extent left out.
+    """N boxes as a file lists them, those that can't be used left out.
 
     Attributes:
-        images: N file names, or image ids where the file gives no names.
+        images: N images.
         category_ids: (N,) int64; -1 where the file gives none.
         boxes_xyxy: (N, 4) float32, image pixels.
         scores: (N,) float32; 1 where the file gives none.
     """
 
-    images: list[int | str]
+    images: list[BoxedImage]
     category_ids: Array
     boxes_xyxy: Array
     scores: Array
+
+
+_Row = tuple[BoxedImage, int, tuple[float, float, float, float], float]  # image, category id, xyxy, score
+
+
+class KnownImages:
+    """Images that boxes may be of.
+
+    Args:
+        image_ids: of the images, or nothing where their ids mean nothing.
+        file_names: as many, or as many as there are images.
+        id_of_text: what else stands for an id.
+    """
+
+    def __init__(
+        self, image_ids: Sequence[int], file_names: Sequence[str], id_of_text: Mapping[str, int] | None = None
+    ) -> None:
+        self._of_id = {image_id: row for row, image_id in enumerate(image_ids)}
+        self._of_text = {text: self._of_id[image_id] for text, image_id in (id_of_text or {}).items()}
+        self._of_name: dict[str, list[int]] = {}
+        for row, name in enumerate(file_names):
+            self._of_name.setdefault(name, []).append(row)
+
+    def rows(self, image: BoxedImage) -> list[int]:
+        """Rows of the images that are meant: all of that name, or of them the one of that id; or that of the id."""
+        number = whole_number(image.image_id)
+        of_id = None if number is None else self._of_id.get(number)
+        if isinstance(image.image_id, str):
+            of_id = self._of_text.get(image.image_id, of_id)
+        if image.file_name is None:
+            return [] if of_id is None else [of_id]
+        named = self._of_name.get(image.file_name, [])
+        return [of_id] if of_id in named else named
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,86 +115,139 @@ def parse_boxes(path: Path | str) -> ListedBoxes:
     """The boxes of a file.
 
     A ``.json`` file is a list of COCO results (``image_id`` or ``file_name``, ``bbox`` as x, y, w, h and perhaps
-    ``category_id`` and ``score``), or a COCO annotation file (see `annotated_boxes`). A ``.csv`` file has the columns
-    ``file_name,x1,y1,x2,y2`` and perhaps ``score``.
+    ``category_id`` and ``score``), or a COCO annotation file, all but crowds. A ``.csv`` file has the
+    columns ``file_name,x1,y1,x2,y2`` and perhaps ``score`` and ``image_id``. Boxes without an extent or a finite
+    score are left out, and counted in the log.
 
     Raises:
-        UserError: when the file can't be read, is something else, or has no box with an extent.
+        UserError: when the file can't be read, is something else, or has no box that can be used.
     """
-    path = Path(path).expanduser()
-    try:
-        if path.suffix.lower() == ".csv":
-            return _listed(_csv_rows(path), path)
-        content = json.loads(path.read_bytes())
-        return annotated_boxes(content, path) if isinstance(content, Mapping) else _listed(_json_rows(content), path)
-    except OSError as error:
-        raise UserError(
-            f"the file of boxes {path} can't be read ({error.strerror}); give a .json or .csv file"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"the file of boxes {path} can't be used ({error!r}); expected a list of COCO results (image_id or "
-            "file_name, category_id, bbox [x, y, w, h], score), a COCO annotation file, or a .csv with the columns "
-            "file_name,x1,y1,x2,y2,score"
-        ) from error
+    path = expanded(path)
+    if path.suffix.lower() == ".csv":
+        return _listed(_csv_rows(path), path)
+    content = read_json(path, "the file of boxes")
+    if isinstance(content, Mapping):
+        return annotated_boxes(CocoIndex(path, **parse_coco(path, content)))
+    if not isinstance(content, list):
+        raise UserError(f"the file of boxes {path} holds {kind(content)}; {_FORMATS}")
+    return _listed(_json_rows(content, path), path)
 
 
-def annotated_boxes(content: Mapping[str, Any], path: Path) -> ListedBoxes:
-    """The boxes that a COCO annotation file's ``content`` has, without crowds.
-
-    They are of the categories with keypoints, if there are such.
-
-    Raises:
-        UserError: when a box is in an image that the file doesn't list.
-    """
-    names = {image["id"]: str(image["file_name"]) for image in content["images"]}
-    categories = [category["id"] for category in content.get("categories", []) if category.get("keypoints")]
-    annotations = [
-        annotation
-        for annotation in content.get("annotations", [])
-        if not annotation.get("iscrowd") and (not categories or annotation["category_id"] in categories)
-    ]
-    strangers = [annotation["image_id"] for annotation in annotations if annotation["image_id"] not in names]
-    if strangers:
-        raise UserError(
-            f"{path} annotates {len(strangers)} people in images that its `images` don't list, e.g. image_id "
-            f"{strangers[0]}; list these, or drop their annotations"
-        )
-    return _listed(_json_rows({**entry, "file_name": names[entry["image_id"]]} for entry in annotations), path)
+def annotated_boxes(index: CocoIndex) -> ListedBoxes:
+    """The boxes that an annotation file has, without crowds; what is left out for a mistake is counted in the log."""
+    rows = index.boxed()
+    lost = {STATUS[BAD_BOX]: int((index.status != CROWD).sum()) - len(rows)}
+    lost |= {index.with_example(reason): count for reason, count in index.dropped.items() if reason in MISTAKES}
+    reasons = "; ".join(f"{count} {reason}" for reason, count in lost.items() if count)
+    if reasons:
+        log.warning("%s: %d annotations are left out: %s", index.path, sum(lost.values()), reasons)
+    image_rows = index.image_rows[rows].tolist()
+    return ListedBoxes(
+        images=[BoxedImage(int(index.image_ids[row]), index.file_name(row)) for row in image_rows],
+        category_ids=np.array([category["id"] for category in index.categories])[index.category_rows[rows]],
+        boxes_xyxy=index.boxes_xyxy[rows],
+        scores=index.scores[rows],
+    )
 
 
-def _json_rows(entries: Iterable[Mapping[str, Any]]) -> Iterator[_Row]:
-    for entry in entries:
-        image = str(entry["file_name"]) if "file_name" in entry else int(entry["image_id"])
-        x, y, width, height = map(float, entry["bbox"])
-        box = (x, y, x + width, y + height)
-        yield image, int(entry.get("category_id", -1)), box, float(entry.get("score", 1.0))
+def _json_rows(entries: Iterable[Any], path: Path) -> Iterator[_Row]:
+    for place, entry in enumerate(entries):
+        if type(entry) is not dict:
+            raise _unusable(path, f"entry {place} is {kind(entry)}")
+        box, score = entry.get("bbox"), entry.get("score")
+        if not isinstance(box, list) or len(box) != 4:
+            raise _unusable(path, f"entry {place} has the bbox {kind(box)}")
+        values = [*box, 1.0 if score is None else score]
+        numbers = [number(value) for value in values]
+        for value, found in zip(values, numbers, strict=True):
+            if math.isnan(found) and type(value) is not float:
+                raise _unusable(path, f"entry {place} has {kind(value)} for a number")
+        x, y, width, height, confidence = numbers
+        category_id = whole_number(-1 if entry.get("category_id") is None else entry["category_id"])
+        if category_id is None:
+            raise _unusable(path, f"entry {place} has the category_id {kind(entry['category_id'])}")
+        image = _image(entry.get("image_id"), entry.get("file_name"))
+        if image is None:
+            raise _unusable(path, f"entry {place} has the image_id {kind(entry.get('image_id'))} and no file_name")
+        yield image, category_id, (x, y, x + width, y + height), confidence
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for row in csv.DictReader(file):
-            box = (float(row["x1"]), float(row["y1"]), float(row["x2"]), float(row["y2"]))
-            yield row["file_name"], -1, box, float(row.get("score") or 1)
+    reader = csv.reader(io.StringIO(_csv_text(path), newline=""))
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        missing = [name for name in _COLUMNS if header.count(name) != 1]
+        if missing:
+            raise _unusable(path, f"its header {shown(','.join(header))} must have {' and '.join(missing)} once")
+        for cells in reader:
+            if not any(cells):
+                continue
+            where = f"line {reader.line_num}"
+            if len(cells) != len(header):
+                raise _unusable(path, f"{where} has {len(cells)} cells, but the header {len(header)}")
+            row = dict(zip(header, cells, strict=True))
+            image = _image(row.get("image_id") or None, row["file_name"])
+            if image is None:
+                raise _unusable(path, f"{where} has no file_name")
+            try:
+                x1, y1, x2, y2 = (float(row[name]) for name in _COLUMNS[1:])
+                score = float(row.get("score") or 1)
+            except ValueError as error:
+                raise _unusable(path, f"{where}: {error}") from error
+            yield image, -1, (x1, y1, x2, y2), score
+    except csv.Error as error:
+        raise _unusable(path, f"line {reader.line_num}: {error}") from error
+
+
+def _csv_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as spreadsheets may write it
+        return data.decode("utf-16" if utf16 else "utf-8-sig")
+    except OSError as error:
+        raise UserError(f"the file of boxes {path} can't be read ({error.strerror}); check the path") from error
+    except ValueError as error:
+        raise _unusable(path, f"it is no text in UTF-8 ({error})") from error
+
+
+def _image(image_id: Any, file_name: Any) -> BoxedImage | None:
+    """The image that a box is of, or None where nothing says it."""
+    known = image_id if isinstance(image_id, str) else whole_number(image_id)
+    name = file_name if isinstance(file_name, str) and file_name else None
+    return None if known is None and name is None else BoxedImage(known, name)
+
+
+def _unusable(path: Path, what: str) -> UserError:
+    return UserError(f"the file of boxes {path} can't be used: {what}; {_FORMATS}")
 
 
 def _listed(rows: Iterable[_Row], path: Path) -> ListedBoxes:
     every = list(rows)
-    boxes = np.array([box for _, _, box, _ in every], np.float32).reshape(-1, 4)
-    sound = np.isfinite(boxes).all(-1) & (boxes[:, 2:] > boxes[:, :2]).all(-1)
+    with np.errstate(over="ignore"):  # becomes infinite, which is noticed
+        boxes = np.array([box for _, _, box, _ in every], np.float32).reshape(-1, 4)
+        scores = np.array([score for *_, score in every], np.float32)
+    sound = (np.abs(boxes) <= FARTHEST).all(-1) & (boxes[:, 2:] > boxes[:, :2]).all(-1) & np.isfinite(scores)
     if len(every) and not sound.any():
         raise UserError(
-            f"none of the {len(every)} boxes of {path} has an extent; the first is {boxes[0].tolist()}, expected "
-            "x1 < x2 and y1 < y2, in pixels"
+            f"none of the {len(every)} boxes of {path} has an extent and a finite score; the first is "
+            f"{boxes[0].tolist()} of score {scores[0]}, expected x1 < x2 and y1 < y2, in pixels"
         )
     if not sound.all():
-        log.warning("%s: %d boxes without an extent are left out", path, (~sound).sum())
+        first = int(np.flatnonzero(~sound)[0])
+        log.warning(
+            "%s: %d boxes without an extent or a finite score are left out, e.g. number %d, %s of score %s",
+            path,
+            (~sound).sum(),
+            first + 1,
+            boxes[first].tolist(),
+            scores[first],
+        )
     kept = [every[row] for row in np.flatnonzero(sound)]
     return ListedBoxes(
         images=[image for image, _, _, _ in kept],
         category_ids=np.array([category for _, category, _, _ in kept], np.int64),
         boxes_xyxy=boxes[sound],
-        scores=np.array([score for *_, score in kept], np.float32),
+        scores=scores[sound],
     )
 
 
@@ -157,32 +268,35 @@ def detected_boxes(
             it open of which category a box is.
     """
     listed = parse_boxes(path)
-    image_rows = _image_rows(path, listed.images, index)
+    boxes, image_rows = _placed(path, listed.images, index)
     category_rows = _category_rows(path, listed.category_ids, index, category)
-    rows = np.flatnonzero((category_rows >= 0) & (listed.scores >= min_score))
-    if not len(rows):
+    kept = (category_rows[boxes] >= 0) & (listed.scores[boxes] >= min_score)
+    if not kept.any():
         raise UserError(
             f"none of the {len(listed.images)} boxes of {path} is left at a lowest score of {min_score}, category "
             f"{category}; their highest score is {listed.scores.max(initial=0):.3g}, their category ids are "
             f"{np.unique(listed.category_ids)}"
         )
-    rows = rows[np.argsort(image_rows[rows], kind="stable")]
-    return DetectedBoxes(image_rows[rows], category_rows[rows], listed.boxes_xyxy[rows], listed.scores[rows])
+    boxes, image_rows = boxes[kept], image_rows[kept]
+    order = np.argsort(image_rows, kind="stable")
+    boxes, image_rows = boxes[order], image_rows[order]
+    return DetectedBoxes(image_rows, category_rows[boxes], listed.boxes_xyxy[boxes], listed.scores[boxes])
 
 
-def _image_rows(path: Path | str, images: list[int | str], index: CocoIndex) -> Array:
-    """(N,) row of each image in the index."""
-    row_of: dict[int | str, int] = {image_id: row for row, image_id in enumerate(index.image_ids.tolist())}
-    if any(isinstance(image, str) for image in images):
-        row_of |= {index.file_name(row): row for row in range(len(index.image_ids))}
-    unknown = sorted({str(image) for image in images if image not in row_of})
+def _placed(path: Path | str, images: list[BoxedImage], index: CocoIndex) -> tuple[Array, Array]:
+    """(M,) the box, and (M,) int32 row of an image in the index that it is in; M > N where images share a file."""
+    names = [index.file_name(row) for row in range(len(index.image_ids))]
+    known = KnownImages(index.image_ids.tolist(), names, index.id_of_text())
+    rows = [known.rows(image) for image in images]
+    unknown = sorted({str(image) for image, found in zip(images, rows, strict=True) if not found})
     if unknown:
         raise UserError(
             f"{path} has boxes for {len(unknown)} images that {index.path} doesn't know, e.g. {unknown[0]} "
             f"(it knows e.g. id {index.image_ids[0]}, {index.file_name(0)}); use the boxes of these images, or drop "
             "the others"
         )
-    return np.array([row_of[image] for image in images], np.int32)
+    boxes = np.repeat(np.arange(len(images)), [len(found) for found in rows])
+    return boxes, np.array([row for found in rows for row in found], np.int32)
 
 
 def _category_rows(path: Path | str, category_ids: Array, index: CocoIndex, wanted: int | None) -> Array:

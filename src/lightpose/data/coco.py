@@ -10,12 +10,14 @@ import torch
 
 from lightpose.data.base import PoseDataset, Transform
 from lightpose.data.boxes import detected_boxes, unlabelled
-from lightpose.data.coco_index import USABLE, CocoIndex, read_coco
+from lightpose.data.coco_index import CocoIndex, read_coco
+from lightpose.data.coco_parse import USABLE
 from lightpose.data.decode import EncodedImage, check_image_bits
 from lightpose.data.image_files import image_folder
 from lightpose.data.image_header import ImageError
+from lightpose.data.json_values import shown
 from lightpose.errors import UserError
-from lightpose.skeleton import Skeleton
+from lightpose.skeleton import Skeleton, coco_links
 from lightpose.structures import Annotations, Array, Sample
 
 log = logging.getLogger(__name__)
@@ -24,16 +26,61 @@ OnBadImage = Literal["error", "skip"]
 
 
 def skeleton_of(path: Path | str, sigmas: Sequence[float] | None = None) -> Skeleton:
-    """The skeleton that a COCO file's ``categories`` describe.
+    """The skeleton that a COCO file's ``categories`` describe; where they name no keypoints, these are called 0, 1, ...
 
     Args:
         path: COCO keypoint file.
         sigmas: OKS constants; None takes the category's own ``sigmas``, else the default.
 
     Raises:
-        UserError: when the file can't be used, or its categories name no keypoints.
+        UserError: when the file can't be used, or has no keypoints.
     """
-    return Skeleton.from_coco_category(read_coco(path).categories[0], sigmas)
+    index = read_coco(path)
+    check_trainable(index)
+    numbered = {"keypoints": [str(number) for number in range(index.num_keypoints)]}
+    return Skeleton.from_coco_category(numbered | index.categories[0], sigmas)
+
+
+def skeleton_remarks(path: Path | str) -> list[str]:
+    """What a COCO file leaves unsaid, or says wrongly, of its skeleton.
+
+    Raises:
+        UserError: as `skeleton_of`.
+    """
+    index, skeleton = read_coco(path), skeleton_of(path)
+    remarks = []
+    if "keypoints" not in index.categories[0]:
+        remarks.append(
+            f"`categories` of {path} name no keypoints, so these are called 0 to {skeleton.num_keypoints - 1}"
+        )
+    _, links = coco_links(index.categories[0].get("skeleton"), skeleton.keypoints)
+    if links:
+        remarks.append(
+            f"{path} has {len(links)} links (`skeleton` of the category) that join no two of its "
+            f"{skeleton.num_keypoints} keypoints, e.g. {_link(links[0])}; they are not drawn"
+        )
+    return remarks
+
+
+def _link(value: Any) -> str:
+    few = isinstance(value, list) and len(value) < 4
+    return f"[{', '.join(map(shown, value))}]" if few else shown(value)
+
+
+def check_trainable(index: CocoIndex) -> None:
+    """Refuse a file that will do to predict on, and not to train or to measure on.
+
+    Raises:
+        UserError: when nothing has keypoints, or an image lacks its size.
+    """
+    if not index.num_keypoints:
+        raise UserError(f"no category and no annotation of {index.path} has `keypoints`; this is not a keypoint file")
+    unsized = np.flatnonzero(~index.image_hw.all(-1))
+    if len(unsized):
+        raise UserError(
+            f"{len(unsized)} entries of `images` in {index.path} lack `width` or `height`, e.g. images[{unsized[0]}] "
+            f"({index.file_name(unsized[0])}); add them, in pixels of the upright image"
+        )
 
 
 class CocoDataset(PoseDataset):
@@ -71,6 +118,7 @@ class CocoDataset(PoseDataset):
         check_image_bits(image_bits)
         self.image_bits = image_bits
         self.index = read_coco(annotations)
+        check_trainable(self.index)
         self.skeleton = skeleton or skeleton_of(annotations)
         check_skeleton(self.index, self.skeleton)
         if not (self.index.status == USABLE).any():

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lightpose.data.coco import check_skeleton, skeleton_of
-from lightpose.data.coco_index import DUPLICATE_ID, UNKNOWN_IMAGE, USABLE, CocoIndex, read_coco
+from lightpose.data.box_formats import box_mistakes
+from lightpose.data.coco import check_skeleton, check_trainable, skeleton_of, skeleton_remarks
+from lightpose.data.coco_index import CocoIndex, read_coco
+from lightpose.data.coco_parse import MISTAKES, USABLE
 from lightpose.data.decode import FEW_BITS, bits_used, read_image, read_image_hw
 from lightpose.data.image_files import check_image_hw, image_folder
 from lightpose.errors import UserError
-from lightpose.skeleton import Skeleton
+from lightpose.skeleton import Skeleton, mirror_remarks
 from lightpose.structures import Array
 
 FAR = 0.5
@@ -29,7 +31,7 @@ class Report:
         images: number of images it lists.
         total: number of annotations.
         usable: number of those that can be trained on.
-        dropped: reason → number of those that can't.
+        dropped: reason, with the first that is damaged so → number of those that can't.
         skeleton: the one given, or that of the file; None where there is none.
         labelled: (K,) share of the usable people on which each keypoint is labelled.
         errors: what must be mended before training.
@@ -89,14 +91,21 @@ def check(
     except UserError as error:
         return Report(path, errors=(str(error),))
     errors, warnings = _annotation_mistakes(index)
+    warnings += box_mistakes(index)
     try:
+        check_trainable(index)
         skeleton = skeleton or skeleton_of(path)
         check_skeleton(index, skeleton)
+        warnings += skeleton_remarks(path)
     except UserError as error:
         errors.append(str(error))
         skeleton = None
     if skeleton and not skeleton.sigmas_known:
         warnings.append("OKS sigmas are a default; give measured ones as `sigmas` of the category, or in a skeleton")
+    warnings += mirror_remarks(skeleton) if skeleton else []
+    if index.other_keypoints:
+        found = ", ".join(f"{name} ({length} numbers)" for name, length in index.other_keypoints.items())
+        warnings.append(f"only `keypoints` are trained on, and not what else the annotations have: {found}")
     try:
         if len(index.image_ids):
             folder = image_folder(path, index.file_name(0), images)
@@ -111,7 +120,7 @@ def check(
         images=len(index.image_ids),
         total=len(index.ids) + sum(index.dropped.values()),
         usable=int(usable.sum()),
-        dropped=index.reasons(),
+        dropped={index.with_example(reason): count for reason, count in index.reasons().items()},
         skeleton=skeleton,
         labelled=tuple(labelled.tolist()),
         errors=tuple(errors),
@@ -120,12 +129,12 @@ def check(
 
 
 def _annotation_mistakes(index: CocoIndex) -> tuple[list[str], list[str]]:
-    errors, warnings = [], [f"{count} annotations: {what}" for what, count in index.mended.items()]
+    errors, warnings = [], [*index.remarks, *(f"{count} annotations: {what}" for what, count in index.mended.items())]
     if not (index.status == USABLE).any():
         errors.append("no annotation is usable")
-    for reason in (UNKNOWN_IMAGE, DUPLICATE_ID):
-        if reason in index.dropped:
-            errors.append(f"{index.dropped[reason]} annotations are dropped: {reason}")
+    for reason, count in index.reasons().items():
+        if reason in MISTAKES:
+            errors.append(f"{count} annotations are dropped: {index.with_example(reason)}")
     usable = np.flatnonzero(index.status == USABLE)
     outside = _outside(index, usable)
     far = (outside > FAR).any(-1)
@@ -139,7 +148,8 @@ def _annotation_mistakes(index: CocoIndex) -> tuple[list[str], list[str]]:
         errors.append("all keypoints lie between 0 and 1: they must be in pixels, not shares of the image")
     unlabelled = np.flatnonzero(~(index.visible[usable] > 0).any(0))
     if len(usable) and len(unlabelled):
-        warnings.append(f"keypoints {unlabelled.tolist()} (from 0) are never labelled")
+        more = ", ..." if len(unlabelled) > 20 else ""
+        warnings.append(f"keypoints [{', '.join(map(str, unlabelled[:20]))}{more}] (from 0) are never labelled")
     return errors, warnings
 
 

@@ -1,10 +1,11 @@
 """The one LightningModule behind every paradigm: it joins a network and a codec and holds every hook."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -243,8 +244,22 @@ class PoseEstimator(L.LightningModule):
                 metric.set_ground_truth(dataset.ground_truth())
         self.log("val/loss", self.val_loss.compute(), prog_bar=True)
         for metric in cast(Iterable[Metric], self.metrics):
-            for name, value in metric.compute().items():
+            for name, value in self._figures(metric):
                 self.log(f"val/{name}", value, prog_bar=name == "AP")
+
+    def _figures(self, metric: Metric) -> Iterator[tuple[str, Any]]:
+        """What a metric computes; a figure of K numbers becomes one of each keypoint, as ``NAME/KEYPOINT``."""
+        for name, value in metric.compute().items():
+            shape, keypoints = tuple(np.shape(value)), self.skeleton.keypoints
+            if shape == (len(keypoints),):
+                yield from ((f"{name}/{keypoint}", value[place]) for place, keypoint in enumerate(keypoints))
+            elif shape in ((), (1,)):
+                yield name, value
+            else:
+                raise UserError(
+                    f"{type(metric).__name__} computes a figure {name} of shape {shape}; expected a number, or one for "
+                    f"each of the {len(keypoints)} keypoints"
+                )
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 

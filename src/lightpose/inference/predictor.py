@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Find = Callable[[Sequence[Frame]], list[Detections]]
-"""Boxes for each of several frames: from a detector, or looked up by name."""
+"""Boxes for each of several frames: from a detector, or looked up by id."""
 
 FIND_AT_ONCE = 16
 """Frames that `Predictor.stream` collects for a detector."""
@@ -204,7 +204,7 @@ class Predictor:
     def stream_files(
         self,
         source: ImageFiles,
-        boxes: Mapping[str, Detections] | None = None,
+        boxes: Mapping[int, Detections] | None = None,
         batch_size: int = 64,
         num_workers: int | None = None,
         on_bad_image: OnBadImage = "error",
@@ -213,7 +213,7 @@ class Predictor:
 
         Args:
             source: such as ``open_source("val.json")``.
-            boxes: by the name of the image, of which one that is missing has none and isn't read; None poses each whole
+            boxes: by the id of the image, of which one that is missing has none and isn't read; None poses each whole
                 image as one person.
             batch_size: as in `__call__`.
             num_workers: processes; 0 leaves their work to threads of this one. None takes the CPU cores there are, 16
@@ -227,7 +227,9 @@ class Predictor:
             raise UserError(f"num_workers={num_workers} must be at least 0, or null for the CPU cores there are")
         check_on_bad_image(on_bad_image)
         frames = [Frame(name, source.files[name], image_id, self.image_bits) for image_id, name in source.names.items()]
-        found = [None if boxes is None else check_boxes(*boxes.get(each.name, NO_BOXES), each.name) for each in frames]
+        found = [
+            None if boxes is None else check_boxes(*boxes.get(each.image_id, NO_BOXES), each.name) for each in frames
+        ]
         jobs = [Job(*job, number) for number, job in enumerate(zip((f.image for f in frames), found, strict=True))]
         tasks = CropTasks(self.cropper, jobs, batch_size, on_bad_image)
         bad: dict[int, str] = {}

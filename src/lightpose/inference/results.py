@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from lightpose.data.json_values import kind, read_json, whole_number
 from lightpose.errors import UserError
 from lightpose.metrics.base import ordinals
 from lightpose.skeleton import Skeleton
@@ -38,26 +39,49 @@ def write_coco_results(path: str | Path, predictions: Sequence[Mapping[str, Any]
     write_text(path, json.dumps(list(predictions), separators=(",", ":")))
 
 
-def read_coco_results(path: str | Path) -> list[dict[str, Any]]:
-    """COCO keypoint results of a file.
+def read_coco_results(path: str | Path, id_of_text: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+    """COCO keypoint results of a file: ids are whole numbers, keypoints flat lists of finite ones, scores finite.
+
+    Args:
+        path: the file.
+        id_of_text: what the annotation file has in the place of image ids → id, where it has no numbers.
 
     Raises:
-        UserError: when the file is missing or holds something else.
+        UserError: when the file is missing or holds something else, naming the entry.
     """
     advice = f"give a list of objects with {', '.join(FIELDS)}, as lightpose-eval writes it"
-    try:
-        predictions = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"can't read the predictions file {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"the predictions file {path} is not JSON ({error}); {advice}") from error
-    if not isinstance(predictions, list):
-        raise UserError(f"the predictions file {path} holds one {type(predictions).__name__}; {advice}")
-    for number, prediction in enumerate(predictions):
-        missing = [field for field in FIELDS if not isinstance(prediction, dict) or field not in prediction]
+    content = read_json(path, "the predictions file")
+    if not isinstance(content, list):
+        raise UserError(f"the predictions file {path} holds {kind(content)}; {advice}")
+    predictions = []
+    for place, entry in enumerate(content):
+        where = f"entry {place} of the predictions file {path}"
+        if type(entry) is not dict:
+            raise UserError(f"{where} is {kind(entry)}; {advice}")
+        missing = [field for field in FIELDS if field not in entry]
         if missing:
-            raise UserError(f"entry {number} of the predictions file {path} has no {' or '.join(missing)}; {advice}")
+            raise UserError(f"{where} has no {' or '.join(missing)}; {advice}")
+        ids = {key: whole_number(entry[key]) for key in ("image_id", "category_id")}
+        if id_of_text and isinstance(entry["image_id"], str):
+            ids["image_id"] = id_of_text.get(entry["image_id"])
+        wrong = [key for key, value in ids.items() if value is None]
+        wrong += [] if isinstance(entry["keypoints"], list) and _finite(entry["keypoints"]) else ["keypoints"]
+        wrong += [] if _finite([entry["score"]]) else ["score"]
+        if wrong:
+            value = entry[wrong[0]]
+            odd = next((item for item in value if not _finite([item])), None) if isinstance(value, list) else None
+            what = f"keypoints with {kind(odd)}, expected finite numbers" if odd is not None else kind(value)
+            raise UserError(f"{where} has the {wrong[0]} {what}; {advice}")
+        predictions.append(entry | ids)
     return predictions
+
+
+def _finite(values: Sequence[Any]) -> bool:
+    """Whether all are finite numbers."""
+    try:
+        return set(map(type, values)) <= {int, float} and bool(np.isfinite(np.array(values, np.float64)).all())
+    except OverflowError:
+        return False
 
 
 def csv_rows(poses: Poses, image_ids: Sequence[int] | Array, file_names: Mapping[int, str]) -> Iterator[list[Any]]:

@@ -1,7 +1,6 @@
 """Where pictures come from: files, a COCO JSON, a video or a camera, one after the other."""
 
 import glob
-import json
 import logging
 import os
 from collections import deque
@@ -11,17 +10,19 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, islice, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import cv2
 
-from lightpose.data.boxes import annotated_boxes
+from lightpose.data.boxes import BoxedImage, KnownImages, annotated_boxes
+from lightpose.data.coco_index import read_coco
 from lightpose.data.decode import read_image
 from lightpose.data.image_files import expanded, image_folder
 from lightpose.data.image_header import ImageError
+from lightpose.data.json_values import whole_number
 from lightpose.data.loading import CORES
 from lightpose.errors import UserError
-from lightpose.inference.boxes import Detections, by_name
+from lightpose.inference.boxes import Detections, by_image
 from lightpose.inference.video import Timeline, read_frames, read_timeline
 from lightpose.structures import Array
 
@@ -72,15 +73,18 @@ class ImageFiles:
         files: name → path.
         names: id → name.
         has_ids: True when the ids come from a COCO file, so that a boxes file may refer to them.
-        boxes: name → boxes that the COCO file annotates, of categories with keypoints if there are such, or None.
+        boxes: id → boxes that the COCO file annotates, of categories with keypoints if there are such; None where it
+            annotates nothing.
         category_id: the first of these categories.
+        id_of_text: what the COCO file has in the place of ids → id, where it has no numbers.
     """
 
     files: dict[str, Path]
     names: dict[int, str]
     has_ids: bool = False
-    boxes: dict[str, Detections] | None = None
+    boxes: dict[int, Detections] | None = None
     category_id: int = 1
+    id_of_text: dict[str, int] | None = None
 
     @property
     def image_ids(self) -> Collection[int]:
@@ -91,9 +95,11 @@ class ImageFiles:
         """Name of the picture with that id, or None."""
         return self.names.get(image_id)
 
-    def has(self, name: str) -> bool:
-        """Whether there is a picture of that name."""
-        return name in self.files
+    def finder(self) -> Callable[[BoxedImage], list[int]]:
+        """Gives the ids of the pictures that a box is of: several where the COCO file lists a picture several times."""
+        ids = list(self.names)
+        known = KnownImages(ids if self.has_ids else [], list(self.names.values()), self.id_of_text)
+        return lambda image: [ids[row] for row in known.rows(image)]
 
     def frames(self, ahead: int = AHEAD, on_bad_image: str = "error", image_bits: int = 16) -> Iterator[Frame]:
         """The pictures, decoded by threads, at most ``ahead`` of them before they are asked for.
@@ -162,6 +168,10 @@ class Video:
         number = name.rpartition("_")[2]
         return number.isdecimal() and self.name_of(int(number)) == name
 
+    def finder(self) -> Callable[[BoxedImage], list[int]]:
+        """Gives the number of the frame that a box is of, or nothing."""
+        return lambda image: _frames_of(self, image)
+
     def frames(self, ahead: int = AHEAD) -> Iterator[Frame]:
         """The frames, read by a thread, at most ``ahead`` of them before they are asked for.
 
@@ -227,6 +237,10 @@ class Camera:
         """Whether there may be a frame of that name."""
         number = name.rpartition("_")[2]
         return number.isdecimal() and self.name_of(int(number)) == name
+
+    def finder(self) -> Callable[[BoxedImage], list[int]]:
+        """Gives the number of the frame that a box is of, or nothing."""
+        return lambda image: _frames_of(self, image)
 
     def frames(self, ahead: int = AHEAD) -> Iterator[Frame]:
         """The frames, read by a thread, at most ``ahead`` of them before they are asked for.
@@ -358,6 +372,13 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
+def _frames_of(source: Video | Camera, image: BoxedImage) -> list[int]:
+    name = image.file_name
+    number = whole_number(image.image_id if name is None else name.rpartition("_")[2])
+    there = number is not None and number > 0 and (source.name_of(number) if name is None else source.has(name))
+    return [number] if there and number is not None else []
+
+
 def _ranges(ranges: Sequence[tuple[int, int]]) -> str:
     shown = [str(start) if start == end else f"{start}-{end}" for start, end in ranges[:10]]
     return ", ".join(shown) + (f" and {len(ranges) - 10} more stretches" if len(ranges) > 10 else "")
@@ -396,16 +417,9 @@ def _image_files(files: list[Path], source: str) -> ImageFiles:
 
 
 def _coco_images(path: Path, images: str | None) -> ImageFiles:
-    try:
-        content: Any = json.loads(path.read_bytes())
-        names = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
-        categories = [entry["id"] for entry in content.get("categories", []) if entry.get("keypoints")]
-        listed = annotated_boxes(content, path)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"source={path} is no COCO file with `images` ({error!r}); give one, or the images") from error
-    if not names:
-        raise UserError(f"source={path} lists no images")
-    folder = image_folder(path, next(iter(names.values())), images)
+    index = read_coco(path)
+    names = {image_id: index.file_name(row) for row, image_id in enumerate(index.image_ids.tolist())}
+    folder = image_folder(path, index.file_name(0), images)
     files = {name: folder / name for name in names.values()}
     missing = [name for name, file in files.items() if not file.is_file()]
     if missing:
@@ -413,8 +427,17 @@ def _coco_images(path: Path, images: str | None) -> ImageFiles:
             f"{len(missing)} of the {len(files)} images of {path} are not in {folder}, such as {missing[0]}; say where "
             "they are with `images`"
         )
-    boxes = by_name([str(name) for name in listed.images], listed)
-    return ImageFiles(files, names, has_ids=True, boxes=boxes or None, category_id=categories[0] if categories else 1)
+    id_of_text = index.id_of_text()
+    if id_of_text:
+        text, image_id = next(iter(id_of_text.items()))
+        log.warning(
+            "%s has image ids that are no numbers; predictions have numbers, such as %d for %s", path, image_id, text
+        )
+    boxes = None
+    if len(index.ids) or index.dropped:
+        listed = annotated_boxes(index)
+        boxes = by_image([[image.image_id] for image in listed.images if isinstance(image.image_id, int)], listed)
+    return ImageFiles(files, names, True, boxes, index.categories[0]["id"], id_of_text)
 
 
 def _open_camera(number: int) -> Camera:

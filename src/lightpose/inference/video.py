@@ -153,9 +153,12 @@ def read_frames(path: str, timeline: Timeline) -> Generator[tuple[int, Array]]:
                 number = count
                 if frame is not None and len(timeline.stamps):
                     number = _number(timeline, frame.pts) or last + 1
-                if frame is not None and not frame.is_corrupt and number > last:
+                if frame is None or frame.is_corrupt or not last < number <= timeline.announced:
+                    continue
+                image = _upright_rgb(frame, reformatter)
+                if image is not None:
                     last = number
-                    yield number, _upright_rgb(frame, reformatter)
+                    yield number, image
             return
         except _FailedAmongOthers:
             pass
@@ -200,8 +203,13 @@ def _duration_s(container: "InputContainer", stream: "VideoStream") -> float:
     return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
 
-def _upright_rgb(frame: "VideoFrame", reformatter: Any) -> Array:
-    image: Array = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+def _upright_rgb(frame: "VideoFrame", reformatter: Any) -> Array | None:
+    import av
+
+    try:
+        image: Array = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    except (av.FFmpegError, ValueError):  # damage can also end in pixels of an unknown kind
+        return None
     turn = _TURNS.get(round(frame.rotation / 90) * 90)
     return np.ascontiguousarray(image) if turn is None else cv2.rotate(image, turn)
 

@@ -57,9 +57,17 @@ class GroundTruth:
         _check_ids("category ids", self.category_ids, [prediction["category_id"] for prediction in predictions])
         triples = np.array([prediction["keypoints"] for prediction in predictions], np.float64)
         sides = np.ptp(triples.reshape(len(predictions), self.num_keypoints, 3)[..., :2], axis=1)
+        with np.errstate(over="ignore"):
+            areas = sides.prod(1).tolist()
+        read = (
+            "image_id",
+            "category_id",
+            "keypoints",
+            "score",
+        )  # what else is there, the evaluation may take for its own
         poses = [
-            {**prediction, "id": number, "area": area}
-            for number, (prediction, area) in enumerate(zip(predictions, sides.prod(1).tolist(), strict=True), 1)
+            {**{key: prediction[key] for key in read}, "id": number, "area": area}
+            for number, (prediction, area) in enumerate(zip(predictions, areas, strict=True), 1)
         ]
         frame = {
             "images": [{"id": image_id} for image_id in self.image_ids],

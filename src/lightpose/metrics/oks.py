@@ -149,7 +149,8 @@ class OKS(PoseMetric):
         else:
             order = np.lexsort((-ranks, groups))
         places = np.arange(len(order)) - np.searchsorted(groups[order], groups[order])
-        index = torch.from_numpy(order[places < self.max_poses])
+        kept = order[places < self.max_poses]
+        index = torch.from_numpy(kept)
         poses = Poses(
             keypoints=rows["keypoints"],
             keypoint_scores=rows["keypoint_scores"],
@@ -158,7 +159,11 @@ class OKS(PoseMetric):
             boxes_xyxy=rows["boxes_xyxy"],
             box_scores=rows["box_scores"],
         ).map(lambda column: column[index])
-        return poses, image_ids[index], np.array(category_ids)[categories[index]]
+        return (
+            poses,
+            image_ids[kept],
+            np.array(category_ids)[categories[kept]],
+        )  # an index of torch makes one of one a number
 
 
 def pose_scores(box_scores: Tensor, keypoint_scores: Tensor, mode: ScoreMode, threshold: float) -> Tensor:

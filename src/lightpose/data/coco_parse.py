@@ -1,0 +1,409 @@
+"""From the content of a COCO file to columns. This is the one place that decides what a file means.
+
+No value is trusted to have the type that the format gives it. A mistake in the structure (``images`` that are no list,
+a category without id) is refused. An annotation that can't be used is left out or marked, and counted by reason, and
+the others are used. Where the meaning is plain, as in ``"iscrowd": "0"``, it is taken.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightpose.data.json_values import WHOLE, kind, number, plain_text, shown, whole_number
+from lightpose.errors import UserError
+from lightpose.structures import Array
+
+AREA_PER_BOX = 0.53
+"""Share of its box that a person covers, for files without ``area``: what most pose code assumes."""
+FARTHEST = 2**20
+"""Pixels. No image is wider, and no coordinate beyond is meant."""
+USABLE, CROWD, UNLABELLED, BAD_BOX, BAD_KEYPOINTS = range(5)
+STATUS = (
+    "usable",
+    "crowd",
+    "no labelled keypoint",
+    "box missing, empty or outside the image",
+    "keypoints other than x, y and visibility of each",
+)
+OTHER_CATEGORY, UNKNOWN_IMAGE, DUPLICATE_ID = "category without keypoints", "unknown image id", "duplicate id"
+NO_OBJECT, ODD_CROWD = "not an object, or one with two values for a key", "iscrowd neither 0 nor 1"
+MISTAKES = (UNKNOWN_IMAGE, DUPLICATE_ID, NO_OBJECT, ODD_CROWD, STATUS[BAD_KEYPOINTS])
+"""Reasons that tell of a damaged file, and not of a person whom nobody could label."""
+FILLED_AREA = f"area missing or no positive number, taken as {AREA_PER_BOX} of the box"
+ODD_VISIBILITY = "visibility other than 0, 1 and 2, rounded"
+NOT_FINITE = "keypoint not finite, taken as unlabelled"
+ODD_SCORE = "score that is no number, taken as 1"
+
+_LISTS = ("images", "annotations", "categories")
+_KEYS = {OTHER_CATEGORY: "category_id", UNKNOWN_IMAGE: "image_id", DUPLICATE_ID: "id", ODD_CROWD: "iscrowd"}
+_UNNAMED = {"id": 1, "name": "unnamed"}
+_LONGEST_PATH, _LONGEST_NAME, _LONGEST_ID = 1024, 255, 255  # bytes; Linux opens no longer names, nor paths of 4096
+
+
+@dataclass(frozen=True)
+class _Ids:
+    """The ids of the entries of a list.
+
+    Attributes:
+        numbers: distinct, of 64 bits.
+        texts: the ids as text, if not all of them are whole numbers; else nothing.
+    """
+
+    numbers: list[int]
+    texts: list[str]
+
+    def rows(self, values: Sequence[Any]) -> Array:
+        """(N,) int64, the entry that each value means; -1 for none."""
+        if self.texts:
+            of_text: dict[str | None, int] = {text: row for row, text in enumerate(self.texts)}
+            return np.array([of_text.get(_id_text(value), -1) for value in values], np.int64)
+        of_number = {number: row for row, number in enumerate(self.numbers)}
+        if set(map(type, values)) != {int}:
+            values = [whole_number(value) for value in values]
+        return np.array([of_number.get(value, -1) for value in values], np.int64)
+
+    def remarks(self, key: str) -> list[str]:
+        """That some numbers are not those of the file, if so."""
+        made = [number for number, text in zip(self.numbers, self.texts, strict=False) if str(number) != text]
+        some = f"{shown(self.texts[self.numbers.index(made[0])])} is {made[0]}" if made else ""
+        return (
+            [f"{len(made)} ids of `{key}` are no whole numbers, and get some in the file's order: {some}"]
+            if made
+            else []
+        )
+
+
+def parse_coco(path: Path, content: Any) -> dict[str, Any]:
+    """The fields of a `lightpose.data.coco_index.CocoIndex`, but for its path.
+
+    Args:
+        path: the file, for messages.
+        content: what `lightpose.data.json_values.read_json` gives.
+
+    Raises:
+        UserError: naming the entry, for a mistake in the structure or in an image, and for categories of different
+            keypoints.
+    """
+    if not isinstance(content, Mapping) or "images" not in content:
+        got = "has no `images`" if isinstance(content, Mapping) else f"holds {kind(content)}"
+        raise UserError(
+            f"annotation file {path} {got}; a COCO keypoint file is a JSON object with `images`, `annotations` and "
+            "`categories`"
+        )
+    images, annotations, given_categories = (_list(path, content, key) for key in _LISTS)
+    if not images:
+        raise UserError(f"annotation file {path} lists no images; list those that its annotations are of")
+    image_ids = _ids(path, "images", images)
+    image_hw = _sizes(path, images)
+    categories, category_ids, row_of_category = _categories(path, given_categories or [_UNNAMED])
+    remarks = image_ids.remarks("images") + category_ids.remarks("categories")
+
+    entries = [entry for entry in annotations if type(entry) is dict]
+    is_object = np.array([type(entry) is dict for entry in annotations], bool)
+    places, crowd = np.flatnonzero(is_object), _crowds([entry.get("iscrowd") for entry in entries])
+    image_rows = image_ids.rows([entry.get("image_id") for entry in entries])
+    category_rows = np.zeros(len(entries), np.int64)
+    if given_categories:
+        category_rows = row_of_category[category_ids.rows([entry.get("category_id") for entry in entries])]
+    else:
+        remarks.append("there are no `categories`, so all annotations are taken to be of one")
+    lost = {NO_OBJECT: np.flatnonzero(~is_object)}
+    kept = np.ones(len(entries), bool)
+    for reason, wrong in ((OTHER_CATEGORY, category_rows < 0), (UNKNOWN_IMAGE, image_rows < 0)):
+        lost[reason], kept = places[kept & wrong], kept & ~wrong
+    repeated = _repeated([entry.get("id") for entry in entries], kept)
+    lost[DUPLICATE_ID], kept = places[repeated], kept & ~repeated
+    lost[ODD_CROWD], kept = places[kept & (crowd < 0)], kept & (crowd >= 0)
+    dropped = {reason: len(which) for reason, which in lost.items() if len(which)}
+    examples = {reason: _example(annotations, int(lost[reason][0]), _KEYS.get(reason)) for reason in dropped}
+    order = np.flatnonzero(kept)[np.argsort(image_rows[kept], kind="stable")]
+    entries, places = [entries[row] for row in order.tolist()], places[order]
+    image_rows, category_rows, crowd = image_rows[order].astype(np.int32), category_rows[order], crowd[order]
+
+    names = categories[0].get("keypoints")
+    points = [entry.get("keypoints") for entry in entries]
+    num_keypoints = len(names) if names else _usual_count(points)
+    labels, misshapen = _labels(points, num_keypoints)
+    for row in np.flatnonzero(misshapen)[:1].tolist():
+        examples[STATUS[BAD_KEYPOINTS]] = (
+            f"annotations[{places[row]}] has {kind(points[row])}, expected "
+            f"{3 * num_keypoints} numbers for {num_keypoints} keypoints"
+        )
+    boxes = _boxes([entry.get("bbox") for entry in entries])
+    areas = _numbers([entry.get("area") for entry in entries])
+    scores = _numbers([entry.get("score", 1.0) for entry in entries])
+    ids = _annotation_ids([entry.get("id") for entry in entries])
+    if ids is None:
+        ids = places + 1
+        remarks.append(
+            "the ids of `annotations` are not all whole numbers; they are numbered from 1 in the file's order"
+        )
+
+    visible, mended = _visible(labels)
+    no_area, no_score = ~((areas > 0) & (areas <= FARTHEST**2)), ~np.isfinite(scores)
+    areas[no_area] = (boxes[:, 2] * boxes[:, 3] * AREA_PER_BOX)[no_area]
+    scores[no_score] = 1
+    mended |= {FILLED_AREA: no_area.sum(), ODD_SCORE: no_score.sum()}
+    boxes_xyxy = _inside(boxes, image_hw[image_rows])
+    no_box = ~(boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(-1)
+    status = [crowd > 0, misshapen, ~visible.any(-1), no_box]
+    return {
+        "categories": categories,
+        "dropped": dropped,
+        "mended": {what: int(number) for what, number in mended.items() if number},
+        "examples": examples,
+        "remarks": remarks,
+        "other_keypoints": _other_keypoints(entries),
+        "image_ids": np.array(image_ids.numbers, np.int64),
+        "image_texts": np.array([text.encode() for text in image_ids.texts], np.bytes_),
+        "image_hw": image_hw,
+        "file_names": np.array(_file_names(path, images), np.bytes_),
+        "first": np.searchsorted(image_rows, np.arange(len(images) + 1)),
+        "image_rows": image_rows,
+        "ids": ids,
+        "category_rows": category_rows.astype(np.int16),
+        "boxes_xywh": boxes,
+        "boxes_xyxy": boxes_xyxy,
+        "areas": areas,
+        "scores": scores.astype(np.float32),
+        "keypoints": labels[..., :2],
+        "visible": visible,
+        "status": np.select(status, [CROWD, BAD_KEYPOINTS, UNLABELLED, BAD_BOX], USABLE).astype(np.uint8),
+    }
+
+
+def _example(annotations: Sequence[Any], place: int, key: str | None) -> str:
+    """An annotation in the words of a message, with its value for ``key`` if it is an object."""
+    entry = annotations[place]
+    return f"annotations[{place}] " + (f"has {key} {kind(entry.get(key))}" if key else f"is {kind(entry)}")
+
+
+def _list(path: Path, content: Mapping[str, Any], key: str) -> list[Any]:
+    value = content.get(key, [])
+    if not isinstance(value, list):
+        raise UserError(f"`{key}` of {path} is {kind(value)}, expected a list of objects; mend the file")
+    return value
+
+
+def _wrong(path: Path, key: str, place: int, what: str, value: Any, expected: str) -> UserError:
+    return UserError(f"{key}[{place}] of {path} has {what} {kind(value)}, expected {expected}; mend the file")
+
+
+def _ids(path: Path, key: str, entries: Sequence[Any]) -> _Ids:
+    """The ids of ``entries``, all of which must be objects."""
+    for place, entry in enumerate(entries):
+        if type(entry) is not dict:
+            raise UserError(f"{key}[{place}] of {path} is {kind(entry)}, expected an object; mend the file")
+    values = [entry.get("id") for entry in entries]
+    numbers = [number for number in map(whole_number, values) if number is not None]
+    if len(set(numbers)) == len(entries):
+        return _Ids(numbers, [])
+    texts = [text for text in map(_id_text, values) if text is not None]
+    if len(texts) < len(entries):
+        place = next(place for place, value in enumerate(values) if _id_text(value) is None)
+        raise _wrong(path, key, place, "the id", values[place], "a whole number or text")
+    repeated = [text for text, times in Counter(texts).items() if times > 1]
+    if repeated:
+        raise UserError(f"{len(repeated)} ids of `{key}` in {path} are used twice, e.g. {shown(repeated[0])}")
+    used = {number for number, times in Counter(numbers).items() if times == 1}
+    start = max(0, *used) + 1
+    free = (number for number in count(start if start < WHOLE - len(values) else 1) if number not in used)
+    return _Ids([number if number in used else next(free) for number in map(whole_number, values)], texts)
+
+
+def _id_text(value: Any) -> str | None:
+    """An id as text, if it can be one."""
+    if type(value) is int and whole_number(value) is None:
+        return hex(value)  # decimal digits of a very long one would take quadratic time
+    text = str(value) if type(value) in (int, str) else ""
+    return text if 0 < len(text) <= _LONGEST_ID and plain_text(text) == text else None
+
+
+def _sizes(path: Path, images: Sequence[Mapping[str, Any]]) -> Array:
+    """(I, 2) int32 height and width; zeros where an image lacks one."""
+    hw = np.zeros((len(images), 2), np.int32)
+    for axis, key in enumerate(("height", "width")):
+        for place, image in enumerate(images):
+            value = image.get(key)
+            pixels = whole_number(value)
+            if pixels is not None and 0 < pixels <= FARTHEST:
+                hw[place, axis] = pixels
+            elif value is not None:
+                raise _wrong(path, "images", place, f"the {key}", value, f"a whole number from 1 to {FARTHEST}")
+    return hw * hw.all(-1, keepdims=True)
+
+
+def _file_names(path: Path, images: Sequence[Mapping[str, Any]]) -> list[bytes]:
+    names = []
+    for place, image in enumerate(images):
+        name = image.get("file_name")
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise _wrong(path, "images", place, "the file_name", name, "the name of an image file")
+        try:
+            encoded = name.encode()
+        except UnicodeEncodeError as error:
+            raise _wrong(path, "images", place, "the file_name", name, "text") from error
+        if len(encoded) > _LONGEST_PATH or max(map(len, encoded.split(b"/"))) > _LONGEST_NAME:
+            expected = f"a path of at most {_LONGEST_PATH} bytes, and {_LONGEST_NAME} between slashes"
+            raise _wrong(path, "images", place, "the file_name", name, expected)
+        names.append(encoded)
+    return names
+
+
+def _categories(path: Path, entries: Sequence[Any]) -> tuple[list[dict[str, Any]], _Ids, Array]:
+    """The categories that have keypoints (all, if none lists any), the ids of all, and the row of each in the former.
+
+    The rows end with that of an unknown id: -1.
+    """
+    ids = _ids(path, "categories", entries)
+    categories = [_category(path, place, entry) | {"id": ids.numbers[place]} for place, entry in enumerate(entries)]
+    named = [category for category in categories if "keypoints" in category]
+    if len({tuple(category["keypoints"]) for category in named}) > 1:
+        each = ", ".join(f"{category.get('name')} {len(category['keypoints'])}" for category in named)
+        raise UserError(
+            f"the categories of {path} have different keypoints ({each}), but a model learns one skeleton; "
+            "write one file per category"
+        )
+    used = named or categories
+    row_of = {category["id"]: row for row, category in enumerate(used)}
+    return used, ids, np.array([*(row_of.get(number, -1) for number in ids.numbers), -1], np.int64)
+
+
+def _category(path: Path, place: int, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a category is used; ``skeleton`` and ``sigmas`` as they stand in the file."""
+    category = {key: entry[key] for key in ("skeleton", "sigmas") if entry.get(key) is not None}
+    if entry.get("name") is not None:
+        name = entry["name"]
+        category["name"] = plain_text(name if isinstance(name, str) else shown(name))
+    names = entry.get("keypoints")
+    if names is not None and not isinstance(names, list):
+        raise _wrong(path, "categories", place, "the keypoints", names, "the list of their names")
+    for name in names or ():
+        if type(name) not in (str, int):
+            raise _wrong(path, "categories", place, "a keypoint named", name, "text")
+    return category | ({"keypoints": [plain_text(str(name)) for name in names]} if names else {})
+
+
+def _repeated(ids: Sequence[Any], among: Array) -> Array:
+    """(N,) whether each is one ``among`` several of the same id, and not the first."""
+    repeated = np.zeros(len(ids), bool)
+    seen: set[int | str] = set()
+    for row in np.flatnonzero(among).tolist():
+        value = ids[row]
+        if type(value) is not int:
+            whole = whole_number(value)
+            value = _id_text(value) if whole is None else whole
+        if value is not None:
+            repeated[row] = value in seen
+            seen.add(value)
+    return repeated
+
+
+def _annotation_ids(values: Sequence[Any]) -> Array | None:
+    """(N,) int64; None where one is no whole number."""
+    if set(map(type, values)) != {int}:
+        values = [whole_number(value) for value in values]
+    try:
+        return np.array(values, np.int64)
+    except (TypeError, OverflowError):
+        return None
+
+
+def _crowds(values: Sequence[Any]) -> Array:
+    """(N,) int8: 1 for a crowd, 0 for a person, -1 where nothing says which."""
+    if set(map(type, values)) == {int}:
+        return np.array([value != 0 for value in values], np.int8)
+    words = {"": 0.0, "false": 0.0, "true": 1.0}
+    amounts = np.array(
+        [
+            float(bool(value))
+            if value is None or type(value) is bool
+            else words.get(value.lower(), number(value))
+            if isinstance(value, str)
+            else number(value)
+            for value in values
+        ]
+    )
+    return np.where(np.isfinite(amounts), amounts != 0, -1).astype(np.int8)
+
+
+def _numbers(values: Sequence[Any]) -> Array:
+    """(N,) float64; NaN for what is no number."""
+    if set(map(type, values)) <= {int, float}:
+        with suppress(OverflowError):
+            return np.array(values, np.float64)
+    return np.array([number(value) for value in values], np.float64)
+
+
+def _boxes(values: Sequence[Any]) -> Array:
+    """(N, 4) float64 x, y, width and height as the file has them; zeros for what is no box."""
+    nothing = (0, 0, 0, 0)
+    flat = chain.from_iterable(value if type(value) is list and len(value) == 4 else nothing for value in values)
+    boxes = _numbers(list(flat)).reshape(-1, 4)
+    boxes[~(np.abs(boxes) <= FARTHEST).all(-1)] = 0
+    return boxes
+
+
+def _inside(boxes_xywh: Array, image_hw: Array) -> Array:
+    """(N, 4) float32 xyxy, cut at the outermost pixel centres of the image, where its size is known."""
+    limit = np.where(image_hw > 0, image_hw - 1, FARTHEST)[:, ::-1]
+    corners = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], -1)
+    return np.clip(corners, 0, np.tile(limit, 2)).astype(np.float32)
+
+
+def _usual_count(values: Sequence[Any]) -> int:
+    """The number of keypoints that most annotations have; 0 where none has any."""
+    counts = Counter(
+        len(value) if type(value[0]) is list else len(value) // 3 for value in values if type(value) is list and value
+    )
+    return counts.most_common(1)[0][0] if counts else 0
+
+
+def _labels(values: Sequence[Any], count: int) -> tuple[Array, Array]:
+    """(N, K, 3) float32 x, y and visibility, and (N,) whether a list is not of that; zeros for these and for none."""
+    labels = np.zeros((len(values), count, 3), np.float32)
+    flat, rows = labels.reshape(len(values), 3 * count), range(len(values))
+    given = [row for row in rows if type(values[row]) is list and len(values[row]) == 3 * count]
+    rest = [row for row in rows if values[row] is not None and values[row] != []]
+    with np.errstate(over="ignore"):  # becomes infinite, which is noticed
+        try:
+            numbers = chain.from_iterable(values[row] for row in given)
+            flat[given] = np.fromiter(numbers, np.float32, 3 * count * len(given)).reshape(len(given), -1)
+            rest = sorted(set(rest) - set(given))
+        except (TypeError, ValueError, OverflowError):
+            pass
+        misshapen = np.zeros(len(values), bool)
+        for row in rest:
+            try:
+                one = np.array(values[row], np.float32)
+            except (TypeError, ValueError, OverflowError):
+                one = np.zeros(0, np.float32)
+            misshapen[row] = one.shape not in ((3 * count,), (count, 3))
+            flat[row] = 0 if misshapen[row] else one.ravel()
+    return labels, misshapen
+
+
+def _visible(labels: Array) -> tuple[Array, dict[str, int]]:
+    """Visibility (A, K) as 0, 1 or 2; labels (A, K, 3) that are not finite become zeros, in place."""
+    finite = (np.abs(labels) <= FARTHEST).all(-1)
+    labels[~finite] = 0
+    given = labels[..., 2]
+    visible = np.clip(np.rint(given), 0, 2).astype(np.uint8)
+    return visible, {NOT_FINITE: (~finite).any(-1).sum(), ODD_VISIBILITY: (visible != given).any(-1).sum()}
+
+
+def _other_keypoints(entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Lists besides ``keypoints`` that look like some, as ``face_kpts`` of COCO-WholeBody: name → longest length."""
+    found = {}
+    for key in sorted(set().union(*entries)):
+        if key != "keypoints" and ("kpts" in key or "keypoints" in key) and not key.endswith(("_score", "_valid")):
+            longest = max((len(entry[key]) for entry in entries if isinstance(entry.get(key), list)), default=0)
+            if longest:
+                found[key] = longest
+    return found

@@ -1,0 +1,98 @@
+"""JSON that other people wrote: read without trust in the type of any value."""
+
+import json
+import math
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightpose.errors import UserError
+
+WHOLE = 2**63
+"""Ids are smaller than this, as 64 bits hold them."""
+
+_CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # of Unicode's categories; also halves of surrogate pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguous:
+    """Stands for an object that gives one key two values, of which nothing says which is meant.
+
+    Attributes:
+        key: that key.
+    """
+
+    key: str
+
+
+def read_json(path: Path | str, what: str) -> Any:
+    """Content of a JSON file. An object that gives a key two different values is an `Ambiguous`.
+
+    Args:
+        path: the file.
+        what: what it should be, for messages.
+
+    Raises:
+        UserError: when the file can't be read, or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes(), object_pairs_hook=_object)
+    except OSError as error:
+        raise UserError(f"{what} {path} can't be read ({error.strerror}); check the path") from error
+    except RecursionError as error:
+        raise UserError(f"{what} {path} nests its lists or objects too deeply; write the file anew") from error
+    except ValueError as error:
+        raise UserError(f"{what} {path} is not JSON: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Ambiguous:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if value != found[key]:
+                return Ambiguous(key)
+    return found
+
+
+def whole_number(value: Any) -> int | None:
+    """A whole number of 64 bits: as such, as a float without fraction, or as decimal digits; None for all else."""
+    kind = type(value)
+    if kind is str:
+        digits = value[1:] if value[:1] == "-" else value
+        number = int(value) if digits.isascii() and digits.isdecimal() and len(digits) < 20 else WHOLE
+    elif kind is int or (kind is float and value.is_integer()):
+        number = int(value)
+    else:
+        return None
+    return number if -WHOLE <= number < WHOLE else None
+
+
+def number(value: Any) -> float:
+    """A number: as such, or as text; NaN for all else, and for what no float holds."""
+    if type(value) in (int, float, str):
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            pass
+    return math.nan
+
+
+def kind(value: Any) -> str:
+    """What a value is, in the words of a message."""
+    if isinstance(value, Ambiguous):
+        return f"an object with two values for {shown(value.key)}"
+    if isinstance(value, dict):
+        return "an object"
+    return f"a list of {len(value)}" if isinstance(value, list) else shown(value)
+
+
+def shown(value: Any) -> str:
+    """A value for messages: as JSON, shortened, with nothing that a terminal obeys."""
+    text = json.dumps(value) if isinstance(value, (str, int, float, bool, type(None))) else kind(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def plain_text(text: str) -> str:
+    """Text that can be printed and written: control characters are replaced, the rest of a very long one left out."""
+    return "".join("\ufffd" if unicodedata.category(letter) in _CONTROLS else letter for letter in text[:1000])
