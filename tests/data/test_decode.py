@@ -405,6 +405,14 @@ def test_the_size_that_a_header_declares_is_the_size_that_is_decoded(pixels):
         decode_image(first[:30] + second[30:], "canvas")
 
 
+def test_a_jpeg_of_very_many_scans_is_not_waited_for():
+    data = saved(Image.new("L", (8000, 8000), 128), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    assert decode_image(data, "few").shape == (8000, 8000, 3)
+    with pytest.raises(ImageError, match="many has over 67 scans"):
+        decode_image(data[:last] + data[last:-2] * 10_000 + data[-2:], "many")
+
+
 def test_a_chunk_longer_than_the_file_makes_no_room_for_itself(pixels):
     data = encode(pixels, "PNG")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

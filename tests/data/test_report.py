@@ -47,10 +47,10 @@ def test_truncated_image_needs_decoding(write_coco, person):
         ({"keypoints": [70, 6, 2] * 5}, "warning: 1 people have keypoints outside the image, e.g. annotation 2"),
         ({"keypoints": [300, 6, 2] * 5}, "warning: 1 people have keypoints far outside the image, e.g. annotation 2"),
         ({"keypoints": [1, 2]}, "error: 1 annotations are dropped: keypoints other than x, y and visibility of each "),
-        ({"keypoints": [1, 2]}, "(annotations[1] has a list of 2, expected 15 numbers for 5 keypoints)"),
+        ({"keypoints": [1, 2]}, "(annotations[1] has [1, 2], expected 15 numbers for 5 keypoints)"),
         (
             {"iscrowd": "maybe"},
-            'error: 1 annotations are dropped: iscrowd neither 0 nor 1 (annotations[1] has iscrowd "m',
+            'error: 1 annotations are dropped: iscrowd neither 0 nor 1 (annotations[1] has the iscrowd "m',
         ),
     ],
 )

@@ -102,6 +102,60 @@ def test_missing_file(folder, tmp_path):
         read_boxes(tmp_path / "no.json", open_source(str(folder)))
 
 
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ([{"file_name": "0.png"}], {5: 1, 7: 1}),  # a name is all images of that file
+        ([{"image_id": 7}, {"file_name": "1.png"}], {7: 1, 6: 1}),
+        ([{"image_id": 7, "file_name": "0.png"}], {7: 1}),
+        ([{"image_id": 6, "file_name": "0.png"}], {5: 1, 7: 1}),  # the id of another image means nothing
+    ],
+)
+def test_boxes_belong_to_images_and_not_to_files(folder, tmp_path, entries, expected):
+    content = {
+        "images": [{"id": 5, "file_name": "0.png"}, {"id": 6, "file_name": "1.png"}, {"id": 7, "file_name": "0.png"}]
+    }
+    content["annotations"] = [{"id": n, "image_id": 5 + n, "category_id": 1, "bbox": [n, 1, 9, 9]} for n in range(3)]
+    source = open_source(str(write(tmp_path / "coco.json", content)), images=str(folder))
+    assert {image_id: boxes.tolist() for image_id, (boxes, _) in source.boxes.items()} == {
+        5: [[0, 1, 9, 10]],
+        6: [[1, 1, 10, 10]],
+        7: [[2, 1, 11, 10]],
+    }
+    same = read_boxes(tmp_path / "coco.json", source)  # the file's own boxes, once more
+    assert {image_id: boxes.tolist() for image_id, (boxes, _) in same.items()} == {
+        image_id: boxes.tolist() for image_id, (boxes, _) in source.boxes.items()
+    }
+    listed = [{**entry, "bbox": [1, 2, 3, 4]} for entry in entries]
+    found = read_boxes(write(tmp_path / "boxes.json", listed), source)
+    assert {image_id: len(boxes) for image_id, (boxes, _) in found.items()} == expected
+
+
+@pytest.mark.parametrize(
+    "entry", [{"image_id": 0}, {"image_id": 41}, {"image_id": -1}, {"file_name": "clip_7"}, {"image_id": "x"}]
+)
+def test_frames_that_a_video_does_not_have(video, tmp_path, entry):
+    path = write(tmp_path / "boxes.json", [{**entry, "bbox": [10, 20, 30, 40]}])
+    with pytest.raises(UserError, match="which the source doesn't have"):
+        read_boxes(path, open_source(str(video)))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "scores", "message"),
+    [
+        ([["a", 0, 4, 4]], None, "the boxes of image 0 are no numbers"),
+        ([[0, 0, 4, 4], [0, 0, 4]], None, "the boxes of image 0 are no numbers"),
+        ([[0, 0, 4, 10**400]], None, "the boxes of image 0 are no numbers"),
+        ([[0, 0, 4, 1e39]], None, "box 0 of image 0 is"),
+        ([[0, 0, 4, 4]], ["x"], "the box scores of image 0 are no numbers"),
+        ([[0, 0, 4, 4]], [np.nan], "the box scores of image 0 are .*; expected finite numbers"),
+    ],
+)
+def test_what_is_no_box_is_refused(boxes, scores, message):
+    with pytest.raises(UserError, match=message):
+        check_boxes(boxes, scores, "image 0")
+
+
 def test_scores_match_boxes():
     with pytest.raises(UserError, match=r"shape \(2,\); expected \(1,\)"):
         check_boxes([[0, 0, 4, 4]], [1, 1], "image 0")

@@ -1,6 +1,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,3 +86,60 @@ def test_malformed_predictions_are_explained(tmp_path: Path) -> None:
     path.write_text(json.dumps([{"image_id": 1, "category_id": 1, "keypoints": []}]))
     with pytest.raises(UserError, match=r"entry 0 .* has no score"):
         read_coco_results(path)
+
+
+ANSWER = {"image_id": 1, "category_id": 1, "keypoints": [1, 2.5, 0.5, 3, 4, 0.5], "score": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score": float("nan")}, "has the score NaN"),
+        ({"score": float("inf")}, "has the score Infinity"),
+        ({"score": None}, "has the score null"),
+        ({"score": "0.5"}, 'has the score "0.5"'),
+        ({"score": True}, "has the score true"),
+        ({"score": [0.5]}, r"has the score \[0.5\]"),
+        ({"score": 10**400}, "has the score 1000"),
+        ({"image_id": None}, "has the image_id null"),
+        ({"image_id": "a"}, 'has the image_id "a"'),
+        ({"image_id": 1.5}, "has the image_id 1.5"),
+        ({"image_id": 2**63}, "has the image_id 9223372036854775808"),
+        ({"image_id": [1]}, r"has the image_id \[1\]"),
+        ({"category_id": True}, "has the category_id true"),
+        ({"category_id": {}}, "has the category_id an object"),
+        ({"keypoints": None}, "has the keypoints null"),
+        ({"keypoints": 3}, "has the keypoints 3"),
+        ({"keypoints": "1 2 1"}, 'has the keypoints "1 2 1"'),
+        ({"keypoints": {"nose": [1, 2, 1]}}, "has the keypoints an object"),
+        ({"keypoints": [[1, 2, 0.5], [3, 4, 0.5]]}, r"keypoints with \[1, 2, 0.5\], expected finite numbers"),
+        ({"keypoints": [1, 2, None, 3, 4, 0.5]}, "keypoints with null"),
+        ({"keypoints": [1, 2, True, 3, 4, 0.5]}, "keypoints with true"),
+        ({"keypoints": [1, 2, "0.5", 3, 4, 0.5]}, 'keypoints with "0.5"'),
+        ({"keypoints": [1, float("nan"), 0.5, 3, 4, 0.5]}, "keypoints with NaN"),
+        ({"keypoints": [1, 10**400, 0.5, 3, 4, 0.5]}, "keypoints with 1000"),
+    ],
+)
+def test_an_entry_that_is_no_prediction_is_refused_by_place(tmp_path: Path, changes: Any, message: str) -> None:
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps([ANSWER, ANSWER | changes]))
+    with pytest.raises(UserError, match=rf"entry 1 of the predictions file .*predictions\.json .*{message}"):
+        read_coco_results(path)
+
+
+@pytest.mark.parametrize("entry", [None, 3, "x", [], True])
+def test_an_entry_that_is_no_object_is_refused(tmp_path: Path, entry: Any) -> None:
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps([ANSWER, entry]))
+    with pytest.raises(UserError, match=r"entry 1 of the predictions file .* is "):
+        read_coco_results(path)
+
+
+def test_ids_whose_meaning_is_plain_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps([ANSWER | {"image_id": "7", "category_id": 1.0}]))
+    assert read_coco_results(path) == [ANSWER | {"image_id": 7}]
+    path.write_text(json.dumps([ANSWER | {"image_id": "img_7"}]))
+    assert read_coco_results(path, {"img_7": 3}) == [ANSWER | {"image_id": 3}]
+    with pytest.raises(UserError, match='has the image_id "img_7"'):
+        read_coco_results(path, {"img_8": 3})

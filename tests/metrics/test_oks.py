@@ -255,3 +255,33 @@ def test_coco_results_hold_plain_numbers() -> None:
         {"image_id": 7, "category_id": 1, "keypoints": [1.25, 2.5, 0.5, 3.0, 4.0, 0.75], "score": 1.0}
     ]
     assert coco_results(poses_of(torch.empty(0, 2, 2)), [], 1) == []
+
+
+@pytest.mark.parametrize("nms", ["oks", "soft_oks", "none"])
+@pytest.mark.parametrize("num_keypoints", [1, 3])
+@pytest.mark.parametrize("people", [0, 1, 2])
+@pytest.mark.filterwarnings("ignore:.*was called before")
+def test_few_poses_of_few_keypoints_have_figures(nms: Any, num_keypoints: int, people: int) -> None:
+    """One pose in all is where an index of torch makes a number of a NumPy array of one."""
+    points = np.arange(people * num_keypoints * 2, dtype=np.float64).reshape(people, num_keypoints, 2) * 10 + 5
+    labels = np.concatenate([points, np.full((people, num_keypoints, 1), 2.0)], -1)
+    boxes = [[0.0, 0.0, 60.0, 60.0]] * people
+    truth = {
+        "images": [{"id": 5, "width": 99, "height": 99}],
+        "categories": [{"id": 3, "keypoints": [f"p{number}" for number in range(num_keypoints)]}],
+        "annotations": [
+            {"id": n, "image_id": 5, "category_id": 3, "bbox": box, "area": 3000.0, "iscrowd": 0}
+            | {"keypoints": labels[n].ravel().tolist(), "num_keypoints": num_keypoints}
+            for n, box in enumerate(boxes)
+        ],
+    }
+    metric = OKS(skeleton(num_keypoints), nms=nms)
+    if people:
+        keypoints = torch.from_numpy(points).float()
+        batch = batch_of(keypoints, list(range(people)), image_ids=[5] * people)
+        metric.update(poses_of(keypoints), batch)
+    metric.set_ground_truth(truth)
+    figures = metric.compute()
+    assert (figures["AP"] == pytest.approx(1.0)) if people else math.isnan(figures["AP"])
+    assert [(entry["image_id"], entry["category_id"]) for entry in metric.predictions()] == [(5, 3)] * people
+    assert_same(evaluate_oks(truth, metric.predictions(), metric.skeleton.sigmas), figures)

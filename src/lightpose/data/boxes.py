@@ -86,8 +86,8 @@ class KnownImages:
         """Rows of the images that are meant: all of that name, or of them the one of that id; or that of the id."""
         number = whole_number(image.image_id)
         of_id = None if number is None else self._of_id.get(number)
-        if isinstance(image.image_id, str):
-            of_id = self._of_text.get(image.image_id, of_id)
+        if self._of_text and isinstance(image.image_id, str):
+            of_id = self._of_text.get(image.image_id)
         if image.file_name is None:
             return [] if of_id is None else [of_id]
         named = self._of_name.get(image.file_name, [])

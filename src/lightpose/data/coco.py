@@ -15,7 +15,7 @@ from lightpose.data.coco_parse import USABLE
 from lightpose.data.decode import EncodedImage, check_image_bits
 from lightpose.data.image_files import image_folder
 from lightpose.data.image_header import ImageError
-from lightpose.data.json_values import shown
+from lightpose.data.json_values import kind
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton, coco_links
 from lightpose.structures import Annotations, Array, Sample
@@ -57,14 +57,9 @@ def skeleton_remarks(path: Path | str) -> list[str]:
     if links:
         remarks.append(
             f"{path} has {len(links)} links (`skeleton` of the category) that join no two of its "
-            f"{skeleton.num_keypoints} keypoints, e.g. {_link(links[0])}; they are not drawn"
+            f"{skeleton.num_keypoints} keypoints, e.g. {kind(links[0])}; they are not drawn"
         )
     return remarks
-
-
-def _link(value: Any) -> str:
-    few = isinstance(value, list) and len(value) < 4
-    return f"[{', '.join(map(shown, value))}]" if few else shown(value)
 
 
 def check_trainable(index: CocoIndex) -> None:

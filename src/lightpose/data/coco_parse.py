@@ -152,7 +152,11 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
     mended |= {FILLED_AREA: no_area.sum(), ODD_SCORE: no_score.sum()}
     boxes_xyxy = _inside(boxes, image_hw[image_rows])
     no_box = ~(boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(-1)
-    status = [crowd > 0, misshapen, ~visible.any(-1), no_box]
+    status = np.select(
+        [crowd > 0, misshapen, ~visible.any(-1), no_box], [CROWD, BAD_KEYPOINTS, UNLABELLED, BAD_BOX], USABLE
+    )
+    for row in np.flatnonzero(status == BAD_BOX)[:1].tolist():
+        examples[STATUS[BAD_BOX]] = f"annotations[{places[row]}] has the bbox {kind(entries[row].get('bbox'))}"
     return {
         "categories": categories,
         "dropped": dropped,
@@ -174,14 +178,14 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
         "scores": scores.astype(np.float32),
         "keypoints": labels[..., :2],
         "visible": visible,
-        "status": np.select(status, [CROWD, BAD_KEYPOINTS, UNLABELLED, BAD_BOX], USABLE).astype(np.uint8),
+        "status": status.astype(np.uint8),
     }
 
 
 def _example(annotations: Sequence[Any], place: int, key: str | None) -> str:
     """An annotation in the words of a message, with its value for ``key`` if it is an object."""
     entry = annotations[place]
-    return f"annotations[{place}] " + (f"has {key} {kind(entry.get(key))}" if key else f"is {kind(entry)}")
+    return f"annotations[{place}] " + (f"has the {key} {kind(entry.get(key))}" if key else f"is {kind(entry)}")
 
 
 def _list(path: Path, content: Mapping[str, Any], key: str) -> list[Any]:
@@ -212,7 +216,7 @@ def _ids(path: Path, key: str, entries: Sequence[Any]) -> _Ids:
     if repeated:
         raise UserError(f"{len(repeated)} ids of `{key}` in {path} are used twice, e.g. {shown(repeated[0])}")
     used = {number for number, times in Counter(numbers).items() if times == 1}
-    start = max(0, *used) + 1
+    start = max([0, *used]) + 1
     free = (number for number in count(start if start < WHOLE - len(values) else 1) if number not in used)
     return _Ids([number if number in used else next(free) for number in map(whole_number, values)], texts)
 

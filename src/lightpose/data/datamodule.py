@@ -73,6 +73,9 @@ class PoseDataModule(LightningDataModule):
         super().__init__()
         if decode not in ("cpu", "device"):
             raise UserError(f"data.decode={decode!r} is unknown; use cpu or device")
+        unknown = sorted(set(transforms) - {"train", "eval"})
+        if unknown:
+            raise UserError(f"augment has no key {' or '.join(unknown)}; its keys are train and eval")
         self.decode = decode
         self.makers = {"train": dataset, "val": eval_dataset or dataset}
         self.annotations = {"train": train, "val": val}

@@ -32,6 +32,7 @@ FORMATS = tuple(
 
 _DEFLATE = 1032  # bytes that one byte of a PNG can stand for
 _JPEG = 1024  # pixels that one byte of a JPEG can stand for: a bit for each 8 x 8, and twice as many for safety
+_SCANS = 2**32  # pixels times the scans of a JPEG, in which it grows finer: some seconds of decoding
 _ORIENTATION = 0x0112
 _MIN_IS_BLACK, _RGB = 1, 2  # photometric interpretations of TIFF
 
@@ -93,14 +94,18 @@ def check_pixels(image_hw: tuple[int, int], name: str) -> None:
 
 
 def check_content(data: bytes, header: Header, name: str) -> None:
-    """Refuse a file so short that it can't hold the pixels that it declares, before there is memory for them.
+    """Refuse a file that is made to be large when decoded, or slow.
 
     Raises:
-        ImageError: for such a JPEG or PNG.
+        ImageError: for a JPEG or PNG so short that it can't hold the pixels that it declares, and for a JPEG of
+            hundreds of scans.
     """
     height, width = header.stored_hw
     if header.format == "JPEG":
         least = height * width // _JPEG
+        most_scans = _SCANS // (height * width + 1)
+        if len(data) > 10 * most_scans and data.count(b"\xff\xda") > most_scans:  # a scan has 10 bytes and more
+            raise ImageError(f"image {name} has over {most_scans} scans; save it anew as a plain JPEG")
     elif header.format == "PNG":
         bits, color = data[24:26]
         least = height * (width * bits * {2: 3, 4: 2, 6: 4}.get(color, 1) // 8) // _DEFLATE

@@ -84,7 +84,10 @@ def kind(value: Any) -> str:
         return f"an object with two values for {shown(value.key)}"
     if isinstance(value, dict):
         return "an object"
-    return f"a list of {len(value)}" if isinstance(value, list) else shown(value)
+    if not isinstance(value, list):
+        return shown(value)
+    short = len(value) <= 4 and not any(isinstance(item, (dict, list, Ambiguous)) for item in value)
+    return f"[{', '.join(map(shown, value))}]" if short else f"a list of {len(value)}"
 
 
 def shown(value: Any) -> str:

@@ -156,6 +156,7 @@ def _annotation_mistakes(index: CocoIndex) -> tuple[list[str], list[str]]:
 def _outside(index: CocoIndex, rows: Array) -> Array:
     """(N, K) how far each labelled keypoint is outside its image, as a share of the image's longer side."""
     hw = index.image_hw[index.image_rows[rows]].astype(np.float32)
+    hw[hw == 0] = np.inf  # unknown
     points, limit = index.keypoints[rows], hw[:, None, ::-1]
     beyond = np.maximum(np.maximum(-points, points - limit), 0).max(-1)
     share: Array = beyond / hw.max(-1, keepdims=True) * (index.visible[rows] > 0)

@@ -69,8 +69,8 @@ def read_coco_results(path: str | Path, id_of_text: Mapping[str, int] | None = N
         wrong += [] if _finite([entry["score"]]) else ["score"]
         if wrong:
             value = entry[wrong[0]]
-            odd = next((item for item in value if not _finite([item])), None) if isinstance(value, list) else None
-            what = f"keypoints with {kind(odd)}, expected finite numbers" if odd is not None else kind(value)
+            odd = [item for item in value if not _finite([item])] if isinstance(value, list) else []
+            what = f"with {kind(odd[0])}, expected finite numbers" if odd else kind(value)
             raise UserError(f"{where} has the {wrong[0]} {what}; {advice}")
         predictions.append(entry | ids)
     return predictions
