@@ -79,7 +79,12 @@ def test_cells_of_a_map_stand_where_the_table_says(grid: Grid):
         "udp": [[0.0, 0.0], [191.0, 255.0]],
         "half_pixel": [[1.5, 1.5], [189.5, 253.5]],
     }[grid]
-    torch.testing.assert_close(cells * scale + offset, torch.tensor(expected))
+    torch.testing.assert_close(cells * torch.tensor(scale) + torch.tensor(offset), torch.tensor(expected))
+
+
+def test_one_cell_and_maps_finer_than_the_input_have_finite_places_and_no_lag():
+    assert input_from_map("udp", (8, 8), (1, 1)) == ((7, 7), (0, 0))
+    assert mirror_lag("stride", (256, 192), (512, 384)) == 0
 
 
 @pytest.mark.parametrize("grid", GRIDS)

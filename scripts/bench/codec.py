@@ -17,8 +17,7 @@ from timing import (
     describe_device,
     milliseconds,
     print_table,
-    random_images,
-    random_instances,
+    random_batch,
     write_json,
 )
 
@@ -41,12 +40,12 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     skeleton = Skeleton.build([f"point{i}" for i in range(options.keypoints)])
-    instances = random_instances(options.batch, options.keypoints, config["input_hw"]).to(device)
-    inputs = random_images(options.batch, config["input_hw"], device)
+    batch = random_batch(options.batch, options.keypoints, config["input_hw"], device)
+    inputs = batch.inputs
 
     config["estimator"]["metrics"] = {}
     estimator = make_estimator(config, skeleton).to(device)
-    targets = estimator.codec.encode(instances)
+    targets = estimator.codec.encode(batch)
     optimizer = estimator.optimizer(estimator.parameters())
     speed_up(estimator.net, "auto", device)
 
@@ -77,8 +76,8 @@ def main() -> None:
     rows = []
     with torch.inference_mode():
         for title, codec in codecs.items():
-            maps = codec.encode(instances).maps
-            encode = milliseconds(lambda codec=codec: codec.encode(instances), device, options.repeats)
+            maps = codec.encode(batch).maps
+            encode = milliseconds(lambda codec=codec: codec.encode(batch), device, options.repeats)
             decode = milliseconds(lambda codec=codec, maps=maps: codec.decode(maps), device, options.repeats)
             rows.append([title, encode, encode / training, decode, decode / prediction])
     print(f"{describe_device(device)}; {' '.join(options.overrides) or 'experiment=topdown_hrnet'}")

@@ -27,14 +27,11 @@ from timing import (
     describe_device,
     peak_gib,
     print_table,
-    random_images,
-    random_instances,
+    random_batch,
     run_python,
     tail,
     write_json,
 )
-
-from lightpose.structures import Batch
 
 
 def main() -> None:
@@ -126,15 +123,7 @@ def on_device(checkpoint: Path, batch: int, repeats: int, overrides: list[str]) 
     predictor = Predictor(checkpoint, **chosen)
     input_hw, device = predictor.estimator.input_hw, predictor.device
     assert input_hw is not None
-    numbers = torch.arange(batch)
-    samples = Batch(
-        random_images(batch, input_hw, device),
-        random_instances(batch, predictor.skeleton.num_keypoints, input_hw).to(device),
-        torch.eye(3, device=device).expand(batch, 3, 3),
-        numbers.to(device),
-        numbers.to(device),
-        torch.tensor(input_hw, device=device).expand(batch, 2),
-    )
+    samples = random_batch(batch, predictor.skeleton.num_keypoints, input_hw, device)
     crops = Crops(samples, (np.zeros((batch, 4), np.float32), np.ones(batch, np.float32)), list(range(1, batch + 1)))
 
     def predict(times: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lightpose.structures import Instances
+from lightpose.structures import Batch, Instances
 
 HERE = Path(__file__).resolve().parent
 
@@ -139,13 +139,21 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         sys.exit(f"error: {error}")
 
 
-def random_instances(batch: int, keypoints: int, input_hw: Sequence[int]) -> Instances:
-    """One person per sample, every keypoint somewhere in the input and visible."""
+def random_batch(batch: int, keypoints: int, input_hw: Sequence[int], device: torch.device) -> Batch:
+    """One person per sample of noise, every keypoint somewhere in the input and visible."""
     points = torch.rand(batch, 1, keypoints, 2) * torch.tensor([input_hw[1] - 1.0, input_hw[0] - 1.0])
     integers, ones = torch.zeros(batch, 1, dtype=torch.int64), torch.ones(batch, 1)
     boxes = torch.tensor([0.0, 0.0, input_hw[1] - 1.0, input_hw[0] - 1.0]).expand(batch, 1, 4).contiguous()
     visible = torch.full((batch, 1, keypoints), 2.0)
-    return Instances(points, visible, boxes, ones, integers, integers, ones, ones.bool())
+    numbers = torch.arange(batch)
+    return Batch(
+        inputs=random_images(batch, input_hw, device),
+        instances=Instances(points, visible, boxes, ones, integers, integers, ones, ones.bool()),
+        image_from_input=torch.eye(3).repeat(batch, 1, 1),
+        image_ids=numbers,
+        indices=numbers,
+        image_hw=torch.tensor(input_hw).repeat(batch, 1),
+    ).to(device)
 
 
 def random_images(batch: int, input_hw: Sequence[int], device: torch.device) -> torch.Tensor:

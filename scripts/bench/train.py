@@ -26,8 +26,7 @@ from timing import (
     describe_device,
     peak_gib,
     print_table,
-    random_images,
-    random_instances,
+    random_batch,
     run_python,
     synchronize,
     write_json,
@@ -171,8 +170,8 @@ def ceiling(overrides: list[str], variant: str, steps: int) -> dict[str, Any]:
         datamodule=SimpleNamespace(batch_size=batch),
     )
     optimizer = estimator.configure_optimizers()["optimizer"]  # type: ignore[index, call-overload]
-    inputs = random_images(batch, config["input_hw"], device)
-    targets = estimator.codec.encode(random_instances(batch, skeleton.num_keypoints, config["input_hw"]).to(device))
+    samples = random_batch(batch, skeleton.num_keypoints, config["input_hw"], device)
+    inputs, targets = samples.inputs, estimator.codec.encode(samples)
 
     dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}
     if trainer["precision"] not in dtypes:

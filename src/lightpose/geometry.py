@@ -25,6 +25,7 @@ from lightpose.errors import UserError
 from lightpose.structures import Array
 
 Grid = Literal["stride", "udp", "half_pixel"]
+Pair = tuple[float, float]
 
 
 def check_grid(grid: str) -> None:
@@ -37,23 +38,26 @@ def check_grid(grid: str) -> None:
         raise UserError(f"grid={grid!r} is unknown; use one of {', '.join(get_args(Grid))}")
 
 
-def input_from_map(grid: Grid, input_hw: tuple[int, int], map_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """``(scale, offset)``, each (2,) float32 in (x, y) order, with ``input = map * scale + offset``."""
-    size_in = torch.tensor([input_hw[1], input_hw[0]], dtype=torch.float32)
-    size_map = torch.tensor([map_hw[1], map_hw[0]], dtype=torch.float32)
+def input_from_map(grid: Grid, input_hw: tuple[int, int], map_hw: tuple[int, int]) -> tuple[Pair, Pair]:
+    """``(scale, offset)``, each in (x, y) order, with ``input = map * scale + offset``.
+
+    On the ``udp`` grid the only cell of an axis is the input's first pixel.
+    """
+    (input_h, input_w), (map_h, map_w) = input_hw, map_hw
     if grid == "udp":
-        return (size_in - 1) / (size_map - 1), torch.zeros(2)
-    scale = size_in / size_map
-    return scale, (scale - 1) / 2 if grid == "half_pixel" else torch.zeros(2)
+        return ((input_w - 1) / max(map_w - 1, 1), (input_h - 1) / max(map_h - 1, 1)), (0.0, 0.0)
+    scale_x, scale_y = input_w / map_w, input_h / map_h
+    return (scale_x, scale_y), ((scale_x - 1) / 2, (scale_y - 1) / 2) if grid == "half_pixel" else (0.0, 0.0)
 
 
 def mirror_lag(grid: Grid, input_hw: tuple[int, int], map_hw: tuple[int, int]) -> int:
     """How many pixels a mirrored input must move left for its maps to mirror cell by cell.
 
     Mirroring an image sends pixel x to ``input_w - 1 - x``, mirroring a map sends cell i to ``map_w - 1 - i``. On the
-    ``stride`` grid the two disagree by ``stride - 1`` input pixels, on the other grids they agree.
+    ``stride`` grid the two disagree by ``stride - 1`` input pixels, on the other grids they agree. Maps finer than the
+    input have no lag of whole pixels.
     """
-    return input_hw[1] // map_hw[1] - 1 if grid == "stride" else 0
+    return max(input_hw[1] // map_hw[1] - 1, 0) if grid == "stride" else 0
 
 
 def expand_boxes(boxes_xyxy: Array, input_hw: tuple[int, int], padding: float) -> tuple[Array, Array]:

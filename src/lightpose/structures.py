@@ -207,6 +207,7 @@ class Batch(TensorStruct):
         indices: (B,) int64, positions in the data set.
         image_hw: (B, 2) int64.
         ignore: (B, H, W) bool, input pixels that no loss may count, or None.
+        cameras: (B, 3, 3) float32, intrinsic matrices of the images, or None.
         unwarped: what `lightpose.data.device.finish` makes ``inputs`` of, which are (B, 3, 0, 0) until then; or None.
         photometric: name → the augmentation that `lightpose.data.device.finish` applies.
     """
@@ -218,6 +219,7 @@ class Batch(TensorStruct):
     indices: Tensor
     image_hw: Tensor
     ignore: Tensor | None = None
+    cameras: Tensor | None = None
     unwarped: UnwarpedImages | None = None
     photometric: Mapping[str, Drawn] = field(default_factory=dict)
 
@@ -228,7 +230,7 @@ class Batch(TensorStruct):
 
 @dataclass(frozen=True, slots=True)
 class Targets(TensorStruct):
-    """What a codec makes of `Instances`, under the names of the head's outputs.
+    """What a codec makes of a `Batch`, under the names of its spec.
 
     Attributes:
         maps: name → (B, ...) target tensor.
@@ -266,15 +268,23 @@ class Poses(TensorStruct):
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a codec expects of a head.
+    """What a codec says of itself.
 
     Attributes:
-        outputs: name → shape without the batch dimension, e.g. ``{"heatmap": (17, 64, 48)}``.
+        outputs: name → shape without the batch dimension, e.g. ``{"heatmap": (17, 64, 48)}``, of what it decodes; a
+            length, or the whole shape, is None where only the network knows it.
         input_hw: network input size; None for inputs that are not images.
+        targets: names of what it encodes; None for those of the outputs.
     """
 
-    outputs: Mapping[str, tuple[int, ...]]
+    outputs: Mapping[str, tuple[int | None, ...] | None]
     input_hw: tuple[int, int] | None
+    targets: frozenset[str] | None = None
+
+    @property
+    def target_names(self) -> frozenset[str]:
+        """Names of the targets."""
+        return frozenset(self.outputs) if self.targets is None else self.targets
 
 
 def _pad(arrays: Sequence[Array], length: int, fill: float = 0) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lightpose.skeleton import Skeleton
-from lightpose.structures import Instances
+from lightpose.structures import Batch, Instances
 
 
 def skeleton(count: int) -> Skeleton:
@@ -23,6 +23,20 @@ def instances(keypoints: Tensor, visible: Tensor | None = None) -> Instances:
         ids=torch.zeros(batch, 1, dtype=torch.int64),
         scores=torch.ones(batch, 1),
         valid=torch.ones(batch, 1, dtype=torch.bool),
+    )
+
+
+def batch(labels: Instances) -> Batch:
+    """What a codec gets."""
+    count = len(labels.valid)
+    numbers = torch.arange(count)
+    return Batch(
+        inputs=torch.zeros(count, 3, 1, 1, dtype=torch.uint8),
+        instances=labels,
+        image_from_input=torch.eye(3).repeat(count, 1, 1),
+        image_ids=numbers,
+        indices=numbers,
+        image_hw=torch.ones(count, 2, dtype=torch.int64),
     )
 
 

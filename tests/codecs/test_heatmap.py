@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from codec_samples import instances, points_everywhere, skeleton
+from codec_samples import batch, instances, points_everywhere, skeleton
 from torch import Tensor
 
 from lightpose.codecs.heatmap import HeatmapCodec
@@ -21,7 +21,7 @@ HW = (256, 192)
 
 def round_trip_error(codec: HeatmapCodec, points: Tensor) -> Tensor:
     """(B, K, 2) absolute error in input pixels."""
-    targets = codec.encode(instances(points))
+    targets = codec.encode(batch(instances(points)))
     assert (targets.weights["heatmap"] > 0).all()
     return (codec.decode(targets.maps).keypoints - points).abs()
 
@@ -79,7 +79,7 @@ def test_matches_recorded_figures(name, grid, options):
         keypoints[0, 3, 0] = 0
     elif name == "udp":
         columns[3, :, 6] = 0
-    targets = codec.encode(instances(keypoints, figures["visible"]))
+    targets = codec.encode(batch(instances(keypoints, figures["visible"])))
     encoded = figures["encoded_heatmaps"] * columns
     torch.testing.assert_close(targets.maps["heatmap"][0], encoded, atol=1e-4, rtol=0)
     torch.testing.assert_close(targets.weights["heatmap"], figures["encoded_weights"], atol=0, rtol=0)
@@ -112,7 +112,7 @@ def test_default_blur_does_not_move_peaks_near_the_border():
 
     def errors(border: str, maps_noise: Tensor | float) -> Tensor:
         codec = HeatmapCodec(skeleton(17), HW, "half_pixel", blur_border=border)
-        maps = codec.encode(instances(points)).maps["heatmap"] + maps_noise
+        maps = codec.encode(batch(instances(points))).maps["heatmap"] + maps_noise
         return (codec.decode({"heatmap": maps}).keypoints - points).abs()
 
     on_border = (points == 0) | (points == torch.tensor([191.0, 255.0]))
@@ -127,21 +127,23 @@ def test_default_blur_does_not_move_peaks_near_the_border():
 def test_truncation_and_rounding_relate_to_the_default_in_closed_form():
     points = points_everywhere(HW)
     full, cut, rounded = (
-        HeatmapCodec(skeleton(17), HW, "stride", **options).encode(instances(points)).maps["heatmap"]
+        HeatmapCodec(skeleton(17), HW, "stride", **options).encode(batch(instances(points))).maps["heatmap"]
         for options in ({}, {"truncate": 3}, {"centers": "rounded"})
     )
     nearest = (points / 4 + 0.5).floor()
     near_x = (torch.arange(48) - nearest[..., :1]).abs() <= 6
     near_y = (torch.arange(64) - nearest[..., 1:]).abs() <= 6
     torch.testing.assert_close(cut, full * near_x[..., None, :] * near_y[..., :, None])
-    on_cell = HeatmapCodec(skeleton(17), HW, "stride").encode(instances(nearest * 4)).maps["heatmap"]
+    on_cell = HeatmapCodec(skeleton(17), HW, "stride").encode(batch(instances(nearest * 4))).maps["heatmap"]
     torch.testing.assert_close(rounded, on_cell)
 
 
 def test_weights_follow_labels_reach_and_skeleton():
     built = Skeleton.build(["a", "b", "c", "d", "e"], weights=[1, 2, 1, 1, 1])
     points = torch.tensor([[[50.0, 50.0], [50.0, 50.0], [50.0, 50.0], [-23.0, 50.0], [-25.0, 50.0]]])
-    targets = HeatmapCodec(built, HW, "stride").encode(instances(points, torch.tensor([[1.0, 2.0, 0.0, 2.0, 2.0]])))
+    targets = HeatmapCodec(built, HW, "stride").encode(
+        batch(instances(points, torch.tensor([[1.0, 2.0, 0.0, 2.0, 2.0]])))
+    )
     assert targets.weights["heatmap"].tolist() == [[1, 2, 0, 1, 0]]
     assert targets.maps["heatmap"][0, [2, 4]].abs().max() == 0
 
@@ -149,10 +151,10 @@ def test_weights_follow_labels_reach_and_skeleton():
 def test_unlabelled_coordinates_and_padded_rows_leave_no_trace():
     points = torch.full((1, 3, 2), torch.nan)
     codec = HeatmapCodec(skeleton(3), HW, "half_pixel")
-    unlabelled = codec.encode(instances(points, torch.zeros(1, 3)))
+    unlabelled = codec.encode(batch(instances(points, torch.zeros(1, 3))))
     padded = instances(torch.full((1, 3, 2), 50.0))
     padded.valid.zero_()
-    for targets in (unlabelled, codec.encode(padded)):
+    for targets in (unlabelled, codec.encode(batch(padded))):
         assert targets.maps["heatmap"].abs().max() == 0
         assert targets.weights["heatmap"].max() == 0
 
@@ -163,7 +165,7 @@ def test_flip_of_the_mirrored_input_gives_the_same_pose(grid):
     points = points_everywhere(HW)[:, :3] * 0.9 + 8
     mirrored = points[:, [1, 0, 2]].clone()
     mirrored[..., 0] = 191 - mirrored[..., 0] - codec.mirror_lag
-    maps = codec.encode(instances(mirrored)).maps
+    maps = codec.encode(batch(instances(mirrored))).maps
     torch.testing.assert_close(codec.decode(codec.flip(maps)).keypoints, points, atol=0.05, rtol=0)
     assert torch.equal(codec.flip(codec.flip(maps))["heatmap"], maps["heatmap"])
     assert codec.mirror_lag == (3 if grid == "stride" else 0)
@@ -191,7 +193,7 @@ def test_maps_without_a_peak_stay_finite_and_inside(refine):
 
 def test_scores_scale_with_the_map_and_places_do_not():
     codec = HeatmapCodec(skeleton(17), HW, "half_pixel")
-    maps = codec.encode(instances(points_everywhere(HW))).maps["heatmap"]
+    maps = codec.encode(batch(instances(points_everywhere(HW)))).maps["heatmap"]
     whole, faint = codec.decode({"heatmap": maps}), codec.decode({"heatmap": maps / 1000})
     torch.testing.assert_close(whole.keypoints, faint.keypoints, atol=1e-3, rtol=0)
     torch.testing.assert_close(whole.keypoint_scores, faint.keypoint_scores * 1000)
@@ -240,7 +242,7 @@ def test_decoding_exports_with_a_dynamic_batch(refine):
 @pytest.mark.parametrize("refine", ["dark", "quarter", "none"])
 def test_decoding_is_as_exact_under_autocast(refine):
     codec = HeatmapCodec(skeleton(17), HW, "half_pixel", refine=refine)
-    maps = codec.encode(instances(points_everywhere(HW))).maps
+    maps = codec.encode(batch(instances(points_everywhere(HW)))).maps
     expected = codec.decode(maps)
     with torch.autocast("cpu", torch.bfloat16):
         poses = codec.decode(maps)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from codec_samples import instances, points_everywhere, skeleton
+from codec_samples import batch, instances, points_everywhere, skeleton
 
 from lightpose.codecs.heatmap_offset import HeatmapOffsetCodec
 from lightpose.errors import UserError
@@ -19,7 +19,7 @@ HW = (256, 192)
 def test_round_trip_is_exact(grid, input_hw):
     points = points_everywhere(input_hw)
     codec = HeatmapOffsetCodec(skeleton(17), input_hw, grid)
-    targets = codec.encode(instances(points))
+    targets = codec.encode(batch(instances(points)))
     assert {name: tuple(shape) for name, shape in codec.spec.outputs.items()} == {
         name: tuple(target.shape[1:]) for name, target in targets.maps.items()
     }
@@ -38,7 +38,7 @@ def test_matches_recorded_figures():
     """
     figures = {key: torch.from_numpy(array) for key, array in np.load(PARITY / "udp_combined.npz").items()}
     codec = HeatmapOffsetCodec(skeleton(8), HW, "udp")
-    targets = codec.encode(instances(figures["keypoints"], figures["visible"]))
+    targets = codec.encode(batch(instances(figures["keypoints"], figures["visible"])))
     torch.testing.assert_close(targets.maps["heatmap"][0], figures["encoded_heatmaps"][:, 0], atol=0, rtol=0)
     torch.testing.assert_close(targets.maps["offset"][0], figures["encoded_heatmaps"][:, 1:], atol=1e-4, rtol=0)
     torch.testing.assert_close(targets.weights["heatmap"], figures["encoded_weights"], atol=0, rtol=0)
@@ -56,7 +56,7 @@ def test_flip_of_the_mirrored_input_gives_the_same_pose(grid):
     points = points_everywhere(HW)[:, :3] * 0.9 + 8
     mirrored = points[:, [1, 0, 2]].clone()
     mirrored[..., 0] = 191 - mirrored[..., 0] - codec.mirror_lag
-    maps = codec.encode(instances(mirrored)).maps
+    maps = codec.encode(batch(instances(mirrored))).maps
     torch.testing.assert_close(codec.decode(codec.flip(maps)).keypoints, points, atol=1e-3, rtol=0)
     twice = codec.flip(codec.flip(maps))
     assert all(torch.equal(twice[name], maps[name]) for name in maps)
@@ -65,7 +65,7 @@ def test_flip_of_the_mirrored_input_gives_the_same_pose(grid):
 def test_keypoints_out_of_reach_or_unlabelled_have_weight_zero():
     codec = HeatmapOffsetCodec(skeleton(3), HW, "stride")
     points = torch.tensor([[[50.0, 50.0], [-20.0, 50.0], [torch.nan, torch.nan]]])
-    targets = codec.encode(instances(points, torch.tensor([[2.0, 2.0, 0.0]])))
+    targets = codec.encode(batch(instances(points, torch.tensor([[2.0, 2.0, 0.0]]))))
     assert targets.weights["heatmap"].tolist() == targets.weights["offset"].tolist() == [[1, 0, 0]]
     assert all(target[0, 1:].abs().max() == 0 for target in targets.maps.values())
 
@@ -78,7 +78,7 @@ def test_options_that_cannot_be_used_are_refused(options, message):
 
 def test_decoding_is_as_exact_under_autocast():
     codec = HeatmapOffsetCodec(skeleton(17), HW, "half_pixel")
-    maps = codec.encode(instances(points_everywhere(HW))).maps
+    maps = codec.encode(batch(instances(points_everywhere(HW)))).maps
     noise = torch.randn(maps["heatmap"].shape, generator=torch.Generator().manual_seed(0))
     maps = {**maps, "heatmap": maps["heatmap"] + 0.01 * noise}
     expected = codec.decode(maps)

@@ -21,7 +21,16 @@ from lightpose.trust import DATA, check_targets
 THIRD_PARTY = ("torch", "lightning", "albumentations", "timm")
 CHOOSING_GROUPS = ("experiment", "dataset", "sweep")  # they choose options and set values, and have no class
 GIVEN = {
-    *("skeleton", "input_hw", "grid", "in_channels", "strides", "spec", "keypoints"),  # the estimator and PoseNet
+    *(
+        "skeleton",
+        "input_hw",
+        "grid",
+        "in_channels",
+        "strides",
+        "stages",
+        "spec",
+        "keypoints",
+    ),  # the estimator and PoseNet
     *("optimizer", "total_steps"),  # the estimator, to a scheduler
     *("annotations", "images", "transforms", "seed", "boxes"),  # the data module, to a data set
 }

@@ -140,7 +140,7 @@ def test_bottom_up_predicts_whole_images_by_the_command(run: Path, annotations: 
 def test_bottom_up_finds_everyone_on_perfect_maps(run: Path, annotations: Path):
     estimator = lightpose.load(run / "checkpoints" / "best.ckpt", trust=TRUST)
     batch = validation_batch(estimator)
-    targets = estimator.codec.encode(batch.instances)
+    targets = estimator.codec.encode(batch)
     certain = {**targets.maps, "center": torch.logit(targets.maps["center"], eps=1e-6)}
     poses = estimator.to_image(estimator.codec.decode(certain), batch)
     file = json.loads(annotations.read_text())

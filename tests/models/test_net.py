@@ -31,7 +31,7 @@ class MapHead(Head):
 
     emits = frozenset({"heatmap"})
 
-    def __init__(self, in_channels, strides, spec, shape=(5, 8, 6)):
+    def __init__(self, in_channels, strides, stages, spec, shape=(5, 8, 6)):
         super().__init__()
         self.shape = shape
         self.final = nn.Conv2d(in_channels[0], 5, 1)

@@ -1,9 +1,11 @@
 """From a composed configuration to the objects of a run: skeleton, data, estimator, trainer."""
 
 import logging
+from contextlib import suppress
 from typing import Any
 
-from hydra.utils import get_class
+import torch
+from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,9 +17,10 @@ from lightpose.cli.options import preparing
 from lightpose.data.coco import skeleton_of, skeleton_remarks
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
-from lightpose.models.net import PairError, check_pair
+from lightpose.models.net import PairError, fits
 from lightpose.parallel import check_precision, lean_ddp, orderly_signals
 from lightpose.skeleton import Skeleton, mirror_remarks
+from lightpose.structures import Spec
 
 log = logging.getLogger(__name__)
 
@@ -83,22 +86,25 @@ def make_estimator(config: dict[str, Any], skeleton: Skeleton) -> PoseEstimator:
     Raises:
         UserError: when head and codec don't fit, with the heads that would.
     """
-    parts = config["estimator"]
-    codec = assemble(parts["codec"], skeleton=skeleton, input_hw=parts["input_hw"], grid=parts["grid"])
     try:
-        check_pair(get_class(parts["head"]["_target_"]), codec.spec)  # before weights are fetched for the backbone
+        estimator: PoseEstimator = assemble(config["estimator"], skeleton=skeleton)
     except PairError as error:
-        fitting = [f"head={name}" for name, emits in head_outputs().items() if emits == error.expects]
+        fitting = [f"head={name}" for name in fitting_heads(error.spec)]
         raise UserError(f"{error}; use {' or '.join(fitting) or 'a head that emits these'}") from error
-    estimator: PoseEstimator = assemble(parts, skeleton=skeleton)
     return estimator
 
 
-def head_outputs() -> dict[str, frozenset[str]]:
-    """What each option of the ``head`` group emits; variants, which only change another option, are left out."""
-    heads: dict[str, Any] = {name: OmegaConf.load(path) for name, path in group_files("head").items()}
-    classes: dict[str, Any] = {name: get_class(head["_target_"]) for name, head in heads.items() if "_target_" in head}
-    return {name: head.emits for name, head in classes.items()}
+def fitting_heads(spec: Spec) -> list[str]:
+    """Options of the ``head`` group that go with a codec; variants, which only change another option, are left out."""
+    fitting = []
+    for name, path in group_files("head").items():
+        option: Any = OmegaConf.load(path)
+        if "_target_" in option:
+            with suppress(UserError, InstantiationException, KeyError, TypeError), torch.device("meta"):
+                head = assemble(option, in_channels=(8,), strides=(4,), stages=1, spec=spec)
+                if fits(head, spec):
+                    fitting.append(name)
+    return fitting
 
 
 def choose_monitor(config: dict[str, Any], estimator: PoseEstimator) -> dict[str, Any]:

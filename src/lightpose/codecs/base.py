@@ -1,34 +1,42 @@
 """The contract of a codec: keypoints to targets, outputs to poses."""
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from lightpose.structures import Instances, Poses, Spec, Targets
+from lightpose.structures import Batch, Poses, Spec, Targets
 
 
 class Codec(Protocol):
     """Turns keypoints into training targets and network outputs into poses, a whole batch at a time, on any device.
 
-    A codec has no parameters. It is built with ``skeleton``, ``input_hw`` and ``grid`` next to its own options.
+    A codec has no parameters. It is built with ``skeleton``, ``input_hw`` and ``grid`` next to its own options. What
+    inherits this class need not repeat its defaults.
 
     Attributes:
-        spec: what it expects of a head.
-        mirror_lag: input pixels that a mirrored input must move left before the network sees it, so that `flip` is
-            exact (`lightpose.geometry.mirror_lag`).
+        spec: what it decodes and encodes.
+        mirror_lag: whole input pixels that a mirrored input must move left before the network sees it, so that `flip`
+            is exact (`lightpose.geometry.mirror_lag`); a codec with cells finer than pixels moves them in `flip`.
+        flips: False where outputs of a mirrored input can't be joined with the others, as those of candidates without
+            an order: then there is no flip test.
     """
 
     spec: Spec
-    mirror_lag: int
+    mirror_lag: int = 0
+    flips: ClassVar[bool] = True
 
-    def encode(self, instances: Instances) -> Targets:
-        """Targets under the names of ``spec.outputs``; instances in input pixels."""
+    def encode(self, batch: Batch) -> Targets:
+        """Targets under the names of ``spec.target_names``; instances in input pixels."""
         ...
 
     def decode(self, outputs: dict[str, Tensor]) -> Poses:
-        """Poses in input pixels."""
+        """Poses in input pixels. Sizes are read off the outputs, so that inputs of other sizes decode as well."""
         ...
 
     def flip(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Undo a horizontal mirroring of the input; an involution."""
         ...
+
+    def merge(self, plain: dict[str, Tensor], mirrored: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One set of outputs of those of an input and those of its mirror image, of which `flip` was undone: means."""
+        return {name: (output + mirrored[name]) / 2 for name, output in plain.items()}

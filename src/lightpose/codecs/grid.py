@@ -1,9 +1,12 @@
 """Between input pixels and the cells of a map."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from lightpose.errors import UserError
-from lightpose.geometry import Grid, check_grid, input_from_map, mirror_lag
+from lightpose.geometry import Grid, Pair, check_grid, input_from_map, mirror_lag
 
 
 class MapGrid:
@@ -30,18 +33,22 @@ class MapGrid:
                 f"the codec's stride {stride} must divide the input size, got input_hw=[{height}, {width}]; "
                 f"change codec.stride, or make both sides multiples of {stride}"
             )
+        self.grid, self.stride = grid, stride
         self.map_hw = (height // stride, width // stride)
         self.mirror_lag = mirror_lag(grid, input_hw, self.map_hw)
-        self._scale, self._offset = input_from_map(grid, input_hw, self.map_hw)
 
     def to_map(self, points: Tensor) -> Tensor:
         """Input pixels to continuous map cells, (..., 2)."""
-        return (points - self._on(points, self._offset)) / self._on(points, self._scale)
+        (scale_x, scale_y), (offset_x, offset_y) = self._affine(self.map_hw)
+        x, y = points.unbind(-1)
+        return torch.stack([(x - offset_x) / scale_x, (y - offset_y) / scale_y], -1)
 
-    def to_input(self, cells: Tensor) -> Tensor:
-        """Continuous map cells to input pixels, (..., 2)."""
-        return cells * self._on(cells, self._scale) + self._on(cells, self._offset)
+    def to_input(self, cells: Tensor, map_hw: Sequence[int]) -> Tensor:
+        """Continuous cells of a map of size ``map_hw`` to input pixels, (..., 2)."""
+        (scale_x, scale_y), (offset_x, offset_y) = self._affine(map_hw)
+        x, y = cells.unbind(-1)
+        return torch.stack([x * scale_x + offset_x, y * scale_y + offset_y], -1)
 
-    @staticmethod
-    def _on(like: Tensor, constant: Tensor) -> Tensor:
-        return constant.to(like.device, non_blocking=True)
+    def _affine(self, map_hw: Sequence[int]) -> tuple[Pair, Pair]:
+        input_hw = map_hw[0] * self.stride, map_hw[1] * self.stride
+        return input_from_map(self.grid, input_hw, (map_hw[0], map_hw[1]))

@@ -5,18 +5,20 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lightpose.codecs.base import Codec
 from lightpose.codecs.grid import MapGrid
+from lightpose.codecs.maps import check_odd, labelled_cells, on_device, one_pose_per_row
 from lightpose.codecs.peaks import Border, argmax_cells, newton_shift, quarter_shift
 from lightpose.errors import UserError
 from lightpose.geometry import Grid
 from lightpose.skeleton import Skeleton
-from lightpose.structures import Instances, Poses, Spec, Targets
+from lightpose.structures import Batch, Poses, Spec, Targets
 
 Refine = Literal["dark", "quarter", "none"]
 Centers = Literal["continuous", "rounded"]
 
 
-class HeatmapCodec:
+class HeatmapCodec(Codec):
     """One map per keypoint with a Gaussian of height 1 at its place (arXiv:1804.06208), for one person per input.
 
     Round trip: ``dark`` gives keypoints back to a hundredth of a cell anywhere in the input, ``quarter`` to a quarter
@@ -71,15 +73,15 @@ class HeatmapCodec:
         self.refine, self.blur_kernel, self.blur_border, self.dark_step = refine, blur_kernel, blur_border, dark_step
         self._loss_weights, self._swap = torch.tensor(skeleton.weights), torch.tensor(skeleton.swap)
 
-    def encode(self, instances: Instances) -> Targets:
+    def encode(self, batch: Batch) -> Targets:
         """Maps (B, K, h, w) and weights (B, K) of the first instance of each row; zero where not labelled.
 
         A keypoint whose Gaussian misses the map by 3 sigma or more has weight 0.
         """
         height, width = self.map_grid.map_hw
-        centers, weights = labelled_cells(instances, self.map_grid, 3 * self.sigma)
-        x, y = centers.unbind(-1)
-        maps = self._profile(y, height)[..., :, None] * self._profile(x, width)[..., None, :]
+        centers, weights = labelled_cells(batch.instances, self.map_grid, 3 * self.sigma)
+        x, y = centers.unbind(-1)  # (B, K)
+        maps = self._profile(y, height)[..., :, None] * self._profile(x, width)[..., None, :]  # (B, K, h, w)
         maps = torch.where(weights[..., None, None] > 0, maps, 0.0)
         return Targets({"heatmap": maps}, {"heatmap": weights * on_device(self._loss_weights, weights)})
 
@@ -98,55 +100,19 @@ class HeatmapCodec:
 
         A map without a positive value gives its highest cell with score 0.
         """
-        maps = outputs["heatmap"].float()
-        cells, scores = argmax_cells(maps)
+        maps = outputs["heatmap"].float()  # (B, K, h, w)
+        cells, scores = argmax_cells(maps)  # (B, K, 2), (B, K)
         points = cells.float()
         if self.refine == "quarter":
             points = points + quarter_shift(maps, cells, self.sigma)
         elif self.refine == "dark":
             points = points + newton_shift(maps, cells, self.blur_kernel, self.dark_step, self.blur_border)
-        return one_pose_per_row(self.map_grid.to_input(points), scores.clamp_min(0))
+        return one_pose_per_row(self.map_grid.to_input(points, maps.shape[-2:]), scores.clamp_min(0))
 
     def flip(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Undo a horizontal mirroring of the input; an involution."""
         maps = outputs["heatmap"]
         return {"heatmap": maps.flip(-1).index_select(1, on_device(self._swap, maps))}
-
-
-def labelled_cells(instances: Instances, map_grid: MapGrid, reach: float) -> tuple[Tensor, Tensor]:
-    """Map cells (B, K, 2) and labels in {0, 1} (B, K) of the first instance of each row.
-
-    The label is 0 for a keypoint that is not labelled, or more than ``reach`` cells outside the map; its cell is then
-    the origin.
-    """
-    height, width = map_grid.map_hw
-    cells = map_grid.to_map(instances.keypoints[:, 0, :, :2].float())
-    x, y = cells.unbind(-1)
-    touches = (x >= -reach) & (x <= width - 1 + reach) & (y >= -reach) & (y <= height - 1 + reach)
-    labelled = touches & (instances.visible[:, 0] > 0) & instances.valid[:, :1]
-    return torch.where(labelled[..., None], cells, 0.0), labelled.float()
-
-
-def one_pose_per_row(keypoints: Tensor, scores: Tensor) -> Poses:
-    """`Poses` of keypoints (B, K, 2) in input pixels and scores (B, K)."""
-    return Poses(keypoints, scores, scores.mean(-1), torch.arange(keypoints.shape[0], device=keypoints.device))
-
-
-def on_device(constant: Tensor, like: Tensor) -> Tensor:
-    """A small constant next to ``like``, without waiting for the device."""
-    return constant.to(like.device, non_blocking=True)
-
-
-def check_odd(blur_kernel: int) -> None:
-    """Refuse a blur kernel without a middle.
-
-    Raises:
-        UserError: with the next odd number.
-    """
-    if blur_kernel < 1 or blur_kernel % 2 == 0:
-        raise UserError(
-            f"codec.blur_kernel={blur_kernel} must be odd and at least 1; try {max(blur_kernel + 1, 1) // 2 * 2 + 1}"
-        )
 
 
 def _choose(option: str, value: object, known: tuple[object, ...]) -> None:

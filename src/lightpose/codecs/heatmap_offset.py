@@ -3,16 +3,17 @@
 import torch
 from torch import Tensor
 
+from lightpose.codecs.base import Codec
 from lightpose.codecs.grid import MapGrid
-from lightpose.codecs.heatmap import check_odd, labelled_cells, on_device, one_pose_per_row
+from lightpose.codecs.maps import check_odd, labelled_cells, on_device, one_pose_per_row
 from lightpose.codecs.peaks import argmax_cells, gaussian_kernel, mirrored_blur_matrix
 from lightpose.errors import UserError
 from lightpose.geometry import Grid
 from lightpose.skeleton import Skeleton
-from lightpose.structures import Instances, Poses, Spec, Targets
+from lightpose.structures import Batch, Poses, Spec, Targets
 
 
-class HeatmapOffsetCodec:
+class HeatmapOffsetCodec(Codec):
     """A disk that says which cells are near a keypoint, and from each cell the way to it (arXiv:1911.07524).
 
     ``heatmap`` (K, h, w) is 1 within a radius r of the keypoint, else 0; ``offset`` (K, 2, h, w) holds (dx, dy) from
@@ -47,17 +48,16 @@ class HeatmapOffsetCodec:
         count, (height, width) = skeleton.num_keypoints, self.map_grid.map_hw
         self.spec = Spec({"heatmap": (count, height, width), "offset": (count, 2, height, width)}, input_hw)
         self.radius = radius_factor * max(height, width)
-        taps = 2 * blur_kernel + 1
-        self.full_score = _blurred_disk(self.radius, taps)
-        self._blur_y, self._blur_x = mirrored_blur_matrix(height, taps), mirrored_blur_matrix(width, taps)
+        self.taps = 2 * blur_kernel + 1
+        self.full_score = _blurred_disk(self.radius, self.taps)
         self._loss_weights, self._swap = torch.tensor(skeleton.weights), torch.tensor(skeleton.swap)
 
-    def encode(self, instances: Instances) -> Targets:
+    def encode(self, batch: Batch) -> Targets:
         """Disks (B, K, h, w), offsets (B, K, 2, h, w) and their weights (B, K); zero where not labelled.
 
         A keypoint whose disk misses the map has weight 0.
         """
-        centers, weights = labelled_cells(instances, self.map_grid, self.radius)
+        centers, weights = labelled_cells(batch.instances, self.map_grid, self.radius)
         offset = (centers[..., None, None] - self._cells(centers)) / self.radius
         labelled = weights[..., None, None] > 0
         disk = (labelled & (offset.square().sum(2) <= 1)).float()
@@ -77,14 +77,15 @@ class HeatmapOffsetCodec:
         The middle of a disk is the peak of its blurred map; the score is that peak relative to a whole disk's, so that
         1 means a perfect map, as for other codecs. It lies between 0 and 1.
         """
-        maps = outputs["heatmap"].float()
+        maps = outputs["heatmap"].float()  # (B, K, h, w)
+        height, width = maps.shape[-2:]
+        blur_y, blur_x = (mirrored_blur_matrix(length, self.taps) for length in (height, width))
         with torch.autocast(maps.device.type, enabled=False):  # which would make the matrix products bfloat16
-            blurred = on_device(self._blur_y, maps) @ maps @ on_device(self._blur_x, maps).mT
+            blurred = on_device(blur_y, maps) @ maps @ on_device(blur_x, maps).mT  # (B, K, h, w)
         cells, peaks = argmax_cells(blurred)
-        width = self.map_grid.map_hw[1]
         index = (cells[..., 1] * width + cells[..., 0])[..., None, None].expand(-1, -1, 2, 1)  # (B, K, 2, 1)
         offset = outputs["offset"].float().flatten(-2).gather(-1, index)[..., 0]
-        points = self.map_grid.to_input(cells + offset * self.radius)
+        points = self.map_grid.to_input(cells + offset * self.radius, maps.shape[-2:])
         return one_pose_per_row(points, (peaks / self.full_score).clamp(0, 1))
 
     def flip(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:

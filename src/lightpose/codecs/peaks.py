@@ -1,5 +1,6 @@
 """From the peak of a map to a point: batched, without synchronisation, in map cells (x, y)."""
 
+import functools
 import math
 from typing import Literal
 
@@ -22,6 +23,7 @@ def gaussian_kernel(taps: int) -> Tensor:
     return weights / weights.sum()
 
 
+@functools.lru_cache
 def mirrored_blur_matrix(length: int, taps: int) -> Tensor:
     """(length, length): rows blur an axis of a map that goes on as its mirror image, the edge cell not repeated."""
     period = max(2 * length - 2, 1)

@@ -38,7 +38,7 @@ class PoseEstimator(L.LightningModule):
         preprocessor: pixels to network pixels.
         backbone: image to features.
         neck: builds the neck from ``in_channels`` and ``strides``.
-        head: builds the head from ``in_channels``, ``strides`` and ``spec``.
+        head: builds the head from ``in_channels``, ``strides``, ``stages`` and ``spec``.
         codec: builds the codec from ``skeleton``, ``input_hw`` and ``grid``.
         optimizer: builds the optimizer from parameter groups.
         scheduler: builds the schedule from the optimizer and ``total_steps``; it steps once per optimizer step.
@@ -92,6 +92,24 @@ class PoseEstimator(L.LightningModule):
         self.config: dict[str, Any] | None = None
         """The resolved configuration, set by whoever composed it; `lightpose.load` rebuilds the estimator from it."""
 
+    @property
+    def flip_test(self) -> bool:
+        """Whether inputs are validated, tested and predicted together with their mirror images.
+
+        Raises:
+            UserError: when set, for a codec that can't join the two.
+        """
+        return self._flip_test
+
+    @flip_test.setter
+    def flip_test(self, wanted: bool) -> None:
+        if wanted and not self.codec.flips:
+            raise UserError(
+                f"{type(self.codec).__name__} can't join what is found in an input with what is found in its mirror "
+                "image; set estimator.flip_test=false"
+            )
+        self._flip_test = wanted
+
     # -- what a paradigm may change ------------------------------------------------------------------------------
 
     def to_image(self, poses: Poses, batch: Batch) -> Poses:
@@ -110,7 +128,7 @@ class PoseEstimator(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The sum of the head's losses; the terms stand beside it for callbacks."""
-        targets = self.codec.encode(batch.instances)
+        targets = self.codec.encode(batch)
         losses = self.net.head.loss(self.net.features(batch.inputs), targets)
         loss = torch.stack(list(losses.values())).sum()
         logged = {"loss": loss, **losses}
@@ -155,8 +173,19 @@ class PoseEstimator(L.LightningModule):
     # -- evaluation and prediction -------------------------------------------------------------------------------
 
     def outputs(self, inputs: Tensor) -> dict[str, Tensor]:
-        """The head's outputs by name, averaged with those of the mirrored input if `flip_test`."""
-        return self._merge(self.net(self._test_inputs(inputs)))
+        """The head's outputs by name, together with those of the mirrored input if `flip_test`."""
+        return self._outputs(inputs)[1]
+
+    def _outputs(self, inputs: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The head's outputs in float32: of the inputs alone, and if `flip_test` joined with those of mirror images."""
+        count = len(inputs)
+        features = self.net.features(torch.cat([inputs, self.mirror(inputs)]) if self.flip_test else inputs)
+        own = [feature[:count] for feature in features]
+        plain = {name: output.float() for name, output in self.net.head(own).items()}
+        if not self.flip_test:
+            return plain, plain
+        mirrored = [feature[count:] for feature in features]
+        return plain, self.net.head.flip_tested(plain, own, mirrored, self.codec)
 
     def warm_up(self, batch_size: int, batches: int) -> None:
         """Let a GPU do before the first batch is there what it does once: load kernels, capture a graph if it pays.
@@ -177,26 +206,15 @@ class PoseEstimator(L.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             return self.to_image(self.codec.decode(outputs), batch)
 
-    def _test_inputs(self, inputs: Tensor) -> Tensor:
-        return torch.cat([inputs, self.mirror(inputs)]) if self.flip_test else inputs
-
-    def _merge(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        outputs = {name: output.float() for name, output in outputs.items()}
-        if not self.flip_test:
-            return outputs
-        plain = {name: output.chunk(2)[0] for name, output in outputs.items()}
-        mirrored = self.codec.flip({name: output.chunk(2)[1] for name, output in outputs.items()})
-        return {name: (output + mirrored[name]) / 2 for name, output in plain.items()}
-
     def predict_step(self, batch: Batch, batch_idx: int) -> Poses:
         """Poses where `to_image` puts them."""
         return self._poses(self.outputs(batch.inputs), batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Logs the validation loss, updates the metrics, returns the poses; the backbone runs once."""
-        features = self.net.features(self._test_inputs(batch.inputs))
-        poses = self._poses(self._merge(self.net.head(features)), batch)
-        losses = self.net.head.loss([feature[: len(batch)] for feature in features], self.codec.encode(batch.instances))
+        """Logs the validation loss, updates the metrics, returns the poses; backbone and head run once."""
+        plain, outputs = self._outputs(batch.inputs)
+        poses = self._poses(outputs, batch)
+        losses = self.net.head.compare(plain, self.codec.encode(batch))
         labelled = (batch.instances.visible > 0).flatten(1).any(1).sum()  # none where boxes come from a detector
         self.val_loss.update(torch.stack(list(losses.values())).sum(), labelled)
         for metric in cast(Iterable[Metric], self.metrics):

@@ -1,11 +1,11 @@
 """The two contracts of network parts."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from lightpose.codecs.base import Codec
 from lightpose.structures import Targets
 
 Criterion = Callable[[dict[str, Tensor], Targets], dict[str, Tensor]]
@@ -18,31 +18,60 @@ class FeatureModule(nn.Module):
     Attributes:
         out_channels: channels of each feature map.
         strides: input pixels per cell of each feature map, finest first.
+        stages: how many times the list goes through these maps, for networks that predict again and again (Hourglass,
+            MSPN): the maps of one stage stand together, those of the last stage at the end.
     """
 
     out_channels: tuple[int, ...]
     strides: tuple[int, ...]
+    stages: int = 1
 
 
 class Head(nn.Module):
     """Features in, the codec's outputs out.
 
-    Built by `PoseNet` with ``in_channels``, ``strides`` and ``spec`` next to its own options.
+    Built by `PoseNet` with ``in_channels``, ``strides``, ``stages`` and ``spec`` next to its own options.
 
     Attributes:
-        emits: names of the outputs; must equal those of the codec's spec.
-        criterion: the loss.
+        emits: names of the outputs; must equal those of the codec's spec. A property where only the built head knows.
+        criterion: the loss of outputs. Validation calls it with what was predicted from.
     """
 
-    emits: ClassVar[frozenset[str]]
+    emits: frozenset[str]
     criterion: Criterion
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the targets that the loss reads; the codec's spec must have them."""
+        return self.emits
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Outputs by name, shaped (B, *spec.outputs[name])."""
         raise NotImplementedError
 
     def loss(self, features: Sequence[Tensor], targets: Targets) -> dict[str, Tensor]:
-        """Named scalar losses, computed in float32 under autocast; their sum is minimised."""
-        outputs = self(features)
-        with torch.autocast(features[0].device.type, enabled=False):
+        """Named scalar losses of training, whose sum is minimised.
+
+        It takes features and not outputs, since some heads need the targets to compute outputs, or read every stage.
+        """
+        return self.compare(self(features), targets)
+
+    def compare(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+        """The criterion, in float32 under autocast."""
+        device = next(iter(outputs.values())).device.type
+        with torch.autocast(device, enabled=False):
             return self.criterion({name: output.float() for name, output in outputs.items()}, targets)
+
+    def flip_tested(
+        self, outputs: dict[str, Tensor], features: Sequence[Tensor], mirrored: Sequence[Tensor], codec: Codec
+    ) -> dict[str, Tensor]:
+        """Outputs of an input together with its mirror image.
+
+        Args:
+            outputs: those of ``features``, in float32.
+            features: of the input.
+            mirrored: of its mirror image.
+            codec: undoes the mirroring, and joins.
+        """
+        turned = {name: output.float() for name, output in self(mirrored).items()}
+        return codec.merge(outputs, codec.flip(turned))

@@ -22,11 +22,11 @@ class PoseNet(nn.Module):
         preprocessor: (B, 3, H, W) uint8 to normalised floats, on the device.
         backbone: image to features.
         neck: builds the neck from ``in_channels`` and ``strides``.
-        head: builds the head from ``in_channels``, ``strides`` and ``spec``.
-        spec: what the codec expects.
+        head: builds the head from ``in_channels``, ``strides``, ``stages`` and ``spec``.
+        spec: what the codec says of itself.
 
     Raises:
-        PairError: when head and codec don't fit, before either is built.
+        PairError: when head and codec don't fit.
         UserError: when a part doesn't give what it declares, see `check_shapes`.
     """
 
@@ -39,11 +39,11 @@ class PoseNet(nn.Module):
         spec: Spec,
     ) -> None:
         super().__init__()
-        check_pair(head, spec)
         self.preprocessor = preprocessor
         self.backbone = backbone
         self.neck = neck(in_channels=backbone.out_channels, strides=backbone.strides)
-        self.head = head(in_channels=self.neck.out_channels, strides=self.neck.strides, spec=spec)
+        self.head = _built_head(head, self.neck, backbone.stages, spec)
+        check_pair(self.head, spec)
         self.fast_features: Callable[[Tensor], list[Tensor]] | None = None
         """What `lightpose.speed.speed_up` puts in the place of `plain_features`."""
         if spec.input_hw is not None:
@@ -55,8 +55,12 @@ class PoseNet(nn.Module):
 
     def plain_features(self, inputs: Tensor) -> list[Tensor]:
         """`features` without any acceleration."""
-        features: list[Tensor] = self.neck(self.backbone(self.preprocessor(inputs)))
-        return features
+        return self.necked(self.backbone(self.preprocessor(inputs)))
+
+    def necked(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """The neck's maps of each stage of the backbone."""
+        count = len(self.backbone.strides)
+        return [each for start in range(0, len(features), count) for each in self.neck(features[start : start + count])]
 
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:
         """The head's outputs by name."""
@@ -68,24 +72,42 @@ class PairError(UserError):
     """Head and codec don't fit.
 
     Attributes:
-        expects: names of the outputs that the codec expects.
+        spec: of the codec.
     """
 
-    def __init__(self, emits: frozenset[str], expects: frozenset[str]) -> None:
-        super().__init__(f"head emits {sorted(emits)} but codec expects {sorted(expects)}")
-        self.expects = expects
+    def __init__(self, message: str, spec: Spec) -> None:
+        super().__init__(message)
+        self.spec = spec
 
 
-def check_pair(head: Callable[..., Head], spec: Spec) -> None:
-    """Refuse a head whose outputs are not what the codec expects.
+def _built_head(head: Callable[..., Head], neck: FeatureModule, stages: int, spec: Spec) -> Head:
+    try:
+        return head(in_channels=neck.out_channels, strides=neck.strides, stages=stages, spec=spec)
+    except KeyError as error:
+        wanted = error.args[0]
+        if wanted in spec.outputs:
+            raise
+        raise PairError(
+            f"head asks for the shape of {wanted!r} but codec expects {sorted(spec.outputs)}", spec
+        ) from error
+
+
+def fits(head: Head, spec: Spec) -> bool:
+    """Whether a codec decodes what a head emits, and encodes what its loss needs."""
+    return head.emits == frozenset(spec.outputs) and head.needs <= spec.target_names
+
+
+def check_pair(head: Head, spec: Spec) -> None:
+    """Refuse a head whose outputs are not what the codec expects, or whose loss needs more than its targets.
 
     Raises:
         PairError: naming both sides.
     """
-    builder: Any = getattr(head, "func", head)  # the class behind a functools.partial
-    emits, expects = builder.emits, frozenset(spec.outputs)
-    if emits != expects:
-        raise PairError(emits, expects)
+    if fits(head, spec):
+        return
+    if head.emits != frozenset(spec.outputs):
+        raise PairError(f"head emits {sorted(head.emits)} but codec expects {sorted(spec.outputs)}", spec)
+    raise PairError(f"head needs targets {sorted(head.needs)} but codec makes {sorted(spec.target_names)}", spec)
 
 
 def check_shapes(net: PoseNet, spec: Spec) -> None:
@@ -107,8 +129,8 @@ def check_shapes(net: PoseNet, spec: Spec) -> None:
         for module, training in modes.items():
             module.training = training
     given = {name: tuple(output.shape[1:]) for name, output in outputs.items()}
-    expected = {name: tuple(shape) for name, shape in spec.outputs.items()}
-    if given != expected:
+    expected = dict(spec.outputs)
+    if given.keys() != expected.keys() or not all(_is_like(given[name], shape) for name, shape in expected.items()):
         raise UserError(
             f"head {type(net.head).__name__} gives {given} for each image of {_by(spec.input_hw)}, but the codec "
             f"expects {expected}; mend its forward, or the options that shape it"
@@ -137,10 +159,11 @@ def _dry_run(net: PoseNet, images: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _run_parts(net: PoseNet, images: Tensor, call: Callable[[nn.Module, Any], Any]) -> dict[str, Tensor]:
-    features = call(net.backbone, call(net.preprocessor, images))
-    _check_maps("backbone", net.backbone, features, images.shape[-2:])
-    features = call(net.neck, features)
-    _check_maps("neck", net.neck, features, images.shape[-2:])
+    maps = call(net.backbone, call(net.preprocessor, images))
+    stages, count = net.backbone.stages, len(net.backbone.strides)
+    _check_maps("backbone", net.backbone, maps, images.shape[-2:], stages)
+    features = [each for stage in range(stages) for each in call(net.neck, maps[stage * count : (stage + 1) * count])]
+    _check_maps("neck", net.neck, features, images.shape[-2:], stages)
     outputs: dict[str, Tensor] = call(net.head, features)
     return outputs
 
@@ -150,8 +173,15 @@ def _call_on_meta(part: nn.Module, given: Any) -> Any:
     return functional_call(part, tensors, (given,))
 
 
-def _check_maps(part: str, module: FeatureModule, maps: Sequence[Tensor], input_hw: Sequence[int]) -> None:
-    declared = list(zip(module.out_channels, module.strides, strict=True))
+def _is_like(given: tuple[int, ...], expected: tuple[int | None, ...] | None) -> bool:
+    """Whether a shape is the expected one, as far as a codec can know it."""
+    if expected is None:
+        return True
+    return len(given) == len(expected) and all(b in (None, a) for a, b in zip(given, expected, strict=True))
+
+
+def _check_maps(part: str, module: FeatureModule, maps: Sequence[Tensor], input_hw: Sequence[int], stages: int) -> None:
+    declared = list(zip(module.out_channels, module.strides, strict=True)) * stages
     given = [(each.shape[1], each.shape[-2:]) for each in maps]
     fits = len(given) == len(declared) and all(
         channels == each and all(abs(side - full / stride) < 1 for side, full in zip(hw, input_hw, strict=True))

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lightpose.codecs.base import Codec
 from lightpose.codecs.grid import MapGrid
 from lightpose.estimators.base import PoseEstimator
 from lightpose.geometry import apply_affine
@@ -16,7 +17,7 @@ from lightpose.structures import Poses, Spec, Targets
 class CentreHead(Head):
     emits = frozenset({"center", "way"})
 
-    def __init__(self, in_channels, strides, spec):
+    def __init__(self, in_channels, strides, stages, spec):
         super().__init__()
         self.way_shape = spec.outputs["way"][:2]
         self.final = nn.Conv2d(in_channels[0], 1 + 2 * self.way_shape[0], 1)
@@ -35,18 +36,17 @@ class CentreHead(Head):
         }
 
 
-class CentreCodec:
+class CentreCodec(Codec):
     def __init__(self, skeleton, input_hw, grid, stride=8, sigma=1.0, threshold=0.3, max_people=10):
         self.grid = MapGrid(input_hw, grid, stride)
         self.mirror_lag = self.grid.mirror_lag
-        height, width = self.grid.map_hw
-        self.spec = Spec({"center": (height, width), "way": (skeleton.num_keypoints, 2, height, width)}, input_hw)
+        self.spec = Spec({"center": self.grid.map_hw, "way": (skeleton.num_keypoints, 2, *self.grid.map_hw)}, input_hw)
         self.sigma, self.threshold, self.max_people = sigma, threshold, max_people
         self.swap = torch.tensor(skeleton.swap)
-        self.cells = torch.cartesian_prod(torch.arange(height), torch.arange(width)).flip(-1).float()  # (hw, 2)
+        self.cells = torch.cartesian_prod(*map(torch.arange, self.grid.map_hw)).flip(-1).float()  # (hw, 2)
 
-    def encode(self, instances):
-        cells, map_hw = self.cells.to(instances.keypoints.device), self.grid.map_hw
+    def encode(self, batch):
+        instances, cells, map_hw = batch.instances, self.cells.to(batch.inputs.device), self.grid.map_hw
         centers = self.grid.to_map(instances.boxes_xyxy.unflatten(-1, (2, 2)).mean(-2))  # (B, M, 2)
         distance = (cells - centers[:, :, None]).square().sum(-1)  # (B, M, hw)
         distance, owner = distance.masked_fill(~instances.valid[..., None], torch.inf).min(1)  # (B, hw)
@@ -66,7 +66,7 @@ class CentreCodec:
         row, rank = (best > self.threshold).nonzero().unbind(1)
         scores, cell = best[row, rank], cell[row, rank]
         ways = outputs["way"].float().flatten(-2)[row, :, :, cell]  # (N, K, 2)
-        keypoints = self.grid.to_input(self.cells.to(cell.device)[cell][:, None] + ways)
+        keypoints = self.grid.to_input(self.cells.to(cell.device)[cell][:, None] + ways, outputs["way"].shape[-2:])
         return Poses(keypoints, scores[:, None].expand(-1, keypoints.shape[1]), scores, row)
 
     def flip(self, outputs):

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from lightpose.codecs.base import Codec
 from lightpose.estimators.base import PoseEstimator
 from lightpose.models.base import Head
 from lightpose.structures import Poses, Spec, Targets
@@ -11,7 +12,7 @@ from lightpose.structures import Poses, Spec, Targets
 class LiftHead(Head):
     emits = frozenset({"pose"})
 
-    def __init__(self, in_channels, strides, spec):
+    def __init__(self, in_channels, strides, stages, spec):
         super().__init__()
         self.shape = spec.outputs["pose"]
         self.final = nn.Linear(in_channels[0], self.shape[0] * self.shape[1])
@@ -24,17 +25,16 @@ class LiftHead(Head):
         return {"pose": (error * weight).sum() / weight.sum().clamp_min(1)}
 
 
-class LiftCodec:
+class LiftCodec(Codec):
     """Joints relative to their mean, in units of ``scale_mm``; there is one pose a sequence."""
-
-    mirror_lag = 0
 
     def __init__(self, skeleton, input_hw, grid, scale_mm=500.0):
         self.spec = Spec({"pose": (skeleton.num_keypoints, 3)}, input_hw)
         self.scale_mm = scale_mm
         self.swap = torch.tensor(skeleton.swap)
 
-    def encode(self, instances):
+    def encode(self, batch):
+        instances = batch.instances
         joints = instances.keypoints[:, 0]
         labelled = (instances.visible[:, 0] > 0) & instances.valid[:, :1]
         return Targets({"pose": (joints - joints.mean(1, keepdim=True)) / self.scale_mm}, {"pose": labelled.float()})

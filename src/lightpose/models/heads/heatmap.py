@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -12,10 +12,11 @@ from lightpose.structures import Spec
 
 
 class HeatmapHead(Head):
-    """One map per keypoint from the finest feature map; coarser ones are not used.
+    """One map per keypoint from the finest feature map of the last stage; others are not used.
 
     How far to upsample follows from the strides. Where the input is no multiple of a stride, feature maps reach past
-    the input on the right and bottom, and the outputs are cut to the size that the codec expects.
+    the input on the right and bottom, and the outputs are cut to the size that the codec expects. Inputs of another
+    size give maps of another size; their sides must divide by the stride.
 
     Args:
         in_channels: channels of each feature map.
@@ -25,12 +26,13 @@ class HeatmapHead(Head):
         upsample: ``deconv`` doubles the size with transposed 4x4 convolutions as often as it takes, then a 1x1
             convolution (arXiv:1804.06208); ``bilinear`` resizes at once, then a 3x3 convolution (arXiv:2204.12484).
         channels: of each transposed convolution.
+        stages: how often the features go through these maps.
 
     Raises:
         UserError: when the features can't be upsampled to the map's size.
     """
 
-    emits: ClassVar[frozenset[str]] = frozenset({"heatmap"})
+    emits = frozenset({"heatmap"})
 
     def __init__(
         self,
@@ -40,14 +42,18 @@ class HeatmapHead(Head):
         criterion: Criterion,
         upsample: Literal["deconv", "bilinear"] = "deconv",
         channels: int = 256,
+        stages: int = 1,
     ) -> None:
         super().__init__()
         self.criterion = criterion
-        self.shapes = {name: spec.outputs[name] for name in sorted(self.emits)}
-        self.level = min(range(len(strides)), key=lambda level: strides[level])
+        self.shapes = {name: _map_shape(spec, name) for name in sorted(self.emits)}
+        finest = min(range(len(strides)), key=lambda level: strides[level])
+        self.level = finest - len(strides)  # counted from the end: of the last stage
         width = in_channels[self.level]
         self.map_hw: tuple[int, ...] = self.shapes["heatmap"][-2:]
         factor = _upsampling(strides[self.level], spec, self.map_hw)
+        assert spec.input_hw is not None
+        self.padded_hw = tuple(int(-(-side // strides[self.level]) * factor) for side in spec.input_hw)
         if upsample == "deconv":
             self.upsample, width = _deconvs(factor, width, channels)
         elif upsample == "bilinear":
@@ -61,8 +67,9 @@ class HeatmapHead(Head):
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Outputs by name, shaped (B, *spec.outputs[name])."""
-        height, width = self.map_hw
-        maps = self.final(self.upsample(features[self.level]))[..., :height, :width]
+        maps = self.final(self.upsample(features[self.level]))  # (B, sum of sizes, h, w)
+        if tuple(maps.shape[-2:]) == self.padded_hw:
+            maps = maps[..., : self.map_hw[0], : self.map_hw[1]]
         parts = maps.split(self.sizes, 1)
         return {
             name: part.unflatten(1, shape[:-2]) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
@@ -72,7 +79,15 @@ class HeatmapHead(Head):
 class HeatmapOffsetHead(HeatmapHead):
     """`HeatmapHead` that emits ``offset`` (K, 2, h, w) next to ``heatmap`` (arXiv:1911.07524)."""
 
-    emits: ClassVar[frozenset[str]] = frozenset({"heatmap", "offset"})
+    emits = frozenset({"heatmap", "offset"})
+
+
+def _map_shape(spec: Spec, name: str) -> tuple[int, ...]:
+    shape = spec.outputs[name] or ()
+    known = tuple(side for side in shape if side is not None)
+    if len(known) < 3 or len(known) < len(shape):
+        raise UserError(f"a heatmap head emits maps of known size, but the codec says of {name} {spec.outputs[name]}")
+    return known
 
 
 def _upsampling(stride: int, spec: Spec, map_hw: tuple[int, ...]) -> float:
