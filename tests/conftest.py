@@ -41,7 +41,7 @@ def _signals():
 @pytest.fixture(scope="session")
 def people(tmp_path_factory):
     """The annotation file of a small drawn data set; its images are in the folder beside it."""
-    from lightpose.data.synthetic import generate
+    from lightpose.data.synthetic.generate import generate
 
     return generate(tmp_path_factory.mktemp("people") / "data", images=12, seed=5)
 

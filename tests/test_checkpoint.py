@@ -33,9 +33,9 @@ def test_parts_are_trusted(target):
         "torch.utils.cpp_extension.load_inline",
         "timm.models.load_checkpoint",
         "lightpose.checkpoint.Path.unlink",
-        "lightpose.data.synthetic.generate",
+        "lightpose.data.synthetic.generate.generate",
         "lightpose.models.weights.Path",
-        "lightpose.inference.results.write_csv",
+        "lightpose.data.coco.results.write_csv",
     ],
 )
 def test_whatever_can_act_is_not(target):

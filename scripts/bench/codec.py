@@ -24,8 +24,8 @@ from timing import (
 from lightpose.cli.setup import make_estimator
 from lightpose.codecs.heatmap import HeatmapCodec
 from lightpose.codecs.heatmap_offset import HeatmapOffsetCodec
+from lightpose.runtime.speed import speed_up
 from lightpose.skeleton import Skeleton
-from lightpose.speed import speed_up
 
 
 def main() -> None:

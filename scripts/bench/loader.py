@@ -30,10 +30,10 @@ from timing import best_device, compose, describe_device, print_table, run_pytho
 
 from lightpose.checkpoint import assemble
 from lightpose.data.base import PoseDataset
-from lightpose.data.coco import CocoInstances, skeleton_of
-from lightpose.data.coco_index import read_coco
-from lightpose.data.decode import read_image
-from lightpose.data.loading import CORES, EpochLoader, EpochSampler
+from lightpose.data.coco.dataset import CocoInstances, skeleton_of
+from lightpose.data.coco.index import read_coco
+from lightpose.data.pixels.decode import read_image
+from lightpose.data.pixels.loader import CORES, EpochLoader, EpochSampler
 from lightpose.structures import collate
 
 IMAGES, ANNOTATIONS, LABELLED, PEOPLE_PER_IMAGE = 118_287, 262_465, 149_813, 2.65

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lightpose.data.loading import CORES
+from lightpose.data.pixels.loader import CORES
 
 IMAGE_HW = (425, 640)
 _GRAIN, _QUALITY = 10, 90  # as large and as slow to decode as photographs of COCO
@@ -92,7 +92,7 @@ def _repeat(out: Path, parts: Sequence[tuple[dict[str, Any], Path]]) -> None:
 
 def _draw(out: Path, images: int, seed: int, image_hw: tuple[int, int]) -> dict[str, Any]:
     """The annotations of a share of the pictures; grain makes the drawn ones as hard to compress as photographs."""
-    from lightpose.data.synthetic import generate
+    from lightpose.data.synthetic.generate import generate
 
     cv2.setNumThreads(1)
     content: dict[str, Any] = json.loads(generate(out, images, seed, image_hw).read_text())

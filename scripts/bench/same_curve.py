@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from timing import best_device, describe_device, print_table, run_python, write_json
 
-from lightpose.data.synthetic import generate
+from lightpose.data.synthetic.generate import generate
 
 WAYS = {
     "eager": ["speed=eager"],

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.profilers import PassThroughProfiler
 from timing import Marks, peak_gib, synchronize
 
-from lightpose.data.loading import EpochLoader
+from lightpose.data.pixels.loader import EpochLoader
 
 _STRETCHES = {"training_step": "forward", "backward": "backward"}
 

@@ -25,6 +25,18 @@ log = logging.getLogger(__name__)
 BUILT_BYTES = 4 << 30
 """What a network may take beside its weights while it is built: layers that are cut off, and what is not stored."""
 
+_BEFORE = {
+    "lightpose.data.coco": ("lightpose.data.coco.dataset", "CocoInstances CocoImages"),
+    "lightpose.data.albumentations": ("lightpose.data.pixels.albumentations", "Albumentations"),
+    "lightpose.data.photometric": (
+        "lightpose.data.pixels.photometric",
+        "BrightnessContrast GaussianBlur Holes HueSaturation",
+    ),
+    "lightpose.parallel": ("lightpose.runtime.processes", "ShardedStrategy"),
+}
+MOVED = {f"{old}.{name}": f"{new}.{name}" for old, (new, names) in _BEFORE.items() for name in names.split()}
+"""Where classes stood that configurations in older checkpoints name → where they stand."""
+
 
 class WholeFiles(TorchCheckpointIO):
     """Writes a checkpoint beside its place and then moves it there, so that a full disk leaves the one before intact.
@@ -123,7 +135,17 @@ def read(path: str | Path) -> dict[str, Any]:
     state = content.get("state_dict")
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no weights under state_dict; give a .ckpt file that lightpose-train wrote")
-    return {**content, "lightpose": plain(own, f"the configuration in {path}")}
+    return {**content, "lightpose": _renamed(plain(own, f"the configuration in {path}"))}
+
+
+def _renamed(value: Any) -> Any:
+    """The same plain data, where classes that have moved go by their names of today."""
+    if isinstance(value, dict):
+        return {
+            key: MOVED.get(item, item) if key == "_target_" and isinstance(item, str) else _renamed(item)
+            for key, item in value.items()
+        }
+    return [_renamed(item) for item in value] if isinstance(value, list) else value
 
 
 def skeleton_in(content: Mapping[str, Any]) -> Skeleton:

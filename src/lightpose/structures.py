@@ -97,14 +97,14 @@ class Sample:
     it. So geometry can't drift from pixels.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, or a `lightpose.data.decode.EncodedImage`, of either of which `Warp` makes the
-            (h, w, 3) input; or `Unwarped`; or (T, K, C) float32, a keypoint sequence, for lifting.
+        image: (H, W, 3) uint8 RGB, or a `lightpose.data.pixels.decode.EncodedImage`, of either of which `Warp` makes
+            the (h, w, 3) input; or `Unwarped`; or (T, K, C) float32, a keypoint sequence, for lifting.
         instances: labelled instances in image pixels.
         input_from_image: (3, 3) float64, maps image points to input points.
         image_id: id of the image in the annotation file.
         index: position in the data set; identifies the sample when results of several processes are gathered.
         image_hw: size of the original image.
-        photometric: what was drawn of the augmentation of colours and light, see `lightpose.data.photometric`.
+        photometric: what was drawn of the augmentation of colours and light, see `lightpose.data.pixels.photometric`.
     """
 
     image: Any
@@ -208,8 +208,9 @@ class Batch(TensorStruct):
         image_hw: (B, 2) int64.
         ignore: (B, H, W) bool, input pixels that no loss may count, or None.
         cameras: (B, 3, 3) float32, intrinsic matrices of the images, or None.
-        unwarped: what `lightpose.data.device.finish` makes ``inputs`` of, which are (B, 3, 0, 0) until then; or None.
-        photometric: name → the augmentation that `lightpose.data.device.finish` applies.
+        unwarped: what `lightpose.data.pixels.device.finish` makes ``inputs`` of, which are (B, 3, 0, 0) until then; or
+            None.
+        photometric: name → the augmentation that `lightpose.data.pixels.device.finish` applies.
     """
 
     inputs: Tensor

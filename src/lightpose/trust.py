@@ -23,9 +23,9 @@ MOST_ENTRIES, DEEPEST = 500_000, 100
 
 NETWORK = ("lightpose.codecs", "lightpose.estimators", "lightpose.metrics", "lightpose.models")
 """Packages whose classes make an estimator. What is beside them in lightpose may read files, or write them."""
-TRANSFORMS = ("lightpose.data.albumentations", "lightpose.data.photometric", "lightpose.data.transforms")
+TRANSFORMS = ("lightpose.data.pixels.albumentations", "lightpose.data.pixels.photometric", "lightpose.data.transforms")
 """Modules whose classes make the network's input of an image."""
-DATA = (*TRANSFORMS, "lightpose.data.coco", "lightpose.data.datamodule")
+DATA = (*TRANSFORMS, "lightpose.data.coco.dataset", "lightpose.data.datamodule")
 """Modules whose classes make a data module."""
 SCHEDULES = ("lightpose.estimators.optim.warmup_cosine", "lightpose.estimators.optim.warmup_multistep")
 """The only functions among the parts."""

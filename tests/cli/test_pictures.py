@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lightpose.cli import data, eval, predict, train
-from lightpose.data.image_header import MAX_PIXELS
+from lightpose.data.pixels.image_header import MAX_PIXELS
 
 
 def png_header(hw):

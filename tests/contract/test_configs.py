@@ -14,7 +14,7 @@ from hydra.utils import get_object
 from lightpose.checkpoint import assemble
 from lightpose.cli.app import conf_dir
 from lightpose.cli.setup import choose_monitor, make_estimator, make_trainer
-from lightpose.data.synthetic import generate
+from lightpose.data.synthetic.generate import generate
 from lightpose.estimators.optim import parameter_groups
 from lightpose.trust import DATA, check_targets
 

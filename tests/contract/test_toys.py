@@ -15,7 +15,7 @@ from lightpose.checkpoint import assemble
 from lightpose.cli import eval as eval_command
 from lightpose.cli import predict as predict_command
 from lightpose.cli import train as train_command
-from lightpose.data.synthetic import generate
+from lightpose.data.synthetic.generate import generate
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.structures import Batch, collate

@@ -6,8 +6,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from lightpose.checkpoint import assemble
-from lightpose.data.coco import CocoImages, CocoInstances, skeleton_of
-from lightpose.data.device import finish
+from lightpose.data.coco.dataset import CocoImages, CocoInstances, skeleton_of
+from lightpose.data.pixels.device import finish
 from lightpose.errors import UserError
 from lightpose.structures import collate
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lightpose.data.albumentations import Albumentations
+from lightpose.data.pixels.albumentations import Albumentations
 from lightpose.data.transforms import CropBox, CropImage, HalfBody, RandomAffine, RandomFlip, Warp
 from lightpose.errors import UserError
 from lightpose.geometry import crop_matrix, expand_boxes

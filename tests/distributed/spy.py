@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
-from lightpose.speed import GraphedTrunk
+from lightpose.runtime.speed import GraphedTrunk
 
 
 class Collectives(L.Callback):

@@ -12,7 +12,7 @@ import time
 import traceback
 from pathlib import Path
 
-from lightpose.data.decode import EncodedImage, read_image, read_image_hw
+from lightpose.data.pixels.decode import EncodedImage, read_image, read_image_hw
 from lightpose.errors import UserError
 from lightpose.inference.sources import open_source
 

@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from lightpose.checkpoint import assemble
 from lightpose.cli import app, data, predict, train
 from lightpose.cli.setup import make_skeleton
-from lightpose.data.coco_index import read_coco
-from lightpose.data.device import finish
+from lightpose.data.coco.index import read_coco
+from lightpose.data.pixels.device import finish
 from lightpose.data.report import check
 from lightpose.errors import UserError
 from lightpose.inference.boxes import check_boxes

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from mutate import changed, changed_text, damaged_json
 
-from lightpose.data.boxes import detected_boxes
-from lightpose.data.coco_index import read_coco
+from lightpose.data.coco.boxes import detected_boxes
+from lightpose.data.coco.index import read_coco
+from lightpose.data.coco.results import read_coco_results
 from lightpose.errors import UserError
 from lightpose.inference.boxes import check_boxes, read_boxes
-from lightpose.inference.results import read_coco_results
 from lightpose.inference.sources import open_source
 from lightpose.metrics.oks import evaluate_oks
 

@@ -40,8 +40,9 @@ CALLABLES = words("""
     timm.models.create_model lightning.Trainer lightning.pytorch.loggers.CSVLogger
     lightning.fabric.plugins.io.torch_io.TorchCheckpointIO safetensors.torch.save_file albumentations.load
     albumentations.save PIL.Image.open lightpose.checkpoint.load lightpose.checkpoint.WholeFiles
-    lightpose.data.synthetic.generate lightpose.data.coco_index.read_coco lightpose.data.decode.EncodedImage
-    lightpose.data.coco.CocoInstances lightpose.inference.results.write_csv lightpose.inference.predictor.Predictor
+        lightpose.data.synthetic.generate.generate lightpose.data.coco.index.read_coco
+    lightpose.data.pixels.decode.EncodedImage     lightpose.data.coco.dataset.CocoInstances
+    lightpose.data.coco.results.write_csv lightpose.inference.predictor.Predictor
     lightpose.models.weights.Path lightpose.models.weights.load_weights lightpose.callbacks.pictures.Pictures
     lightpose.cli.train.main lightpose.models.backbones.timm.timm.create_model
     lightpose.models.backbones.timm.create_timm lightpose.codecs.heatmap.np.save lightpose.estimators.base.torch.save

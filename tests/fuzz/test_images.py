@@ -11,7 +11,7 @@ from PIL import Image
 from watch import damaged, read_by_child, summary
 
 from lightpose.cli.predict import main
-from lightpose.data.decode import read_image
+from lightpose.data.pixels.decode import read_image
 from lightpose.inference.sources import IMAGE_SUFFIXES
 
 COUNT = 1000

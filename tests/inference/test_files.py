@@ -13,7 +13,7 @@ import torch
 
 import lightpose
 from lightpose.cli.predict import main
-from lightpose.data.coco import CocoInstances
+from lightpose.data.coco.dataset import CocoInstances
 from lightpose.errors import UserError
 from lightpose.inference import predictor as module
 from lightpose.inference.crops import CropTasks, Job

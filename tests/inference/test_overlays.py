@@ -12,10 +12,10 @@ import pytest
 from videos import numbered, shown_number, write_video
 
 from lightpose.cli.predict import main
+from lightpose.data.coco.results import read_coco_results
 from lightpose.errors import UserError
 from lightpose.inference import overlays as module
 from lightpose.inference.overlays import SafePaths, VideoCanvas, video_rate
-from lightpose.inference.results import read_coco_results
 from lightpose.inference.sources import Frame
 from lightpose.inference.writers import check_out, staged
 

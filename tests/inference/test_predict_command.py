@@ -10,8 +10,8 @@ import pytest
 
 import lightpose
 from lightpose.cli.predict import main, until_interrupt
-from lightpose.inference.results import read_coco_results
-from lightpose.signals import watched
+from lightpose.data.coco.results import read_coco_results
+from lightpose.runtime.signals import watched
 
 
 @pytest.fixture()

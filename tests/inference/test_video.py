@@ -190,7 +190,7 @@ def test_a_name_is_never_an_address(films, tmp_path, monkeypatch, name):
 
 
 def test_frames_over_the_limit_are_refused(films, monkeypatch):
-    monkeypatch.setattr("lightpose.data.image_header.MAX_PIXELS", 1000)
+    monkeypatch.setattr("lightpose.data.pixels.image_header.MAX_PIXELS", 1000)
     with pytest.raises(UserError, match=r"h264\.mp4 has 64x48 pixels; expected at most 1000"):
         open_source(str(films["h264.mp4"]))
 

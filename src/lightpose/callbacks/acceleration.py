@@ -5,15 +5,15 @@ import logging
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
-from lightpose.data.loading import EpochLoader
+from lightpose.data.pixels.loader import EpochLoader
 from lightpose.estimators.base import PoseEstimator
-from lightpose.speed import Speed, speed_up
+from lightpose.runtime.speed import Speed, speed_up
 
 log = logging.getLogger(__name__)
 
 
 class Acceleration(L.Callback):
-    """Applies ``speed=``, see `lightpose.speed.speed_up`.
+    """Applies ``speed=``, see `lightpose.runtime.speed.speed_up`.
 
     Args:
         speed: ``auto``, ``eager``, ``graph`` or ``compile``.

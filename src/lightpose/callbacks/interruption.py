@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed import distributed_c10d
 
-from lightpose import signals
 from lightpose.errors import UserError
-from lightpose.signals import Interrupted
+from lightpose.runtime import signals
+from lightpose.runtime.signals import Interrupted
 
 STOPPED = "lightpose/stopped"
 """Key under which process 0 tells the others that it needs them no more."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 
-from lightpose.data.loading import EpochLoader, EpochSampler
+from lightpose.data.pixels.loader import EpochLoader, EpochSampler
 from lightpose.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightpose.cli.arguments import with_literal_paths
 from lightpose.errors import UserError
-from lightpose.signals import NAMES, Interrupted, is_started_by_lightning, received, watched
+from lightpose.runtime.signals import NAMES, Interrupted, is_started_by_lightning, received, watched
 
 log = logging.getLogger(__name__)
 

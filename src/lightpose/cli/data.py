@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lightpose.cli import app
-from lightpose.signals import saying
+from lightpose.runtime.signals import saying
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def main() -> None:
 
 def synthetic(config: DictConfig) -> None:
     """Write the embedded data set: JPEG files and COCO annotations."""
-    from lightpose.data.synthetic import generate
+    from lightpose.data.synthetic.generate import generate
 
     with saying(f"out={config.out} holds a part of the images; delete it"):
         annotations = generate(Path(config.out), config.images, config.seed, tuple(config.image_hw))
@@ -71,7 +71,7 @@ def preview(composed: DictConfig) -> None:
 
     from lightpose.checkpoint import assemble
     from lightpose.cli.setup import make_skeleton, resolved
-    from lightpose.data.device import finish
+    from lightpose.data.pixels.device import finish
     from lightpose.draw import draw_poses, grid
     from lightpose.errors import UserError
     from lightpose.structures import collate

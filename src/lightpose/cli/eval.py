@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lightpose.cli import app
-from lightpose.signals import saying
+from lightpose.runtime.signals import saying
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,9 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
         UserError: without annotations.
     """
     from lightpose.cli.setup import choose_skeleton
-    from lightpose.data.coco_index import read_coco
+    from lightpose.data.coco.index import read_coco
+    from lightpose.data.coco.results import read_coco_results
     from lightpose.errors import UserError
-    from lightpose.inference.results import read_coco_results
     from lightpose.metrics.oks import evaluate_oks
 
     if config["annotations"] is None:
@@ -71,8 +71,8 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     from lightpose.checkpoint import assemble, load, rebuild, section
     from lightpose.errors import UserError
     from lightpose.inference.writers import check_out
-    from lightpose.parallel import ending_together, orderly_signals
-    from lightpose.speed import precision
+    from lightpose.runtime.processes import ending_together, orderly_signals
+    from lightpose.runtime.speed import precision
     from lightpose.trust import DATA
 
     estimator = load(config["ckpt"], trust=config["trust"])
@@ -130,7 +130,7 @@ def place_for(out: Path) -> Iterator[None]:
 
 def write(out: Path, figures: dict[str, float], estimator: Any, dataset: Any) -> None:
     """``metrics.json``, and where poses were ranked, ``predictions.json`` (COCO results) and ``predictions.csv``."""
-    from lightpose.inference.results import csv_rows, write_coco_results, write_csv
+    from lightpose.data.coco.results import csv_rows, write_coco_results, write_csv
     from lightpose.metrics.oks import OKS, coco_results
 
     write_figures(out, figures)
@@ -144,7 +144,7 @@ def write(out: Path, figures: dict[str, float], estimator: Any, dataset: Any) ->
 
 def write_figures(out: Path, figures: dict[str, float]) -> None:
     """``metrics.json``; null stands for a figure without instances."""
-    from lightpose.inference.results import write_text
+    from lightpose.data.coco.results import write_text
 
     numbers = {name: None if math.isnan(value) else value for name, value in figures.items()}
     write_text(out / "metrics.json", json.dumps(numbers, indent=1))

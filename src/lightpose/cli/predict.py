@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from lightpose.cli import app
 from lightpose.errors import UserError
-from lightpose.signals import react_by, saying
+from lightpose.runtime.signals import react_by, saying
 
 if TYPE_CHECKING:
     from lightpose.inference.boxes import Detections

@@ -10,12 +10,12 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
-from lightpose import signals
 from lightpose.callbacks.interruption import how_to_go_on
 from lightpose.cli.app import prune
 from lightpose.cli.options import mistake
 from lightpose.errors import UserError
-from lightpose.signals import Interrupted
+from lightpose.runtime import signals
+from lightpose.runtime.signals import Interrupted
 
 LIGHTNINGS = ("lightning.pytorch.callbacks", "lightning.pytorch.loggers")
 

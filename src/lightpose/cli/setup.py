@@ -14,11 +14,11 @@ from lightpose.callbacks.resume import Resume
 from lightpose.checkpoint import WholeFiles, assemble
 from lightpose.cli.app import group_files
 from lightpose.cli.options import preparing
-from lightpose.data.coco import skeleton_of, skeleton_remarks
+from lightpose.data.coco.dataset import skeleton_of, skeleton_remarks
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.models.net import PairError, fits
-from lightpose.parallel import check_precision, lean_ddp, orderly_signals
+from lightpose.runtime.processes import check_precision, lean_ddp, orderly_signals
 from lightpose.skeleton import Skeleton, mirror_remarks
 from lightpose.structures import Spec
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from lightpose.data.decode import EncodedImage
+from lightpose.data.pixels.decode import EncodedImage
 from lightpose.structures import Sample
 
 Transform = Callable[[Sample, np.random.Generator], Sample]

@@ -8,10 +8,10 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 
 from lightpose.data.base import PoseDataset, Transform
-from lightpose.data.device import DeferWarp, finish
-from lightpose.data.image_files import ImagesNotFound
-from lightpose.data.loading import CORES, MOST_WORKERS, EpochLoader, EpochSampler, one_thread
-from lightpose.data.photometric import Photometric
+from lightpose.data.pixels.device import DeferWarp, finish
+from lightpose.data.pixels.image_files import ImagesNotFound
+from lightpose.data.pixels.loader import CORES, MOST_WORKERS, EpochLoader, EpochSampler, one_thread
+from lightpose.data.pixels.photometric import Photometric
 from lightpose.data.transforms import Warp
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
@@ -184,6 +184,6 @@ def _defer_warp(steps: list[Transform]) -> list[Transform]:
         if not isinstance(step, Photometric):
             raise UserError(
                 f"{type(step).__name__} comes after Warp and needs pixels, which data.decode=device doesn't give to "
-                "transforms; use data.decode=cpu, or the transforms of lightpose.data.photometric"
+                "transforms; use data.decode=cpu, or the transforms of lightpose.data.pixels.photometric"
             )
     return [*steps[:place], DeferWarp(warp.input_hw), *steps[place + 1 :]]

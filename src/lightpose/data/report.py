@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lightpose.data.box_formats import box_mistakes
-from lightpose.data.coco import check_skeleton, check_trainable, skeleton_of, skeleton_remarks
-from lightpose.data.coco_index import CocoIndex, read_coco
-from lightpose.data.coco_parse import MISTAKES, USABLE
-from lightpose.data.decode import FEW_BITS, bits_used, read_image, read_image_hw
-from lightpose.data.image_files import check_image_hw, image_folder
+from lightpose.data.coco.box_formats import box_mistakes
+from lightpose.data.coco.dataset import check_skeleton, check_trainable, skeleton_of, skeleton_remarks
+from lightpose.data.coco.index import CocoIndex, read_coco
+from lightpose.data.coco.parse import MISTAKES, USABLE
+from lightpose.data.pixels.decode import FEW_BITS, bits_used, read_image, read_image_hw
+from lightpose.data.pixels.image_files import check_image_hw, image_folder
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton, mirror_remarks
 from lightpose.structures import Array

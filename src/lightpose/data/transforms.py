@@ -11,7 +11,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from lightpose.data.decode import EncodedImage
+from lightpose.data.pixels.decode import EncodedImage
 from lightpose.geometry import (
     Grid,
     check_grid,

@@ -20,9 +20,9 @@ from lightpose.estimators.optim import check_restored, parameter_groups
 from lightpose.geometry import Grid, check_grid
 from lightpose.models.base import FeatureModule, Head
 from lightpose.models.net import PoseNet
-from lightpose.parallel import share_buffers
+from lightpose.runtime.processes import share_buffers
+from lightpose.runtime.speed import EAGER_CALLS, GraphedTrunk
 from lightpose.skeleton import Skeleton
-from lightpose.speed import EAGER_CALLS, GraphedTrunk
 from lightpose.structures import Batch, Poses
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightpose.data.boxes import ListedBoxes, parse_boxes
-from lightpose.data.coco_columns import FARTHEST
+from lightpose.data.coco.boxes import ListedBoxes, parse_boxes
+from lightpose.data.coco.columns import FARTHEST
 from lightpose.errors import UserError
 from lightpose.structures import Array
 
@@ -21,7 +21,7 @@ NO_BOXES: Detections = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
 
 
 def read_boxes(path: str | Path, source: "Source") -> dict[int, Detections]:
-    """Boxes of a file (`lightpose.data.boxes.parse_boxes`) by the id of the image; one without boxes is left out.
+    """Boxes of a file (`lightpose.data.coco.boxes.parse_boxes`) by the id of the image; one without boxes is left out.
 
     Raises:
         UserError: when the file can't be used, or is about images that the source doesn't have.

@@ -11,10 +11,10 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from lightpose.data.base import Transform, transformed
-from lightpose.data.boxes import unlabelled
-from lightpose.data.decode import EncodedImage
-from lightpose.data.image_header import ImageError
-from lightpose.data.loading import one_thread
+from lightpose.data.coco.boxes import unlabelled
+from lightpose.data.pixels.decode import EncodedImage
+from lightpose.data.pixels.image_header import ImageError
+from lightpose.data.pixels.loader import one_thread
 from lightpose.errors import UserError
 from lightpose.inference.boxes import NO_BOXES, Detections
 from lightpose.inference.inputs import Image, as_rgb
@@ -68,7 +68,7 @@ class Cropper:
         transforms: from the image to the network's input.
         num_keypoints: K.
         takes_boxes: whether each box makes a sample, or each image.
-        image_bits: see `lightpose.data.decode.read_image`.
+        image_bits: see `lightpose.data.pixels.decode.read_image`.
     """
 
     transforms: Sequence[Transform]

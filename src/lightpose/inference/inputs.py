@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from lightpose.data.decode import pixels_of
+from lightpose.data.pixels.decode import pixels_of
 from lightpose.errors import UserError
 from lightpose.inference.boxes import Detections, check_boxes
 from lightpose.structures import Array
@@ -74,7 +74,7 @@ def as_rgb(image: Any, number: int, bits: int = 16) -> Array:
         image: (H, W, 3) RGB, (H, W) or (H, W, 1) grey, uint8; or a Pillow image, taken as it stands (EXIF orientation
             is not applied).
         number: for messages.
-        bits: see `lightpose.data.decode.read_image`.
+        bits: see `lightpose.data.pixels.decode.read_image`.
 
     Raises:
         UserError: for anything else.

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from lightpose.checkpoint import eval_transforms, load
-from lightpose.data.decode import check_image_bits
-from lightpose.data.image_header import ImageError
-from lightpose.data.loading import CORES, MOST_WORKERS
+from lightpose.data.pixels.decode import check_image_bits
+from lightpose.data.pixels.image_header import ImageError
+from lightpose.data.pixels.loader import CORES, MOST_WORKERS
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.inference.boxes import NO_BOXES, Detections, check_boxes
@@ -32,7 +32,7 @@ from lightpose.inference.crops import (
 from lightpose.inference.inputs import Image, given_boxes, is_one
 from lightpose.inference.prefetch import AHEAD, batched, prefetch
 from lightpose.inference.sources import Frame, ImageFiles, check_on_bad_image, without_bad
-from lightpose.speed import Speed, precision, speed_up
+from lightpose.runtime.speed import Speed, precision, speed_up
 from lightpose.structures import Array, Sample
 from lightpose.trust import Trust
 
@@ -104,9 +104,9 @@ class Predictor:
         trust: packages, modules or classes outside lightpose, torch and timm that the checkpoint may build from.
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``; ``auto`` is the fastest on a GPU of NVIDIA, and
             ``32-true`` elsewhere. Mixed precision rounds the maps, which moves keypoints by a fraction of a cell.
-        speed: see `lightpose.speed.speed_up`.
-        image_bits: how many bits the values of 16-bit images have (`lightpose.data.decode.read_image`); None: as the
-            checkpoint was trained.
+        speed: see `lightpose.runtime.speed.speed_up`.
+        image_bits: how many bits the values of 16-bit images have (`lightpose.data.pixels.decode.read_image`); None: as
+            the checkpoint was trained.
 
     Raises:
         UserError: for a device or a checkpoint that can't be used, such as one that doesn't take images, and for an

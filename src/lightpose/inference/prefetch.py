@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from lightpose.data.loading import CORES
+from lightpose.data.pixels.loader import CORES
 from lightpose.errors import UserError
 
 THREADS = min(8, CORES)

@@ -12,12 +12,12 @@ from typing import TypeVar
 
 import cv2
 
-from lightpose.data.boxes import BoxedImage, KnownImages, annotated_boxes
-from lightpose.data.coco_index import read_coco
-from lightpose.data.decode import read_image
-from lightpose.data.image_files import expanded, image_folder
-from lightpose.data.image_header import ImageError
-from lightpose.data.json_values import whole_number
+from lightpose.data.coco.boxes import BoxedImage, KnownImages, annotated_boxes
+from lightpose.data.coco.index import read_coco
+from lightpose.data.coco.json_values import whole_number
+from lightpose.data.pixels.decode import read_image
+from lightpose.data.pixels.image_files import expanded, image_folder
+from lightpose.data.pixels.image_header import ImageError
 from lightpose.errors import UserError
 from lightpose.inference.boxes import Detections, by_image
 from lightpose.inference.prefetch import AHEAD, prefetch
@@ -42,7 +42,7 @@ class Frame:
         name: unique in its source: a path relative to the folder, or the video's name and the frame's number.
         image: (H, W, 3) uint8 RGB, or the path of a file.
         image_id: the COCO file's id, or 1, 2, ... in order.
-        image_bits: of a 16-bit file, see `lightpose.data.decode.read_image`.
+        image_bits: of a 16-bit file, see `lightpose.data.pixels.decode.read_image`.
     """
 
     name: str
@@ -101,7 +101,7 @@ class ImageFiles:
         Args:
             ahead: how many.
             on_bad_image: ``skip`` leaves out a file that can't be decoded, and names and counts it.
-            image_bits: see `lightpose.data.decode.read_image`.
+            image_bits: see `lightpose.data.pixels.decode.read_image`.
 
         Raises:
             UserError: at the first file that can't be decoded, naming it, unless it is skipped.

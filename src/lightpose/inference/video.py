@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import cv2
 import numpy as np
 
-from lightpose.data.image_header import MAX_PIXELS, check_pixels
+from lightpose.data.pixels.image_header import MAX_PIXELS, check_pixels
 from lightpose.errors import UserError
 from lightpose.structures import Array
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from lightpose.data.coco.results import csv_rows, write_csv
 from lightpose.errors import UserError
 from lightpose.inference.predictor import ImagePoses, joined
 from lightpose.inference.prefetch import batched
-from lightpose.inference.results import csv_rows, write_csv
 from lightpose.inference.sources import Frame
 from lightpose.metrics.oks import coco_results
 from lightpose.skeleton import Skeleton

@@ -12,17 +12,17 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from lightpose.checkpoint import assemble
-from lightpose.data import device
-from lightpose.data.boxes import unlabelled
-from lightpose.data.coco import skeleton_of
-from lightpose.data.decode import EncodedImage, ImageError, read_image
+from lightpose.data.coco.boxes import unlabelled
+from lightpose.data.coco.dataset import skeleton_of
+from lightpose.data.pixels import device
+from lightpose.data.pixels.decode import EncodedImage, ImageError, read_image
 from lightpose.data.transforms import Warp
 from lightpose.errors import UserError
 from lightpose.geometry import crop_matrix
 from lightpose.structures import Sample, collate
 
-CONF = Path(__file__).parents[2] / "conf"
-SAMPLES = Path(__file__).parents[2] / "../shared/samples/coco"
+CONF = Path(__file__).parents[3] / "conf"
+SAMPLES = Path(__file__).parents[3] / "../shared/samples/coco"
 NAMES = ["head", "left_hand", "right_hand", "left_foot", "right_foot"]
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -211,7 +211,7 @@ def test_a_file_that_only_shows_to_be_bad_when_decoded_is_named(photographs, pla
 
 
 def test_what_needs_pixels_is_refused(photographs):
-    user = "{_target_: lightpose.data.albumentations.Albumentations, _partial_: true, transforms: []}"
+    user = "{_target_: lightpose.data.pixels.albumentations.Albumentations, _partial_: true, transforms: []}"
     with pytest.raises(
         UserError, match=r"Albumentations comes after Warp and needs pixels.*; use data\.decode=cpu, or"
     ):
@@ -234,7 +234,7 @@ def test_loaders_give_finished_batches(photographs):
 
 @needs_cuda
 def test_batches_are_prepared_one_ahead_on_the_device(photographs):
-    from lightpose.data.loading import EpochLoader
+    from lightpose.data.pixels.loader import EpochLoader
 
     dataset = module(photographs, "device", augment="topdown_photometric").train_dataset
     prepared = []

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.data import _update_dataloader
 from torch.utils.data import SequentialSampler
 
 from lightpose.data.base import PoseDataset
-from lightpose.data.loading import EpochLoader, EpochSampler
+from lightpose.data.pixels.loader import EpochLoader, EpochSampler
 from lightpose.structures import Annotations, Sample, collate
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightpose.data import coco_index
-from lightpose.data.coco import CocoImages, CocoInstances, skeleton_of, skeleton_remarks
-from lightpose.data.coco_index import read_coco
-from lightpose.data.decode import ImageError
+from lightpose.data.coco import index as coco_index
+from lightpose.data.coco.dataset import CocoImages, CocoInstances, skeleton_of, skeleton_remarks
+from lightpose.data.coco.index import read_coco
+from lightpose.data.pixels.decode import ImageError
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
 
-SAMPLES = Path(__file__).parents[2] / "../shared/samples/coco"
+SAMPLES = Path(__file__).parents[3] / "../shared/samples/coco"
 NAMES = ["head", "left_hand", "right_hand", "left_foot", "right_foot"]
 
 

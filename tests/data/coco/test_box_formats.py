@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lightpose.data.box_formats import box_mistakes
-from lightpose.data.coco_index import read_coco
+from lightpose.data.coco.box_formats import box_mistakes
+from lightpose.data.coco.index import read_coco
 from lightpose.data.report import check
 
 IMAGE_HW = (480, 640)

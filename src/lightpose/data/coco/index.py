@@ -1,7 +1,7 @@
 """A COCO keypoint file as columns: a few NumPy arrays, parsed once and mapped from disk afterwards.
 
 The arrays are all that stays in memory, and processes share their pages, so memory doesn't grow with the number of
-workers. What can't be used is counted by reason, never dropped in silence. `lightpose.data.coco_parse` says what a file
+workers. What can't be used is counted by reason, never dropped in silence. `lightpose.data.coco.parse` says what a file
 means.
 """
 
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from lightpose.data.coco_parse import CROWD, STATUS, USABLE, parse_coco
-from lightpose.data.json_values import read_json
+from lightpose.data.coco.json_values import read_json
+from lightpose.data.coco.parse import CROWD, STATUS, USABLE, parse_coco
 from lightpose.errors import UserError
 from lightpose.structures import Array
 

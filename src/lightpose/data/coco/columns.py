@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lightpose.data.json_values import number, plain_text, whole_number
+from lightpose.data.coco.json_values import number, plain_text, whole_number
 from lightpose.structures import Array
 
 FARTHEST = 2**20

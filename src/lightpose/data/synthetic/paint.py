@@ -7,7 +7,7 @@ from typing import Self
 import cv2
 import numpy as np
 
-from lightpose.data.synthetic_body import (
+from lightpose.data.synthetic.body import (
     FACE,
     HEAD,
     HEAD_RADII,

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from lightpose.data.base import PoseDataset, Transform
-from lightpose.data.boxes import detected_boxes, unlabelled
-from lightpose.data.coco_index import CocoIndex, read_coco
-from lightpose.data.coco_parse import USABLE
-from lightpose.data.decode import EncodedImage, check_image_bits
-from lightpose.data.image_files import image_folder
-from lightpose.data.image_header import ImageError
-from lightpose.data.json_values import kind
+from lightpose.data.coco.boxes import detected_boxes, unlabelled
+from lightpose.data.coco.index import CocoIndex, read_coco
+from lightpose.data.coco.json_values import kind
+from lightpose.data.coco.parse import USABLE
+from lightpose.data.pixels.decode import EncodedImage, check_image_bits
+from lightpose.data.pixels.image_files import image_folder
+from lightpose.data.pixels.image_header import ImageError
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton, coco_links
 from lightpose.structures import Annotations, Array, Sample
@@ -90,7 +90,7 @@ class CocoDataset(PoseDataset):
         on_bad_image: ``error``, or ``skip`` to put another sample in the place of an unreadable image and count it.
             With ``data.decode=device`` a JPEG whose end is there is decoded too late to be skipped: damage inside of it
             is an error all the same.
-        image_bits: how many bits the values of 16-bit images have, see `lightpose.data.decode.read_image`.
+        image_bits: how many bits the values of 16-bit images have, see `lightpose.data.pixels.decode.read_image`.
 
     Raises:
         ImagesNotFound: when the images are not where they should be.
@@ -202,8 +202,8 @@ class CocoInstances(CocoDataset):
 
     Args:
         annotations: COCO keypoint file.
-        boxes: file of detected boxes (`lightpose.data.boxes.parse_boxes`); their samples have no labels.
-        box_category: ``category_id`` to keep of ``boxes``; see `lightpose.data.boxes.detected_boxes`.
+        boxes: file of detected boxes (`lightpose.data.coco.boxes.parse_boxes`); their samples have no labels.
+        box_category: ``category_id`` to keep of ``boxes``; see `lightpose.data.coco.boxes.detected_boxes`.
         min_box_score: boxes below it are left out.
         shared: see `CocoDataset`.
     """

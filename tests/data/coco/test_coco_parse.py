@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from lightpose.cli import eval as eval_command
-from lightpose.data.boxes import parse_boxes
-from lightpose.data.coco import CocoInstances, skeleton_of
-from lightpose.data.coco_index import parse, read_coco
+from lightpose.data.coco.boxes import parse_boxes
+from lightpose.data.coco.dataset import CocoInstances, skeleton_of
+from lightpose.data.coco.index import parse, read_coco
+from lightpose.data.coco.results import read_coco_results
 from lightpose.data.report import check
 from lightpose.errors import UserError
-from lightpose.inference.results import read_coco_results
 
 BROKEN = "keypoints other than x, y and visibility of each"
 NO_BOX = "box missing, empty or outside the image"

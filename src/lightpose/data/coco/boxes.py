@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from lightpose.data.coco_columns import FARTHEST
-from lightpose.data.coco_index import CocoIndex
-from lightpose.data.coco_parse import BAD_BOX, CROWD, MISTAKES, STATUS, parse_coco
-from lightpose.data.image_files import expanded
-from lightpose.data.json_values import kind, number, plain_text, read_file, read_json, shown, whole_number
+from lightpose.data.coco.columns import FARTHEST
+from lightpose.data.coco.index import CocoIndex
+from lightpose.data.coco.json_values import kind, number, plain_text, read_file, read_json, shown, whole_number
+from lightpose.data.coco.parse import BAD_BOX, CROWD, MISTAKES, STATUS, parse_coco
+from lightpose.data.pixels.image_files import expanded
 from lightpose.errors import UserError
 from lightpose.structures import Annotations, Array
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from lightpose.data.coco.results import csv_rows, read_coco_results, write_coco_results, write_csv
 from lightpose.errors import UserError
-from lightpose.inference.results import csv_rows, read_coco_results, write_coco_results, write_csv
 from lightpose.metrics.oks import coco_results
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Poses

@@ -11,8 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lightpose.data.synthetic_body import KEYPOINTS, LINKS, Body, sample_body, turn
-from lightpose.data.synthetic_paint import (
+from lightpose.data.synthetic.body import KEYPOINTS, LINKS, Body, sample_body, turn
+from lightpose.data.synthetic.paint import (
     PARTS,
     Camera,
     Canvas,

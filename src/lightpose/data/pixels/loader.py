@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from lightpose.data.base import PoseDataset
-from lightpose.data.device import stream
+from lightpose.data.pixels.device import stream
 from lightpose.errors import UserError
 from lightpose.structures import Array, Batch, Sample
 

@@ -4,9 +4,9 @@ import logging
 import numpy as np
 import pytest
 
-from lightpose.data.boxes import detected_boxes, parse_boxes
-from lightpose.data.coco import CocoInstances
-from lightpose.data.coco_index import read_coco
+from lightpose.data.coco.boxes import detected_boxes, parse_boxes
+from lightpose.data.coco.dataset import CocoInstances
+from lightpose.data.coco.index import read_coco
 from lightpose.errors import UserError
 
 NAMES = ["head", "left_hand", "right_hand", "left_foot", "right_foot"]

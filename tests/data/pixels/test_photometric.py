@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightpose.data.photometric import BrightnessContrast, GaussianBlur, Holes, HueSaturation, apply_photometric
+from lightpose.data.pixels.photometric import BrightnessContrast, GaussianBlur, Holes, HueSaturation, apply_photometric
 from lightpose.structures import Annotations, Sample, collate
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lightpose.data.decode import EncodedImage
+from lightpose.data.pixels.decode import EncodedImage
 from lightpose.data.transforms import mirror_labels
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton

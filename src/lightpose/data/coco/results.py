@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from lightpose.data.json_values import kind, read_json, whole_number
+from lightpose.data.coco.json_values import kind, read_json, whole_number
 from lightpose.errors import UserError
 from lightpose.metrics.base import ordinals
 from lightpose.skeleton import Skeleton

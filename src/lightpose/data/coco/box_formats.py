@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lightpose.data.coco_index import CocoIndex
-from lightpose.data.coco_parse import AREA_PER_BOX, CROWD
+from lightpose.data.coco.index import CocoIndex
+from lightpose.data.coco.parse import AREA_PER_BOX, CROWD
 from lightpose.structures import Array
 
 _ENOUGH = 20000

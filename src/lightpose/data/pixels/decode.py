@@ -11,8 +11,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from lightpose.data.image_files import check_image_hw
-from lightpose.data.image_header import (
+from lightpose.data.pixels.image_files import check_image_hw
+from lightpose.data.pixels.image_header import (
     FORMATS,
     Header,
     ImageError,
@@ -61,7 +61,7 @@ def read_image(path: Path | str, bits: int = 16) -> Array:
 
     Raises:
         ImageError: naming the file, when it is missing, truncated, not an image, or larger than
-            `lightpose.data.image_header.MAX_PIXELS`.
+            `lightpose.data.pixels.image_header.MAX_PIXELS`.
         UserError: for a value that has more than ``bits``.
     """
     return decode_image(read_bytes(path), str(path), bits)

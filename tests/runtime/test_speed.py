@@ -13,7 +13,7 @@ from lightpose.models.losses.heatmap import KeypointMSE
 from lightpose.models.necks.identity import Identity
 from lightpose.models.net import PoseNet
 from lightpose.models.preprocessors import Normalize
-from lightpose.speed import EAGER_CALLS, speed_up
+from lightpose.runtime.speed import EAGER_CALLS, speed_up
 from lightpose.structures import Spec
 
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightpose.data.decode import EncodedImage, decode_image
-from lightpose.data.photometric import apply_photometric
+from lightpose.data.pixels.decode import EncodedImage, decode_image
+from lightpose.data.pixels.photometric import apply_photometric
 from lightpose.geometry import reduction
 from lightpose.structures import Batch, Sample, Unwarped, UnwarpedImages
 

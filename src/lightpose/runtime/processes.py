@@ -28,8 +28,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightpose.errors import UserError
 from lightpose.models.net import PoseNet
-from lightpose.signals import kept_back
-from lightpose.speed import GraphedTrunk
+from lightpose.runtime.signals import kept_back
+from lightpose.runtime.speed import GraphedTrunk
 
 
 class LeanDDP(DDPStrategy):

@@ -8,13 +8,13 @@ import yaml
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lightpose.data.synthetic import generate
-from lightpose.data.synthetic_body import NECK, sample_body, turn
-from lightpose.data.synthetic_paint import Camera, Canvas, Look, paint_background, paint_person, visibility
+from lightpose.data.synthetic.body import NECK, sample_body, turn
+from lightpose.data.synthetic.generate import generate
+from lightpose.data.synthetic.paint import Camera, Canvas, Look, paint_background, paint_person, visibility
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
 
-COCO17 = Path(__file__).parents[2] / "conf/skeleton/coco17.yaml"
+COCO17 = Path(__file__).parents[3] / "conf/skeleton/coco17.yaml"
 IMAGES = 60
 
 

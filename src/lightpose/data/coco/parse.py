@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from lightpose.data import coco_columns as columns
-from lightpose.data.coco_columns import FARTHEST
-from lightpose.data.json_values import WHOLE, kind, plain_text, shown, whole_number
+from lightpose.data.coco import columns
+from lightpose.data.coco.columns import FARTHEST
+from lightpose.data.coco.json_values import WHOLE, kind, plain_text, shown, whole_number
 from lightpose.errors import UserError
 from lightpose.structures import Array
 
@@ -78,11 +78,11 @@ class _Ids:
 
 
 def parse_coco(path: Path, content: Any) -> dict[str, Any]:
-    """The fields of a `lightpose.data.coco_index.CocoIndex`, but for its path.
+    """The fields of a `lightpose.data.coco.index.CocoIndex`, but for its path.
 
     Args:
         path: the file, for messages.
-        content: what `lightpose.data.json_values.read_json` gives.
+        content: what `lightpose.data.coco.json_values.read_json` gives.
 
     Raises:
         UserError: naming the entry, for a mistake in the structure or in an image, and for categories of different
