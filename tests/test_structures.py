@@ -120,3 +120,27 @@ def test_no_poses_are_an_ordinary_case():
     poses = Poses(torch.empty(0, 4, 2), torch.empty(0, 4), torch.empty(0), torch.empty(0, dtype=torch.int64))
     assert len(poses) == 0
     assert poses.to("cpu").boxes_xyxy is None
+
+
+def some_poses(count: int, **further: torch.Tensor) -> Poses:
+    numbers = torch.arange(count, dtype=torch.float32)
+    keypoints = numbers[:, None, None].expand(-1, 3, 2)
+    return Poses(keypoints, keypoints[..., 0], numbers, torch.arange(count), **further)
+
+
+def test_poses_are_selected_and_joined_field_by_field():
+    poses = some_poses(4, visibility=torch.rand(4, 3), extras={"age": torch.arange(4)})
+    first, last = poses.select(slice(1)), poses.select(torch.tensor([3, 1]))
+    joined = Poses.cat([first, some_poses(0), last])
+    assert joined.scores.tolist() == joined.extras["age"].tolist() == [0, 3, 1]
+    assert torch.equal(joined.visibility, poses.visibility[[0, 3, 1]])
+    assert joined.boxes_xyxy is None
+    assert len(Poses.cat([some_poses(0), some_poses(0)])) == 0
+
+
+def test_poses_in_numpy_are_the_same():
+    poses = some_poses(2, extras={"age": torch.tensor([1.5, 2.5], dtype=torch.bfloat16)})
+    arrays = poses.numpy()
+    assert arrays.keypoints.tolist() == poses.keypoints.tolist()
+    assert arrays.extras["age"].tolist() == [1.5, 2.5]
+    assert Poses.cat([arrays, arrays.select([1])]).batch_index.tolist() == [0, 1, 1]

@@ -128,7 +128,7 @@ def on_device(checkpoint: Path, batch: int, repeats: int, overrides: list[str]) 
 
     def predict(times: int) -> None:
         for results in behind(map(predictor._submit, [crops] * times)):
-            predictor._collect(results)
+            predictor._collect(*results)
 
     predict(EAGER_CALLS + 3)  # past the capture
     start = time.perf_counter()

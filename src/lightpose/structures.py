@@ -6,18 +6,20 @@ Three frames are always named: *image* (original pixels), *input* (network pixel
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import TypeVar
 
 Array = NDArray[Any]
+Column = TypeVar("Column", Tensor, Array, default=Tensor)
 
 
-def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
+def _map(value: Any, function: Callable[[Any], Any]) -> Any:
+    if isinstance(value, (Tensor, np.ndarray)):
         return function(value)
     if isinstance(value, TensorStruct):
         return value.map(function)
@@ -27,14 +29,20 @@ def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 class TensorStruct:
-    """Mixin for frozen dataclasses of tensors: moves and pins them as one."""
+    """Mixin for frozen dataclasses of tensors, or of arrays: moves and pins them as one."""
 
     __slots__ = ()
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """A copy with ``function`` applied to every tensor inside."""
+    def map(self, function: Callable[[Any], Any]) -> Self:
+        """A copy with ``function`` applied to every tensor or array inside, in the order of the fields."""
         data: Any = self
         return replace(data, **{each.name: _map(getattr(self, each.name), function) for each in fields(data)})
+
+    def leaves(self) -> list[Any]:
+        """Every tensor or array inside, in the order of `map`."""
+        found: list[Any] = []
+        self.map(found.append)
+        return found
 
     def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Self:
         """A copy on ``device``. Transfers *to* an accelerator don't block, transfers to the CPU do, unless told."""
@@ -243,28 +251,57 @@ class Targets(TensorStruct):
 
 
 @dataclass(frozen=True, slots=True)
-class Poses(TensorStruct):
+class Poses(TensorStruct, Generic[Column]):
     """Predicted poses, flat over the batch, so that an image without a person is an ordinary case.
+
+    `Poses` are of tensors, ``Poses[Array]`` of NumPy arrays; optional fields are None where nothing says them.
 
     Attributes:
         keypoints: (N, K, D), input pixels out of a codec, image pixels out of an estimator.
         keypoint_scores: (N, K).
         scores: (N,) confidence of the pose.
         batch_index: (N,) int64, row of the batch that the pose belongs to.
-        boxes_xyxy: (N, 4) or None.
-        box_scores: (N,) confidence of the box the pose was found in, or None.
+        visibility: (N, K) probability that a keypoint can be seen.
+        boxes_xyxy: (N, 4), in the frame of the keypoints.
+        box_scores: (N,) confidence of the box the pose was found in.
+        categories: (N,) int64, index into the data set's categories.
+        track_ids: (N,) int64, who it is, over the frames of a video.
+        extras: name → (N, ...), what else a head predicts of each pose.
     """
 
-    keypoints: Tensor
-    keypoint_scores: Tensor
-    scores: Tensor
-    batch_index: Tensor
-    boxes_xyxy: Tensor | None = None
-    box_scores: Tensor | None = None
+    keypoints: Column
+    keypoint_scores: Column
+    scores: Column
+    batch_index: Column
+    visibility: Column | None = None
+    boxes_xyxy: Column | None = None
+    box_scores: Column | None = None
+    categories: Column | None = None
+    track_ids: Column | None = None
+    extras: Mapping[str, Column] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of poses."""
         return len(self.keypoints)
+
+    def select(self, rows: Any) -> Self:
+        """Some of the poses: of a slice, of indices or of a mask."""
+        return self.map(lambda column: column[rows])
+
+    def numpy(self) -> "Poses[Array]":
+        """The same poses as NumPy arrays; half precision becomes float32."""
+        poses: Any = self.map(_as_array)
+        return poses
+
+    @staticmethod
+    def cat(parts: "Sequence[Poses[Column]]") -> "Poses[Column]":
+        """All poses of one or more ``parts``, which have the same fields where they have poses."""
+        some = [part for part in parts if len(part)] or list(parts[:1])
+        if len(some) == 1:
+            return some[0]
+        join: Any = torch.cat if isinstance(some[0].keypoints, Tensor) else np.concatenate
+        columns = zip(*(part.leaves() for part in some), strict=True)
+        return some[0].map(lambda _: join(next(columns)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +323,11 @@ class Spec:
     def target_names(self) -> frozenset[str]:
         """Names of the targets."""
         return frozenset(self.outputs) if self.targets is None else self.targets
+
+
+def _as_array(tensor: Tensor) -> Array:
+    half = tensor.is_floating_point() and tensor.itemsize < 4  # NumPy has no bfloat16
+    return (tensor.float() if half else tensor).detach().cpu().numpy()
 
 
 def _pad(arrays: Sequence[Array], length: int, fill: float = 0) -> Tensor:

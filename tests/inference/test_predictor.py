@@ -195,7 +195,7 @@ def test_results_are_read_while_the_next_batch_is_under_way(predictor, images, m
     steps = []
     for name in ("_submit", "_collect"):
         method = getattr(predictor, name)
-        monkeypatch.setattr(predictor, name, lambda given, n=name, m=method: steps.append(n) or m(given))
+        monkeypatch.setattr(predictor, name, lambda *given, n=name, m=method: steps.append(n) or m(*given))
     predictor([images[0]] * 3, batch_size=1)
     assert steps == ["_submit", "_submit", "_collect", "_submit", "_collect", "_collect"]
 

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from lightpose.errors import UserError
-from lightpose.metrics.oks import FIGURES, OKS, coco_results, evaluate_oks, pose_scores
+from lightpose.metrics.oks import FIGURES, OKS, evaluate_oks, pose_scores
 from lightpose.skeleton import Skeleton
 
 SAMPLES = Path(__file__).parents[2] / "../shared/samples"
@@ -247,14 +247,6 @@ def test_misuse_is_explained(caplog: pytest.LogCaptureFixture) -> None:
     metric.update(poses_of(torch.zeros(1, 2, 2)), batch_of(torch.zeros(1, 2, 2), [0]))
     with pytest.raises(UserError, match="annotation file"):
         metric.compute()
-
-
-def test_coco_results_hold_plain_numbers() -> None:
-    poses = poses_of(torch.tensor([[[1.25, 2.5], [3.0, 4.0]]]), keypoint_scores=torch.tensor([[0.5, 0.75]]))
-    assert coco_results(poses, [7], 1) == [
-        {"image_id": 7, "category_id": 1, "keypoints": [1.25, 2.5, 0.5, 3.0, 4.0, 0.75], "score": 1.0}
-    ]
-    assert coco_results(poses_of(torch.empty(0, 2, 2)), [], 1) == []
 
 
 @pytest.mark.parametrize("nms", ["oks", "soft_oks", "none"])

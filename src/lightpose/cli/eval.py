@@ -130,8 +130,8 @@ def place_for(out: Path) -> Iterator[None]:
 
 def write(out: Path, figures: dict[str, float], estimator: Any, dataset: Any) -> None:
     """``metrics.json``, and where poses were ranked, ``predictions.json`` (COCO results) and ``predictions.csv``."""
-    from lightpose.data.coco.results import csv_rows, write_coco_results, write_csv
-    from lightpose.metrics.oks import OKS, coco_results
+    from lightpose.data.coco.results import coco_results, csv_rows, write_coco_results, write_csv
+    from lightpose.metrics.oks import OKS
 
     write_figures(out, figures)
     for metric in estimator.metrics:
@@ -139,7 +139,7 @@ def write(out: Path, figures: dict[str, float], estimator: Any, dataset: Any) ->
             poses, image_ids, category_ids = metric.poses()
             names = {image["id"]: image["file_name"] for image in dataset.ground_truth()["images"]}
             write_coco_results(out / "predictions.json", coco_results(poses, image_ids, category_ids))
-            write_csv(out / "predictions.csv", csv_rows(poses, image_ids, names), estimator.skeleton)
+            write_csv(out / "predictions.csv", csv_rows([(poses, image_ids, names)], estimator.skeleton.keypoints))
 
 
 def write_figures(out: Path, figures: dict[str, float]) -> None:

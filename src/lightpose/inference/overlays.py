@@ -16,11 +16,10 @@ import cv2
 import numpy as np
 
 from lightpose.draw import draw_poses
-from lightpose.inference.predictor import ImagePoses
 from lightpose.inference.prefetch import THREADS, prefetch
 from lightpose.inference.sources import Frame
 from lightpose.skeleton import Skeleton
-from lightpose.structures import Array
+from lightpose.structures import Array, Poses
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -234,16 +233,16 @@ class Overlays:
         self.failed: list[str] = []
         self.given_up = False
 
-    def drawn(self, results: Iterable[tuple[Frame, ImagePoses]]) -> Generator[tuple[Frame, ImagePoses]]:
+    def drawn(self, results: Iterable[tuple[Frame, Poses[Array]]]) -> Generator[tuple[Frame, Poses[Array]]]:
         """Pass results on, each drawn by a thread; close it to stop them."""
 
-        def placed() -> Iterator[tuple[Path, tuple[Frame, ImagePoses]]]:
+        def placed() -> Iterator[tuple[Path, tuple[Frame, Poses[Array]]]]:
             for frame, found in results:
                 yield self.canvas.place(frame), (frame, found)
 
         return prefetch(self._draw, placed(), 2 * self.canvas.threads, self.canvas.threads)
 
-    def _draw(self, item: tuple[Path, tuple[Frame, ImagePoses]]) -> tuple[Frame, ImagePoses]:
+    def _draw(self, item: tuple[Path, tuple[Frame, Poses[Array]]]) -> tuple[Frame, Poses[Array]]:
         place, (frame, found) = item
         if not self.given_up:
             try:

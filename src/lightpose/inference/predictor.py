@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,8 +32,9 @@ from lightpose.inference.crops import (
 from lightpose.inference.inputs import Image, given_boxes, is_one
 from lightpose.inference.prefetch import AHEAD, batched, prefetch
 from lightpose.inference.sources import Frame, ImageFiles, check_on_bad_image, without_bad
+from lightpose.inference.transfer import Transfer
 from lightpose.runtime.speed import Speed, precision, speed_up
-from lightpose.structures import Array, Sample
+from lightpose.structures import Array, Poses, Sample
 from lightpose.trust import Trust
 
 T = TypeVar("T")
@@ -48,48 +49,6 @@ FEW_BATCHES = 4
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Precision, in Lightning's words, to the type of autocast."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImagePoses:
-    """The poses of one image, in image pixels, as float32 NumPy arrays.
-
-    Attributes:
-        keypoints: (N, K, D); for top-down in the order of the boxes.
-        keypoint_scores: (N, K).
-        scores: (N,), box score times the codec's score of the pose, which is the mean of its keypoint scores.
-        boxes_xyxy: (N, 4), the boxes that were given; where the estimator takes none, the hulls of the keypoints.
-        box_scores: (N,), 1 where none were given.
-    """
-
-    keypoints: Array
-    keypoint_scores: Array
-    scores: Array
-    boxes_xyxy: Array
-    box_scores: Array
-
-    def __len__(self) -> int:
-        """Number of poses."""
-        return len(self.keypoints)
-
-    def __getitem__(self, rows: Any) -> "ImagePoses":
-        """Some of the poses: of a slice, or of indices."""
-        return ImagePoses(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-
-@dataclass(frozen=True, slots=True)
-class _UnderWay:
-    """Results that the device may still be computing.
-
-    Attributes:
-        crops: what they are of.
-        packed: (N, K * D + K + 2) float32: keypoints, their scores, the pose's score and its sample; None for none.
-        done: when ``packed`` can be read; None for at once.
-    """
-
-    crops: Crops
-    packed: torch.Tensor | None
-    done: torch.cuda.Event | None
 
 
 class Predictor:
@@ -144,7 +103,7 @@ class Predictor:
         boxes: Any = None,
         batch_size: int = 64,
         box_scores: Any = None,
-    ) -> list[ImagePoses]:
+    ) -> list[Poses[Array]]:
         """The poses of every image; the people of all images share batches.
 
         Args:
@@ -154,6 +113,11 @@ class Predictor:
                 image as one person. Zero boxes give zero poses.
             batch_size: people (or images, for an estimator that takes no boxes) that go through the network at once.
             box_scores: per image N numbers, as `boxes`; None for 1.
+
+        Returns:
+            For each image its poses in image pixels; for top-down in the order of the boxes. ``scores`` are the box
+            score times the codec's score of the pose, ``boxes_xyxy`` those that were given, or else the model's, or the
+            hulls of the keypoints.
 
         Raises:
             UserError: for images or boxes that can't be used.
@@ -172,7 +136,7 @@ class Predictor:
 
     def stream(
         self, frames: Iterable[Frame], find: Find | None = None, batch_size: int = 64
-    ) -> Iterator[tuple[Frame, ImagePoses]]:
+    ) -> Iterator[tuple[Frame, Poses[Array]]]:
         """The poses of every frame, in order; the people of consecutive frames share batches.
 
         In memory are those frames whose people fill three batches, at most as many for each as ``batch_size`` says, a
@@ -204,7 +168,7 @@ class Predictor:
         batch_size: int = 64,
         num_workers: int | None = None,
         on_bad_image: OnBadImage = "error",
-    ) -> Iterator[tuple[Frame, ImagePoses]]:
+    ) -> Iterator[tuple[Frame, Poses[Array]]]:
         """The poses of every image file, in order, with frames that hold its path; worker processes read and crop.
 
         Args:
@@ -266,63 +230,55 @@ class Predictor:
     def _collated(self, given: tuple[list[Sample], list[int]]) -> Crops:
         return collated(given).pin_memory() if self.device.type == "cuda" else collated(given)
 
-    def _predict(self, batches: Iterable[Crops]) -> Iterator[ImagePoses]:
+    def _predict(self, batches: Iterable[Crops]) -> Iterator[Poses[Array]]:
         """The poses of every image.
 
         While the device computes one batch, the next is being put together and the one before is handed out.
         """
         rest = self._empty()  # poses of an image that goes on in the next batch
-        for results in behind(map(self._submit, batches)):
-            rows, poses = self._collect(results)
-            cuts = [0, *np.searchsorted(rows, results.crops.ends).tolist()]
+        for crops, transfer in behind(map(self._submit, batches)):
+            rows, poses = self._collect(crops, transfer)
+            cuts = [0, *np.searchsorted(rows, crops.ends).tolist()]
             for start, end in pairwise(cuts):
-                yield joined([rest, poses[start:end]])
+                yield Poses.cat([rest, poses.select(slice(start, end))])
                 rest = self._empty()
-            rest = joined([rest, poses[cuts[-1] :]])
+            rest = Poses.cat([rest, poses.select(slice(cuts[-1], None))])
 
     @contextmanager
     def _context(self) -> Iterator[None]:
         with torch.inference_mode(), torch.autocast(self.device.type, self.autocast, self.autocast is not None):
             yield
 
-    def _submit(self, crops: Crops) -> _UnderWay:
+    def _submit(self, crops: Crops) -> tuple[Crops, Transfer | None]:
         """Start a batch; on a GPU nothing waits for it."""
         if crops.batch is None:
-            return _UnderWay(crops, None, None)
-        on_gpu = self.device.type == "cuda"
+            return crops, None
         batch = crops.batch.to(self.device)
         with self._context():
-            poses = self.estimator.predict_step(batch, 0)
-        columns = (poses.keypoints.flatten(1), poses.keypoint_scores, poses.scores[:, None], poses.batch_index[:, None])
-        packed = torch.cat([column.float() for column in columns], 1)
-        if not on_gpu:
-            return _UnderWay(crops, packed.cpu(), None)
-        done = torch.cuda.Event()
-        packed = packed.to("cpu", non_blocking=True)  # into pinned memory
-        done.record(torch.cuda.current_stream(self.device))
-        return _UnderWay(crops, packed, done)
+            return crops, Transfer(self.estimator.predict_step(batch, 0))
 
-    def _collect(self, results: _UnderWay) -> tuple[Array, ImagePoses]:
+    def _collect(self, crops: Crops, transfer: Transfer | None) -> tuple[Array, Poses[Array]]:
         """Poses of a batch, ordered by sample, and the sample of each."""
-        if results.packed is None:
+        if transfer is None:
             return np.zeros(0, np.int64), self._empty()
-        if results.done is not None:
-            results.done.synchronize()
-        columns = results.packed.numpy()
-        columns = columns[np.argsort(columns[:, -1], kind="stable")]  # a copy: pinned memory goes back
-        count = self.skeleton.num_keypoints
-        rows, pose_scores = columns[:, -1].astype(np.int64), columns[:, -2]
-        keypoints = columns[:, : -2 - count].reshape(len(rows), count, (columns.shape[1] - 2) // count - 1)
+        poses = transfer.wait()
+        poses = poses.select(np.argsort(poses.batch_index, kind="stable"))
+        rows = poses.batch_index
+        poses = replace(poses, batch_index=np.zeros_like(rows))
         if self.estimator.takes_boxes:
-            boxes, scores = (column[rows] for column in results.crops.detections)
-        else:
-            boxes = np.concatenate([keypoints[..., :2].min(1), keypoints[..., :2].max(1)], -1)
-            scores = np.ones(len(rows), np.float32)
-        return rows, ImagePoses(keypoints, columns[:, -2 - count : -2], scores * pose_scores, boxes, scores)
+            boxes, scores = (column[rows] for column in crops.detections)
+            return rows, replace(poses, scores=scores * poses.scores, boxes_xyxy=boxes, box_scores=scores)
+        if poses.boxes_xyxy is None:
+            xy = poses.keypoints[..., :2]
+            poses = replace(poses, boxes_xyxy=np.concatenate([xy.min(1), xy.max(1)], -1))
+        if poses.box_scores is None:
+            poses = replace(poses, box_scores=np.ones(len(rows), np.float32))
+        return rows, poses
 
-    def _empty(self) -> ImagePoses:
+    def _empty(self) -> Poses[Array]:
         keypoints = np.zeros((0, self.skeleton.num_keypoints, 2), np.float32)
-        return ImagePoses(keypoints, keypoints[..., 0], NO_BOXES[1], *NO_BOXES)
+        boxes, scores = NO_BOXES
+        return Poses(keypoints, keypoints[..., 0], scores, np.zeros(0, np.int64), boxes_xyxy=boxes, box_scores=scores)
 
 
 def behind(items: Iterable[T]) -> Iterator[T]:
@@ -333,15 +289,6 @@ def behind(items: Iterable[T]) -> Iterator[T]:
         if len(before) > 1:
             yield before.popleft()
     yield from before
-
-
-def joined(parts: Iterable[ImagePoses]) -> ImagePoses:
-    """All poses of one or more ``parts``."""
-    parts = list(parts)
-    some = [part for part in parts if len(part)] or parts[:1]
-    if len(some) == 1:
-        return some[0]
-    return ImagePoses(*(np.concatenate([getattr(part, field.name) for part in some]) for field in fields(ImagePoses)))
 
 
 def find_device(name: str | None) -> torch.device:

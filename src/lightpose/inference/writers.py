@@ -5,21 +5,16 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from lightpose.data.coco.results import csv_rows, write_csv
+from lightpose.data.coco.results import coco_results, csv_rows, write_csv
 from lightpose.errors import UserError
-from lightpose.inference.predictor import ImagePoses, joined
 from lightpose.inference.prefetch import batched
 from lightpose.inference.sources import Frame
-from lightpose.metrics.oks import coco_results
 from lightpose.skeleton import Skeleton
-from lightpose.structures import Poses
+from lightpose.structures import Array, Poses
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +118,7 @@ def _move_overlays(stage: Path, out: Path) -> None:
 
 
 def write_predictions(
-    folder: Path, results: Iterable[tuple[Frame, ImagePoses]], skeleton: Skeleton, category_id: int = 1
+    folder: Path, results: Iterable[tuple[Frame, Poses[Array]]], skeleton: Skeleton, category_id: int = 1
 ) -> tuple[int, int]:
     """Write ``predictions.json`` (COCO results with a ``file_name``) and ``predictions.csv`` as the results come.
 
@@ -134,32 +129,21 @@ def write_predictions(
     encode = json.JSONEncoder(separators=(",", ":")).encode
     with (folder / "predictions.json").open("w", encoding="utf-8") as file:
 
-        def rows() -> Iterator[Sequence[Any]]:
+        def chunks() -> Iterator[tuple[Poses[Array], list[int], dict[int, str]]]:
             nonlocal images, poses
             separator = "["
             without_pixels = ((frame.image_id, frame.name, found) for frame, found in results)
             for chunk in batched(without_pixels, WRITTEN_AT_ONCE):
                 names = {image_id: name for image_id, name, _ in chunk}
                 ids = [image_id for image_id, _, found in chunk for _ in range(len(found))]
-                people = _poses(joined([found for *_, found in chunk]))
+                people = Poses.cat([found for *_, found in chunk])
                 for entry in coco_results(people, ids, category_id):
                     named = {**entry, "file_name": names[entry["image_id"]]}
                     file.write(separator + encode(named))
                     separator = ",\n"
-                yield from csv_rows(people, ids, names)
+                yield people, ids, names
                 images, poses = images + len(chunk), poses + len(people)
             file.write("[]" if separator == "[" else "]")
 
-        write_csv(folder / "predictions.csv", rows(), skeleton)
+        write_csv(folder / "predictions.csv", csv_rows(chunks(), skeleton.keypoints))
     return images, poses
-
-
-def _poses(found: ImagePoses) -> Poses:
-    return Poses(
-        keypoints=torch.from_numpy(found.keypoints),
-        keypoint_scores=torch.from_numpy(found.keypoint_scores),
-        scores=torch.from_numpy(found.scores),
-        batch_index=torch.zeros(len(found), dtype=torch.int64),
-        boxes_xyxy=torch.from_numpy(found.boxes_xyxy),
-        box_scores=torch.from_numpy(found.box_scores),
-    )

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightpose.data.coco.results import coco_results
 from lightpose.errors import UserError
 from lightpose.metrics.average_precision import FIGURES, GroundTruth
 from lightpose.metrics.base import PoseMetric
@@ -66,7 +67,7 @@ class OKS(PoseMetric):
         self.nms_threshold = nms_threshold
         self.max_poses = max_poses
         self._ground_truth: GroundTruth | None = None
-        self._kept: tuple[Poses, Array, Array] | None = None
+        self._kept: tuple[Poses[Array], Array, Array] | None = None
         if not skeleton.sigmas_known:
             log.warning(
                 "skeleton %s gives no sigmas, so OKS takes %g for every keypoint: AP can't be compared with published "
@@ -88,7 +89,7 @@ class OKS(PoseMetric):
         self._ground_truth = GroundTruth(coco, self.skeleton.num_keypoints)
 
     def update(self, poses: Poses, batch: Batch) -> None:
-        """Add poses, in image pixels, of the category of their sample's first instance.
+        """Add poses, in image pixels; of the category of their sample's first instance where they don't say theirs.
 
         Without box scores, as one-stage models give them, the poses' own stand in.
         """
@@ -97,7 +98,9 @@ class OKS(PoseMetric):
             poses,
             batch,
             image_ids=batch.image_ids[poses.batch_index],
-            categories=batch.instances.categories[poses.batch_index, 0],
+            categories=batch.instances.categories[poses.batch_index, 0]
+            if poses.categories is None
+            else poses.categories,
             keypoints=xy,
             keypoint_scores=poses.keypoint_scores,
             box_scores=poses.scores if poses.box_scores is None else poses.box_scores,
@@ -118,11 +121,11 @@ class OKS(PoseMetric):
         self._kept = self._keep(self._ground_truth.category_ids)
         return self._ground_truth.average_precision(self.predictions(), self.skeleton.sigmas)
 
-    def poses(self) -> tuple[Poses, Array, Array]:
+    def poses(self) -> tuple[Poses[Array], Array, Array]:
         """What the last `compute` scored, of all processes: poses, their image ids and their COCO category ids.
 
-        Scores are those of the score mode, ``batch_index`` is the position of the sample in the data set, everything is
-        on the CPU. It outlives `reset`.
+        Scores are those of the score mode, ``batch_index`` is the position of the sample in the data set. It outlives
+        `reset`.
         """
         if self._kept is None:
             raise RuntimeError("call compute() before asking for the poses that it scored")
@@ -132,7 +135,7 @@ class OKS(PoseMetric):
         """The same `poses` as COCO results."""
         return coco_results(*self.poses())
 
-    def _keep(self, category_ids: Sequence[int]) -> tuple[Poses, Array, Array]:
+    def _keep(self, category_ids: Sequence[int]) -> tuple[Poses[Array], Array, Array]:
         """Gathered rows as scored poses, duplicates suppressed."""
         rows = self.rows()
         scores = pose_scores(rows["box_scores"], rows["keypoint_scores"], self.score_mode, self.keypoint_threshold)
@@ -155,7 +158,6 @@ class OKS(PoseMetric):
             order = np.lexsort((-ranks, groups))
         places = np.arange(len(order)) - np.searchsorted(groups[order], groups[order])
         kept = order[places < self.max_poses]
-        index = torch.from_numpy(kept)
         poses = Poses(
             keypoints=rows["keypoints"],
             keypoint_scores=rows["keypoint_scores"],
@@ -163,12 +165,8 @@ class OKS(PoseMetric):
             batch_index=rows["sample_keys"][:, 0],
             boxes_xyxy=rows["boxes_xyxy"],
             box_scores=rows["box_scores"],
-        ).map(lambda column: column[index])
-        return (
-            poses,
-            image_ids[kept],
-            np.array(category_ids)[categories[kept]],
-        )  # an index of torch makes one of one a number
+        )
+        return poses.numpy().select(kept), image_ids[kept], np.array(category_ids)[categories[kept]]
 
 
 def pose_scores(box_scores: Tensor, keypoint_scores: Tensor, mode: ScoreMode, threshold: float) -> Tensor:
@@ -194,30 +192,6 @@ def pose_scores(box_scores: Tensor, keypoint_scores: Tensor, mode: ScoreMode, th
         return box_scores + mean + keypoint_scores.amax(-1)
     confident = keypoint_scores > threshold
     return box_scores * (keypoint_scores * confident).sum(-1) / confident.sum(-1).clamp_min(1)
-
-
-def coco_results(poses: Poses, image_ids: Sequence[int] | Array, category_ids: int | Array) -> list[dict[str, Any]]:
-    """Poses in COCO's results format, where the third number of a keypoint is its score.
-
-    Args:
-        poses: N poses in image pixels, on the CPU.
-        image_ids: N.
-        category_ids: N, or one for all.
-
-    Returns:
-        N mappings: ``image_id``, ``category_id``, ``keypoints`` (3K numbers, to 1e-4 px) and ``score``.
-    """
-    triples = torch.cat([poses.keypoints[..., :2], poses.keypoint_scores[..., None]], -1).double().flatten(1)
-    return [
-        {"image_id": int(image_id), "category_id": int(category_id), "keypoints": keypoints, "score": score}
-        for image_id, category_id, keypoints, score in zip(
-            image_ids,
-            np.broadcast_to(category_ids, len(poses)),
-            triples.numpy().round(4).tolist(),
-            poses.scores.tolist(),
-            strict=True,
-        )
-    ]
 
 
 def evaluate_oks(

@@ -6,23 +6,24 @@ from typing import Any
 import pytest
 import torch
 
-from lightpose.data.coco.results import csv_rows, read_coco_results, write_coco_results, write_csv
+from lightpose.data.coco.results import coco_results, csv_rows, read_coco_results, write_coco_results, write_csv
 from lightpose.errors import UserError
-from lightpose.metrics.oks import coco_results
-from lightpose.skeleton import Skeleton
-from lightpose.structures import Poses
+from lightpose.structures import Array, Poses
 
-SKELETON = Skeleton.build(["nose", "tail"])
+KEYPOINTS = ("nose", "tail")
+FILES = {7: "a.jpg", 8: "b, c.jpg"}
 
 
-def poses(boxes: bool = True) -> Poses:
-    return Poses(
+def poses(boxes: bool = True, **further: Any) -> Poses[Array]:
+    found = Poses(
         keypoints=torch.tensor([[[1.25, 2.0], [3.0, 4.5]], [[5.0, 6.0], [7.0, 8.0]], [[0.0, 1.0], [2.0, 3.0]]]),
         keypoint_scores=torch.full((3, 2), 0.5),
         scores=torch.tensor([0.75, 0.5, 0.25]),
         batch_index=torch.tensor([0, 1, 0]),
         boxes_xyxy=torch.tensor([[0.0, 1.0, 2.0, 3.0]]).repeat(3, 1) if boxes else None,
+        **further,
     )
+    return found.numpy()
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_json_round_trip(tmp_path: Path) -> None:
 
 def test_csv_has_joint_names(tmp_path: Path) -> None:
     path = tmp_path / "poses.csv"
-    write_csv(path, csv_rows(poses(), [7, 8, 7], {7: "a.jpg", 8: "b, c.jpg"}), SKELETON)
+    write_csv(path, csv_rows([(poses(), [7, 8, 7], FILES)], KEYPOINTS))
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["image_id"], row["file_name"], row["pose"]) for row in rows] == [
@@ -53,10 +54,36 @@ def test_csv_has_joint_names(tmp_path: Path) -> None:
 
 
 def test_csv_without_boxes_or_poses(tmp_path: Path) -> None:
-    (first, *_) = csv_rows(poses(boxes=False), [7, 8, 7], {7: "a.jpg", 8: "b.jpg"})
+    (header, first, *_) = csv_rows([(poses(boxes=False), [7, 8, 7], FILES)], KEYPOINTS)
+    assert len(header) == len(first)
     assert first[4:8] == [""] * 4
-    write_csv(tmp_path / "none.csv", [], SKELETON)
+    write_csv(tmp_path / "none.csv", csv_rows([(poses().select(slice(0)), [], {})], KEYPOINTS))
     assert (tmp_path / "none.csv").read_text().startswith("image_id,file_name,pose,score,x1,y1,x2,y2,nose_x,nose_y,")
+
+
+def test_optional_fields_and_extras_are_keys_and_columns() -> None:
+    found = poses(
+        visibility=torch.tensor([[0.5, 1.0]] * 3),
+        track_ids=torch.tensor([4, 5, 6]),
+        extras={
+            "age": torch.tensor([1.5, torch.nan, 3.0]),
+            "depth": torch.arange(6.0).view(3, 2),
+            "color": torch.tensor([[1, 2, 3]] * 3),
+        },
+    )
+    entries = coco_results(found, [7, 8, 7], 1)
+    further = [{key: entry[key] for key in list(entry)[4:]} for entry in entries]
+    assert further[0] == {"track_id": 4, "visibility": [0.5, 1.0], "age": 1.5, "depth": [0.0, 1.0], "color": [1, 2, 3]}
+    assert further[1]["age"] is None
+    json.dumps(entries, allow_nan=False)
+    nobody = found.select(slice(0)), [], {}
+    header, *rows = csv_rows([nobody, (found, [7, 8, 7], FILES)], KEYPOINTS)
+    names = ["track_id", "nose_visibility", "tail_visibility", "age", "nose_depth", "tail_depth"]
+    assert header[14:] == [*names, "color_0", "color_1", "color_2"]
+    assert rows[2][14:] == [6, 0.5, 1.0, 3.0, 4.0, 5.0, 1, 2, 3]
+    for name in ("score", "visibility"):
+        with pytest.raises(UserError, match=f"the extra '{name}' has the name of another field"):
+            coco_results(poses(visibility=torch.zeros(3, 2), extras={name: torch.zeros(3)}), [7, 8, 7], 1)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -68,7 +95,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         raise OSError("disk full")
 
     with pytest.raises(UserError, match="disk full"):
-        write_csv(path, rows(), SKELETON)
+        write_csv(path, rows())
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,6 @@ import numpy as np
 
 from lightpose.data.coco.json_values import kind, read_json, whole_number
 from lightpose.errors import UserError
-from lightpose.metrics.base import ordinals
-from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Poses
 
 FIELDS = ("image_id", "category_id", "keypoints", "score")
@@ -31,7 +30,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_coco_results(path: str | Path, predictions: Sequence[Mapping[str, Any]]) -> None:
-    """Write COCO results (see `lightpose.metrics.oks.coco_results`); the file appears whole or not at all.
+    """Write COCO results (see `coco_results`); the file appears whole or not at all.
 
     Raises:
         UserError: when it can't be written.
@@ -84,38 +83,108 @@ def _finite(values: Sequence[Any]) -> bool:
         return False
 
 
-def csv_rows(poses: Poses, image_ids: Sequence[int] | Array, file_names: Mapping[int, str]) -> Iterator[list[Any]]:
-    """One row for each pose, in the columns of `write_csv`.
+def coco_results(
+    poses: Poses[Array], image_ids: Sequence[int] | Array, category_ids: int | Sequence[int] | Array
+) -> list[dict[str, Any]]:
+    """Poses in COCO's results format, where the third number of a keypoint is its score.
 
     Args:
-        poses: N poses in image pixels, on the CPU; all those of an image in one call, as they are numbered.
+        poses: N poses in image pixels.
         image_ids: N.
-        file_names: image id → file name.
+        category_ids: N, or one for all.
+
+    Returns:
+        N mappings: ``image_id``, ``category_id``, ``keypoints`` (3K numbers, to 1e-4 px) and ``score``, then what else
+        there is: ``track_id``, ``visibility`` (K) and the extras; null where one of their numbers isn't finite.
+
+    Raises:
+        UserError: for an extra under a name that is taken.
     """
-    ids = [int(image_id) for image_id in image_ids]
-    numbers = ordinals(poses.batch_index.new_tensor(ids)).tolist()
-    points = poses.keypoints[..., :2].double().numpy().round(3)
-    scores = poses.keypoint_scores.double().numpy().round(4)[..., None]
-    triples = np.concatenate([points, scores], -1).reshape(len(ids), 3 * points.shape[1])
-    boxes = None if poses.boxes_xyxy is None else poses.boxes_xyxy.double().numpy().round(3)
-    totals = poses.scores.double().numpy().round(6).tolist()
-    for row, image_id in enumerate(ids):  # to Python's numbers row by row, which are then never all in memory
-        box = [""] * 4 if boxes is None else boxes[row].tolist()
-        yield [image_id, file_names[image_id], numbers[row], totals[row], *box, *triples[row].tolist()]
+    xy, scores = poses.keypoints[..., :2].astype(np.float64), poses.keypoint_scores[..., None]
+    columns = {
+        "image_id": np.asarray(image_ids, np.int64).tolist(),
+        "category_id": np.broadcast_to(category_ids, len(poses)).tolist(),
+        "keypoints": np.concatenate([xy, scores], -1).round(4).reshape(len(poses), 3 * xy.shape[1]).tolist(),
+        "score": poses.scores.tolist(),
+    }
+    for name, column in _further(poses, columns).items():
+        known = np.ones(column.shape, bool) if column.dtype.kind != "f" else np.isfinite(column)
+        values = column.astype(object)
+        values[~known] = None
+        columns[name] = values.tolist()
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def write_csv(path: str | Path, rows: Iterable[Sequence[Any]], skeleton: Skeleton) -> None:
-    """Write the rows of `csv_rows` as they come; the file appears whole or not at all.
+def _further(poses: Poses[Array], taken: Iterable[str]) -> dict[str, Array]:
+    """The optional fields that the formats show beside the keypoints, by name."""
+    fields = {"track_id": poses.track_ids, "visibility": poses.visibility}
+    found = {name: column for name, column in fields.items() if column is not None}
+    for name, column in poses.extras.items():
+        if name in found or name in taken:
+            raise UserError(f"the extra {name!r} has the name of another field of a pose; give it another name")
+        found[name] = column
+    return {
+        name: column.astype(np.float64).round(6) if column.dtype.kind == "f" else column
+        for name, column in found.items()
+    }
+
+
+def csv_rows(
+    chunks: Iterable[tuple[Poses[Array], Sequence[int] | Array, Mapping[int, str]]], keypoints: Sequence[str]
+) -> Iterator[list[Any]]:
+    """The header, then a row for each pose.
 
     Columns: ``image_id``, ``file_name``, ``pose`` (counted from 0 in each image), ``score``, the box ``x1``, ``y1``,
-    ``x2``, ``y2``, then ``<keypoint>_x``, ``<keypoint>_y`` and ``<keypoint>_score`` for each keypoint. Image pixels.
+    ``x2``, ``y2``, then ``<keypoint>_x``, ``<keypoint>_y`` and ``<keypoint>_score`` for each keypoint, in image pixels,
+    then what else there is: a column ``<name>``, or ``<keypoint>_<name>`` for what has K numbers, else ``<name>_0``
+    and so on.
+
+    Args:
+        chunks: N poses in image pixels, N image ids, image id → file name; poses of an image stand in one chunk.
+        keypoints: names.
     """
-    header = ["image_id", "file_name", "pose", "score", "x1", "y1", "x2", "y2"]
-    header += [f"{name}_{column}" for name in skeleton.keypoints for column in ("x", "y", "score")]
+    header: list[str] | None = None
+    base = ["image_id", "file_name", "pose", "score", "x1", "y1", "x2", "y2"]
+    base += [f"{name}_{column}" for name in keypoints for column in ("x", "y", "score")]
+    for poses, image_ids, file_names in chunks:
+        if not len(poses):
+            continue
+        further = _further(poses, base)
+        if header is None:
+            header = base + [column for name, values in further.items() for column in _columns(name, values, keypoints)]
+            yield header
+        counted: Counter[int] = Counter()
+        points = poses.keypoints[..., :2].astype(np.float64).round(3)
+        scores = poses.keypoint_scores.astype(np.float64).round(4)[..., None]
+        triples = np.concatenate([points, scores], -1).reshape(len(poses), -1)
+        boxes = None if poses.boxes_xyxy is None else poses.boxes_xyxy.astype(np.float64).round(3)
+        totals = poses.scores.astype(np.float64).round(6).tolist()
+        for row, image_id in enumerate(map(int, image_ids)):  # to Python's numbers row by row, to keep memory small
+            box = [""] * 4 if boxes is None else boxes[row].tolist()
+            rest = [number for values in further.values() for number in values[row].ravel().tolist()]
+            numbers = [totals[row], *box, *triples[row].tolist(), *rest]
+            yield [image_id, file_names[image_id], counted[image_id], *numbers]
+            counted[image_id] += 1
+    if header is None:
+        yield base
+
+
+def _columns(name: str, values: Array, keypoints: Sequence[str]) -> list[str]:
+    if values.ndim == 1:
+        return [name]
+    if values.shape[1:] == (len(keypoints),):
+        return [f"{keypoint}_{name}" for keypoint in keypoints]
+    return [f"{name}_{number}" for number in range(values[0].size)]
+
+
+def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows as they come; the file appears whole or not at all.
+
+    Raises:
+        UserError: when it can't be written.
+    """
     with _whole_file(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+        csv.writer(file).writerows(rows)
 
 
 @contextmanager
