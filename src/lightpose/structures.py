@@ -113,6 +113,7 @@ class Sample:
         index: position in the data set; identifies the sample when results of several processes are gathered.
         image_hw: size of the original image.
         photometric: what was drawn of the augmentation of colours and light, see `lightpose.data.pixels.photometric`.
+        camera: (3, 3) float32, intrinsic matrix, or None; either all samples of a batch have one, or none has.
     """
 
     image: Any
@@ -122,6 +123,7 @@ class Sample:
     index: int
     image_hw: tuple[int, int]
     photometric: Mapping[str, Array] = field(default_factory=dict)
+    camera: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,6 +385,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         image_ids=torch.tensor([sample.image_id for sample in samples]),
         indices=torch.tensor([sample.index for sample in samples]),
         image_hw=torch.tensor([sample.image_hw for sample in samples]),
+        cameras=None if samples[0].camera is None else torch.from_numpy(np.stack([each.camera for each in samples])),
         unwarped=unwarped,
         photometric=_drawn([sample.photometric for sample in samples]),
     )

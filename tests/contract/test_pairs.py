@@ -1,5 +1,6 @@
 """Every head with every codec, of the package and of the toys: it keeps the contract, or is refused with a way out."""
 
+import contextlib
 import functools
 import re
 from dataclasses import replace
@@ -9,19 +10,20 @@ import numpy as np
 import pytest
 import torch
 from composition import TOYS, coco17, compose, options
-from hydra.utils import get_class
+from hydra.errors import InstantiationException
 
 from lightpose.checkpoint import assemble
 from lightpose.cli.setup import make_estimator
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.models.losses.weighting import expand
-from lightpose.structures import Annotations, Batch, Instances, Sample, collate
+from lightpose.structures import Annotations, Batch, Instances, Sample, Spec, collate
 
 HEADS = [*options("head"), *options("head", TOYS / "conf")]
 CODECS = [*options("codec"), *options("codec", TOYS / "conf")]
 AROUND = {
-    "toy_bottomup": ("experiment=toy_bottomup", "input_hw=[64,96]"),
+    "toy_tags": ("experiment=toy_tags", "input_hw=[64,96]"),
+    "toy_people": ("experiment=toy_priors", "input_hw=[64,96]"),
     "toy_lifter": ("experiment=toy_lifter",),
 }
 """What stands around a codec; other codecs stand in a small top-down model."""
@@ -42,16 +44,23 @@ def build(head: str, codec: str, *overrides: str) -> PoseEstimator:
 
 
 @functools.cache
-def emits(head: str) -> frozenset[str]:
-    outputs: frozenset[str] = get_class(head_config(head)["_target_"]).emits
-    return outputs
+def spec(codec: str) -> Spec:
+    config = compose(*AROUND.get(codec, TOPDOWN), f"codec={codec}")
+    built = assemble(config["codec"], skeleton=coco17(), input_hw=config["input_hw"], grid=config["grid"])
+    found: Spec = built.spec
+    return found
 
 
 @functools.cache
-def expects(codec: str) -> frozenset[str]:
-    config = compose(*AROUND.get(codec, TOPDOWN), f"codec={codec}")
-    built = assemble(config["codec"], skeleton=coco17(), input_hw=config["input_hw"], grid=config["grid"])
-    return frozenset(built.spec.outputs)
+def fitting(codec: str) -> list[str]:
+    """Heads that can be built for a codec and emit what it decodes."""
+    found = []
+    for head in HEADS:
+        with contextlib.suppress(UserError, InstantiationException, KeyError, ValueError):
+            given = {"in_channels": (8,), "strides": (8,), "stages": 1, "spec": spec(codec)}
+            if assemble(head_config(head), **given).emits == frozenset(spec(codec).outputs):
+                found.append(head)
+    return found
 
 
 def random_batch(estimator: PoseEstimator, people: tuple[int, ...]) -> Batch:
@@ -60,8 +69,8 @@ def random_batch(estimator: PoseEstimator, people: tuple[int, ...]) -> Batch:
     samples = []
     for index, count in enumerate(people):
         if estimator.input_hw is None:
-            keypoints = rng.normal(0, 400, (count, 17, 3)).astype(np.float32)
-            image = np.stack([keypoints[0, :, :2] / 1000] * 9)
+            keypoints = rng.normal(0, 400, (count, 17, 3)).astype(np.float32) + np.array([0, 0, 4000], np.float32)
+            image = np.stack([1000 * keypoints[0, :, :2] / keypoints[0, :, 2:]] * 9)
             centers = np.zeros((count, 2))
         else:
             image = rng.integers(0, 256, (*estimator.input_hw, 3), np.uint8)
@@ -77,7 +86,9 @@ def random_batch(estimator: PoseEstimator, people: tuple[int, ...]) -> Batch:
             ids=np.arange(count),
             scores=np.ones(count, np.float32),
         )
-        samples.append(Sample(image, labels, np.eye(3), index, index, estimator.input_hw or (1, 1)))
+        camera = np.diag([1000, 1000, 1]).astype(np.float32) if estimator.input_hw is None else None
+        image_hw = estimator.input_hw or (1, 1)
+        samples.append(Sample(image, labels, np.eye(3), index, index, image_hw, camera=camera))
     return collate(samples)
 
 
@@ -85,7 +96,7 @@ def random_batch(estimator: PoseEstimator, people: tuple[int, ...]) -> Batch:
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("head", HEADS)
 def test_a_pair_keeps_its_contract_or_is_refused(head: str, codec: str):
-    if emits(head) != expects(codec):
+    if head not in fitting(codec):
         check_refusal(head, codec)
         return
     estimator = build(head, codec)
@@ -98,22 +109,18 @@ def check_refusal(head: str, codec: str) -> None:
     with pytest.raises(UserError) as refusal:
         build(head, codec)
     facts, _, fix = str(refusal.value).partition("; use ")
-    missing = "|".join(sorted(emits(head) - expects(codec)))
-    assert re.fullmatch(
-        rf"head (emits {re.escape(str(sorted(emits(head))))}|asks for the shape of '({missing})') "
-        rf"but codec expects {re.escape(str(sorted(expects(codec))))}",
-        facts,
-    )
+    outputs = re.escape(str(sorted(spec(codec).outputs)))
+    assert re.fullmatch(rf"head (emits \[.*\]|asks for the shape of '\w+') but codec expects {outputs}", facts)
     named = re.findall(r"head=(\w+)", fix)
     assert named
-    assert all(emits(name) == expects(codec) for name in named)
+    assert set(named) <= set(fitting(codec))
 
 
 def check_training(estimator: PoseEstimator) -> None:
     """A step gives a finite loss and every parameter a gradient; without a label too, all stays finite."""
     batch = random_batch(estimator, (1, 1) if estimator.input_hw is None or estimator.takes_boxes else (3, 1))
     targets = estimator.codec.encode(batch)
-    assert targets.maps.keys() == targets.weights.keys() == estimator.codec.spec.outputs.keys()
+    assert targets.maps.keys() == targets.weights.keys() == estimator.codec.spec.target_names
     for name, target in targets.maps.items():
         assert torch.broadcast_shapes(expand(targets.weights[name], target).shape, target.shape) == target.shape
     loss = estimator.training_step(batch, 0)["loss"]
@@ -139,8 +146,10 @@ def check_prediction(estimator: PoseEstimator) -> None:
     """Outputs and poses have their shapes, single equals batched, and flipping is undone."""
     batch = random_batch(estimator, (1, 1, 1))
     outputs = estimator.outputs(batch.inputs)
-    shapes = {name: tuple(output.shape) for name, output in outputs.items()}
-    assert shapes == {name: (3, *shape) for name, shape in estimator.codec.spec.outputs.items()}
+    for name, shape in estimator.codec.spec.outputs.items():
+        given = outputs[name].shape[1:]
+        assert len(given) == len(shape)
+        assert all(length in (None, side) for side, length in zip(given, shape, strict=True))
     poses = estimator.predict_step(batch, 0)
     assert poses.keypoints.shape[1:] in ((17, 2), (17, 3))
     assert poses.keypoint_scores.shape == (len(poses), 17)
@@ -151,10 +160,16 @@ def check_prediction(estimator: PoseEstimator) -> None:
         single = estimator.outputs(batch.inputs[row : row + 1])
         for name, output in outputs.items():
             torch.testing.assert_close(single[name][0], output[row], atol=1e-4, rtol=1e-4)
+    if not estimator.codec.flips:
+        with pytest.raises(UserError, match=r"can't join .* set estimator\.flip_test=false"):
+            estimator.flip_test = True
+        return
     if not estimator.codec.mirror_lag:
         mirrored = estimator.codec.flip(estimator.outputs(estimator.mirror(batch.inputs)))
+        plain = estimator.net(batch.inputs)
         for name, output in outputs.items():  # the flip test treats an input and its mirror image alike
-            torch.testing.assert_close(mirrored[name], output, atol=1e-4, rtol=1e-4)
+            if output.shape == plain[name].shape:  # others stand side by side, in the order of the two
+                torch.testing.assert_close(mirrored[name], output, atol=1e-4, rtol=1e-4)
     noise = {name: torch.randn_like(output) for name, output in outputs.items()}
     kept = {name: output.clone() for name, output in noise.items()}
     twice = estimator.codec.flip(estimator.codec.flip(noise))
@@ -162,16 +177,17 @@ def check_prediction(estimator: PoseEstimator) -> None:
 
 
 @pytest.mark.parametrize("grid", ["stride", "udp", "half_pixel"])
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", [codec for codec in CODECS if codec != "toy_people"])
 def test_flip_undoes_the_mirror_of_the_estimator(codec: str, grid: str):
     """Targets stand for the outputs of a network that treats left and right alike."""
-    head = next(head for head in HEADS if emits(head) == expects(codec))
+    head = fitting(codec)[0]
     estimator = build(head, codec, f"grid={grid}")
     batch = random_batch(estimator, (1, 1) if estimator.input_hw is None or estimator.takes_boxes else (3, 1))
     mirrored = mirror_by_hand(estimator, batch)
     targets, turned = (estimator.codec.encode(each) for each in (batch, replace(batch, instances=mirrored)))
-    undone = estimator.codec.flip(turned.maps)
-    for name, target in targets.maps.items():
+    outputs = estimator.codec.spec.outputs.keys() & targets.maps.keys()
+    undone = estimator.codec.flip({name: turned.maps[name] for name in outputs})
+    for name, target in ((name, targets.maps[name]) for name in outputs):
         weights = expand(targets.weights[name], target)
         assert (weights > 0).any()
         error = ((undone[name] - target).abs() * (weights > 0)).max()

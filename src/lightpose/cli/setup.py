@@ -96,9 +96,13 @@ def make_estimator(config: dict[str, Any], skeleton: Skeleton) -> PoseEstimator:
 
 def fitting_heads(spec: Spec) -> list[str]:
     """Options of the ``head`` group that go with a codec; variants, which only change another option, are left out."""
-    fitting = []
-    for name, path in group_files("head").items():
+    fitting, files = [], group_files("head")
+    for name, path in files.items():
         option: Any = OmegaConf.load(path)
+        for entry in option.pop("defaults", []):  # a wrapper names the head that it wraps, such as heatmap@head
+            other, _, place = str(entry).partition("@")
+            if place and other in files:
+                option[place] = OmegaConf.load(files[other])
         if "_target_" in option:
             with suppress(UserError, InstantiationException, KeyError, TypeError), torch.device("meta"):
                 head = assemble(option, in_channels=(8,), strides=(4,), stages=1, spec=spec)

@@ -79,8 +79,8 @@ class HeatmapCodec(Codec):
         A keypoint whose Gaussian misses the map by 3 sigma or more has weight 0.
         """
         height, width = self.map_grid.map_hw
-        centers, weights = labelled_cells(batch.instances, self.map_grid, 3 * self.sigma)
-        x, y = centers.unbind(-1)  # (B, K)
+        centers, labels = labelled_cells(batch.instances, self.map_grid, 3 * self.sigma)
+        weights, (x, y) = labels[:, 0], centers[:, 0].unbind(-1)  # (B, K)
         maps = self._profile(y, height)[..., :, None] * self._profile(x, width)[..., None, :]  # (B, K, h, w)
         maps = torch.where(weights[..., None, None] > 0, maps, 0.0)
         return Targets({"heatmap": maps}, {"heatmap": weights * on_device(self._loss_weights, weights)})

@@ -57,7 +57,7 @@ class HeatmapOffsetCodec(Codec):
 
         A keypoint whose disk misses the map has weight 0.
         """
-        centers, weights = labelled_cells(batch.instances, self.map_grid, self.radius)
+        centers, weights = (each[:, 0] for each in labelled_cells(batch.instances, self.map_grid, self.radius))
         offset = (centers[..., None, None] - self._cells(centers)) / self.radius
         labelled = weights[..., None, None] > 0
         disk = (labelled & (offset.square().sum(2) <= 1)).float()

@@ -2,24 +2,32 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lightpose.codecs.grid import MapGrid
 from lightpose.errors import UserError
-from lightpose.structures import Instances, Poses
+from lightpose.structures import Batch, Instances, Poses
 
 
 def labelled_cells(instances: Instances, map_grid: MapGrid, reach: float) -> tuple[Tensor, Tensor]:
-    """Map cells (B, K, 2) and labels in {0, 1} (B, K) of the first instance of each row.
+    """Map cells (B, M, K, 2) and labels in {0, 1} (B, M, K) of all instances.
 
     The label is 0 for a keypoint that is not labelled, or more than ``reach`` cells outside the map; its cell is then
     the origin.
     """
     height, width = map_grid.map_hw
-    cells = map_grid.to_map(instances.keypoints[:, 0, :, :2].float())  # (B, K, 2)
+    cells = map_grid.to_map(instances.keypoints[..., :2].float())  # (B, M, K, 2)
     x, y = cells.unbind(-1)
     touches = (x >= -reach) & (x <= width - 1 + reach) & (y >= -reach) & (y <= height - 1 + reach)
-    labelled = touches & (instances.visible[:, 0] > 0) & instances.valid[:, :1]  # (B, K)
+    labelled = touches & (instances.visible > 0) & instances.valid[..., None]  # (B, M, K)
     return torch.where(labelled[..., None], cells, 0.0), labelled.float()
+
+
+def counted_cells(batch: Batch, map_hw: tuple[int, int]) -> Tensor:
+    """(B, h, w), 0 for the cells that `Batch.ignore` covers, in part or whole, and 1 for all others."""
+    if batch.ignore is None:
+        return torch.ones(len(batch), *map_hw, device=batch.image_from_input.device)
+    return 1 - functional.adaptive_max_pool2d(batch.ignore.float(), map_hw)
 
 
 def one_pose_per_row(keypoints: Tensor, scores: Tensor) -> Poses:

@@ -1,6 +1,7 @@
-"""What the toys need around them: backbones, turning skeletons with their 2-D views, and an error in mm."""
+"""What the toys need around them: a backbone for images, an estimator of whole images, and bodies that turn."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +10,54 @@ from torch import nn
 from torchmetrics import Metric
 
 from lightpose.data.base import PoseDataset
+from lightpose.estimators.base import PoseEstimator
+from lightpose.geometry import apply_affine
 from lightpose.models.base import FeatureModule
 from lightpose.structures import Annotations, Sample
 
 
 class ImageNet(FeatureModule):
-    """Three strided convolutions and a dilated one: a map of stride 8."""
+    """Strided convolutions and a dilated one: maps of stride 8, and as many coarser ones as are asked for."""
 
-    def __init__(self, width=32):
+    def __init__(self, width=32, levels=1):
         super().__init__()
-        layers = []
-        for before, stride, dilation in ((3, 2, 1), (width, 2, 1), (width, 2, 1), (width, 1, 3)):
-            conv = nn.Conv2d(before, width, 3, stride, padding=dilation, dilation=dilation, bias=False)
-            layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
-        self.layers = nn.Sequential(*layers)
-        self.out_channels, self.strides = (width,), (8,)
+        layers = [self.block(before, width, 2, 1) for before in (3, width, width)]
+        self.stem = nn.Sequential(*layers, self.block(width, width, 1, 3))
+        self.further = nn.ModuleList(self.block(width, width, 2, 1) for _ in range(levels - 1))
+        self.out_channels, self.strides = (width,) * levels, tuple(8 * 2**level for level in range(levels))
+
+    @staticmethod
+    def block(before, width, stride, dilation):
+        conv = nn.Conv2d(before, width, 3, stride, padding=dilation, dilation=dilation, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU())
 
     def forward(self, images):
-        return [self.layers(images)]
+        maps = [self.stem(images)]
+        for block in self.further:
+            maps.append(block(maps[-1]))
+        return maps
+
+
+class EveryLevel(FeatureModule):
+    """A neck that passes all maps on."""
+
+    def __init__(self, in_channels, strides):
+        super().__init__()
+        self.out_channels, self.strides = in_channels, strides
+
+    def forward(self, features):
+        return list(features)
+
+
+class WholeImages(PoseEstimator):
+    """Poses of any number of people, from the input back to the image."""
+
+    def to_image(self, poses, batch):
+        matrices = batch.image_from_input[poses.batch_index]
+        boxes = poses.boxes_xyxy
+        if boxes is not None:
+            boxes = apply_affine(matrices, boxes.unflatten(-1, (2, 2))).flatten(1)
+        return replace(poses, keypoints=apply_affine(matrices, poses.keypoints), boxes_xyxy=boxes)
 
 
 class SequenceNet(FeatureModule):
@@ -39,11 +70,11 @@ class SequenceNet(FeatureModule):
         self.out_channels, self.strides = (width,), (1,)
 
     def forward(self, sequences):
-        return [self.layers(sequences.flatten(2).mT)]
+        return [self.layers(sequences.flatten(2).mT / 500)]
 
 
 class TurningPeople(PoseDataset):
-    """The 3-D people of a synthetic annotation file, each turned about its vertical axis and seen from far away."""
+    """The 3-D people of a synthetic annotation file, each turned about its vertical axis before a camera of its own."""
 
     def __init__(self, annotations, images, skeleton, transforms=(), seed=0, frames=9, turn_degrees=40.0):
         super().__init__(transforms, seed)
@@ -56,11 +87,14 @@ class TurningPeople(PoseDataset):
 
     def load(self, index, rng):
         joints = self.people_mm[index] - self.people_mm[index].mean(0)
+        distance_mm, focal_px = 3000 + 200 * (index % 10), 1000 + 50 * (index % 7)
         cos, sin = np.cos(self.angles)[:, None], np.sin(self.angles)[:, None]
         x, y, z = joints.T
-        seen = np.stack([x * cos + z * sin, y + 0 * cos], -1)  # (T, K, 2)
+        turned = np.stack([x * cos + z * sin, y + 0 * cos, z * cos - x * sin + distance_mm], -1)  # (T, K, 3)
+        camera = np.diag([focal_px, focal_px, 1.0]).astype(np.float32)  # pixels count from the principal point
+        seen_px = focal_px * turned[..., :2] / turned[..., 2:]
         labels = Annotations(
-            keypoints=joints[None],
+            keypoints=turned[len(turned) // 2][None].astype(np.float32),
             visible=np.full((1, len(joints)), 2, np.float32),
             boxes_xyxy=np.zeros((1, 4), np.float32),
             areas=np.ones(1, np.float32),
@@ -68,11 +102,11 @@ class TurningPeople(PoseDataset):
             ids=np.array([index]),
             scores=np.ones(1, np.float32),
         )
-        return Sample((seen / 1000).astype(np.float32), labels, np.eye(3), index, index, (1, 1))
+        return Sample(seen_px.astype(np.float32), labels, np.eye(3), index, index, (1, 1), camera=camera)
 
 
 class MPJPE(Metric):
-    """Mean distance of the joints, both bodies centred on their mean, in mm."""
+    """Mean distance of the joints in mm, where the camera sees them."""
 
     def __init__(self, skeleton):
         super().__init__()
@@ -80,8 +114,7 @@ class MPJPE(Metric):
         self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, poses, batch):
-        truth = batch.instances.keypoints[poses.batch_index, 0]
-        error = (poses.keypoints - truth + truth.mean(1, keepdim=True)).norm(dim=-1)
+        error = (poses.keypoints - batch.instances.keypoints[poses.batch_index, 0]).norm(dim=-1)
         self.total += error.sum()
         self.count += error.numel()
 
