@@ -32,7 +32,7 @@ _BEFORE = {
         "lightpose.data.pixels.photometric",
         "BrightnessContrast GaussianBlur Holes HueSaturation",
     ),
-    "lightpose.parallel": ("lightpose.runtime.processes", "ShardedStrategy"),
+    "lightpose.parallel": ("lightpose.runtime.sharding", "ShardedStrategy"),
 }
 MOVED = {f"{old}.{name}": f"{new}.{name}" for old, (new, names) in _BEFORE.items() for name in names.split()}
 """Where classes stood that configurations in older checkpoints name → where they stand."""

@@ -18,7 +18,8 @@ from lightpose.data.coco.dataset import skeleton_of, skeleton_remarks
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.models.net import PairError, fits
-from lightpose.runtime.processes import check_precision, lean_ddp, orderly_signals
+from lightpose.runtime.processes import lean_ddp, orderly_signals
+from lightpose.runtime.sharding import check_precision
 from lightpose.skeleton import Skeleton, mirror_remarks
 from lightpose.structures import Spec
 
