@@ -116,7 +116,7 @@ def on_device(checkpoint: Path, batch: int, repeats: int, overrides: list[str]) 
     """Crops a second of `lightpose.Predictor`, from a batch on the device to NumPy arrays."""
     from lightpose.inference.crops import Crops
     from lightpose.inference.predictor import Predictor, behind
-    from lightpose.runtime.speed import EAGER_CALLS
+    from lightpose.runtime.graphs import EAGER_CALLS
 
     given = dict(override.split("=", 1) for override in overrides)
     chosen: Any = {key: given[key] for key in ("precision", "speed", "device") if key in given}

@@ -1,15 +1,9 @@
 """Checkpoints that carry all that is needed to run them: weights, configuration and skeleton, as plain data."""
 
-import io
-import logging
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,8 +13,6 @@ from lightpose.estimators.base import PoseEstimator
 from lightpose.models.weights import load_data
 from lightpose.skeleton import Skeleton
 from lightpose.trust import NETWORK, TRANSFORMS, Trust, check_targets, plain
-
-log = logging.getLogger(__name__)
 
 BUILT_BYTES = 4 << 30
 """What a network may take beside its weights while it is built: layers that are cut off, and what is not stored."""
@@ -32,80 +24,10 @@ _BEFORE = {
         "lightpose.data.pixels.photometric",
         "BrightnessContrast GaussianBlur Holes HueSaturation",
     ),
-    "lightpose.parallel": ("lightpose.runtime.processes", "ShardedStrategy"),
+    "lightpose.parallel": ("lightpose.runtime.sharding", "ShardedStrategy"),
 }
 MOVED = {f"{old}.{name}": f"{new}.{name}" for old, (new, names) in _BEFORE.items() for name in names.split()}
 """Where classes stood that configurations in older checkpoints name → where they stand."""
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and then moves it there, so that a full disk leaves the one before intact.
-
-    Lightning's own way goes through the system's folder for temporary files; from there to another file system a move
-    is a copy, which a full disk cuts short.
-
-    A checkpoint carries the name of its run, and nothing is removed but checkpoints of this run, in a folder that it
-    writes to: what a resumed checkpoint says of others is not taken for granted.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.run = uuid.uuid4().hex
-        self.folders: set[Path] = set()
-        self.remote: set[str] = set()
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write ``checkpoint`` to ``path``; one with a protocol, such as ``s3://``, is left to Lightning.
-
-        Raises:
-            OSError: when it can't be written; then ``path`` is as it was.
-        """
-        checkpoint = {**checkpoint, "lightpose": {**checkpoint.get("lightpose", {}), "run": self.run}}
-        if "://" in str(path):
-            super().save_checkpoint(checkpoint, path, storage_options)
-            self.remote.add(str(path))
-            return
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.folders.add(path.parent.resolve())
-        part = path.with_name(f".{path.name}.part")
-        buffer = io.BytesIO()  # torch.save would turn a full disk into another exception
-        torch.save(checkpoint, buffer)
-        try:
-            with part.open("wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Content of a checkpoint (`read`), whose run goes on from now on."""
-        content = read(path)
-        run = content["lightpose"].get("run")
-        self.run = run if isinstance(run, str) else self.run
-        return content
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint of this run; leave anything else where it is, and say so."""
-        if str(path) in self.remote:
-            super().remove_checkpoint(path)
-        elif self._is_own(Path(path)):
-            Path(path).unlink()
-        else:
-            log.warning("%s is not removed, as this run did not write it", path)
-
-    def _is_own(self, path: Path) -> bool:
-        if path.is_symlink() or not path.is_file() or path.resolve().parent not in self.folders:
-            return False
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception:  # as damaged files raise whatever they lead to
-            return False
-        own = content.get("lightpose") if isinstance(content, dict) else None
-        return isinstance(own, dict) and own.get("run") == self.run
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -378,6 +378,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     else:
         inputs = torch.from_numpy(np.stack([sample.image for sample in samples]))
         inputs = inputs.permute(0, 3, 1, 2) if inputs.dtype == torch.uint8 else inputs
+    cameras = [sample.camera for sample in samples if sample.camera is not None]
     return Batch(
         inputs=inputs,
         instances=instances,
@@ -385,7 +386,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         image_ids=torch.tensor([sample.image_id for sample in samples]),
         indices=torch.tensor([sample.index for sample in samples]),
         image_hw=torch.tensor([sample.image_hw for sample in samples]),
-        cameras=None if samples[0].camera is None else torch.from_numpy(np.stack([each.camera for each in samples])),
+        cameras=torch.from_numpy(np.stack(cameras)) if cameras else None,
         unwarped=unwarped,
         photometric=_drawn([sample.photometric for sample in samples]),
     )

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
-from lightpose.runtime.speed import GraphedTrunk
+from lightpose.runtime.processes import LeanDDP
 
 
 class Collectives(L.Callback):
@@ -54,13 +53,9 @@ class Collectives(L.Callback):
 class AsIfGraphed(L.Callback):
     """Makes a strategy believe that the network is replayed as CUDA graphs."""
 
-    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        pl_module.net.fast_features = _Eager(pl_module.net)
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        assert isinstance(trainer.strategy, LeanDDP)
+        trainer.strategy.gradients_at_once = True
 
     def on_train_end(self, trainer: L.Trainer, *_: Any) -> None:
         assert not isinstance(trainer.strategy.model, DistributedDataParallel)
-
-
-class _Eager(GraphedTrunk):
-    def __call__(self, inputs: Tensor) -> list[Tensor]:
-        return self.net.plain_features(inputs)

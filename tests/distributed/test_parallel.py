@@ -20,7 +20,8 @@ from lightpose.models.losses.heatmap import KeypointMSE
 from lightpose.models.necks.identity import Identity
 from lightpose.models.net import PoseNet
 from lightpose.models.preprocessors import Normalize
-from lightpose.runtime.processes import GradientMean, shard, share_buffers
+from lightpose.runtime.processes import GradientMean, share_buffers
+from lightpose.runtime.sharding import shard
 from lightpose.structures import Spec
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -39,7 +39,7 @@ CALLABLES = words("""
     timm.models._hub.push_to_hf_hub timm.utils.CheckpointSaver timm.data.create_dataset timm.layers.os.system
     timm.models.create_model lightning.Trainer lightning.pytorch.loggers.CSVLogger
     lightning.fabric.plugins.io.torch_io.TorchCheckpointIO safetensors.torch.save_file albumentations.load
-    albumentations.save PIL.Image.open lightpose.checkpoint.load lightpose.checkpoint.WholeFiles
+    albumentations.save PIL.Image.open lightpose.checkpoint.load lightpose.runtime.whole_files.WholeFiles
         lightpose.data.synthetic.generate.generate lightpose.data.coco.index.read_coco
     lightpose.data.pixels.decode.EncodedImage     lightpose.data.coco.dataset.CocoInstances
     lightpose.data.coco.results.write_csv lightpose.inference.predictor.Predictor

@@ -7,6 +7,8 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from lightpose.data.pixels.loader import EpochLoader
 from lightpose.estimators.base import PoseEstimator
+from lightpose.runtime.graphs import is_graphed
+from lightpose.runtime.processes import LeanDDP
 from lightpose.runtime.speed import Speed, speed_up
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ class Acceleration(L.Callback):
         if not whole and self.speed in ("graph", "compile"):
             log.warning("speed=%s needs whole weights in every process; the network runs eagerly", self.speed)
         speed_up(pl_module.net, self.speed if whole else "eager", trainer.strategy.root_device)
+        if isinstance(trainer.strategy, LeanDDP):
+            trainer.strategy.gradients_at_once = is_graphed(pl_module.net)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: PoseEstimator) -> None:  # type: ignore[override]
         """Warm up before the first validation, whose workers make the first batches meanwhile."""

@@ -10,6 +10,7 @@ from lightning.pytorch import callbacks
 from torch import Tensor
 
 from lightpose.errors import UserError
+from lightpose.runtime.whole_files import written_aside
 
 
 class ModelCheckpoint(callbacks.ModelCheckpoint):
@@ -78,10 +79,8 @@ def _is_figure(value: Any) -> bool:
 
 def _link(file: Path, name: Path) -> None:
     """Let ``name`` be another name of ``file``, or a copy where the file system has no such names."""
-    part = name.with_name(f".{name.name}.part")
-    part.unlink(missing_ok=True)
-    try:
-        os.link(file, part)
-    except OSError:
-        shutil.copyfile(file, part)
-    part.replace(name)
+    with written_aside(name) as part:
+        try:
+            os.link(file, part)
+        except OSError:
+            shutil.copyfile(file, part)

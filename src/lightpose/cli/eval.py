@@ -71,8 +71,8 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     from lightpose.checkpoint import assemble, load, rebuild, section
     from lightpose.errors import UserError
     from lightpose.inference.writers import check_out
+    from lightpose.runtime.precision import precision
     from lightpose.runtime.processes import ending_together, orderly_signals
-    from lightpose.runtime.speed import precision
     from lightpose.trust import DATA
 
     estimator = load(config["ckpt"], trust=config["trust"])

@@ -16,6 +16,7 @@ from lightpose.cli.options import mistake
 from lightpose.errors import UserError
 from lightpose.runtime import signals
 from lightpose.runtime.signals import Interrupted
+from lightpose.runtime.whole_files import written_aside
 
 LIGHTNINGS = ("lightning.pytorch.callbacks", "lightning.pytorch.loggers")
 
@@ -55,13 +56,8 @@ class RunFolder(L.Callback):
 
     def _write(self, content: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        part = self.path / ".config.yaml.part"
-        try:
+        with written_aside(self.path / "config.yaml") as part:
             part.write_text(content)
-            part.replace(self.path / "config.yaml")
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
 
     def take_back(self) -> None:
         """Remove the logs of a run that never trained, and folders that are empty without them."""

@@ -11,14 +11,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightpose.callbacks.interruption import Interruption
 from lightpose.callbacks.resume import Resume
-from lightpose.checkpoint import WholeFiles, assemble
+from lightpose.checkpoint import assemble, read
 from lightpose.cli.app import group_files
 from lightpose.cli.options import preparing
 from lightpose.data.coco.dataset import skeleton_of, skeleton_remarks
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.models.net import PairError, fits
-from lightpose.runtime.processes import check_precision, lean_ddp, orderly_signals
+from lightpose.runtime.processes import lean_ddp, orderly_signals
+from lightpose.runtime.sharding import check_precision
+from lightpose.runtime.whole_files import WholeFiles
 from lightpose.skeleton import Skeleton, mirror_remarks
 from lightpose.structures import Spec
 
@@ -173,6 +175,6 @@ def make_trainer(config: dict[str, Any], *further: Callback) -> Any:
     lean_ddp()
     callbacks += [Resume(), *further, Interruption(f"{config['output_dir']}/checkpoints")]
     with preparing("trainer"):
-        trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[WholeFiles()])
+        trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[WholeFiles(read)])
     orderly_signals(trainer)
     return trainer

@@ -35,8 +35,8 @@ def train(composed: DictConfig) -> float | None:
     from lightpose.cli.setup import choose_monitor, make_estimator, make_skeleton, make_trainer, resolved
     from lightpose.errors import UserError
     from lightpose.models.weights import load_weights
+    from lightpose.runtime.precision import precision
     from lightpose.runtime.processes import agree, ending_together
-    from lightpose.runtime.speed import precision
 
     folder = Path(HydraConfig.get().runtime.output_dir)  # of this job, in a sweep
     composed.output_dir = agree(str(folder), composed.trainer.devices, composed.trainer.num_nodes)

@@ -20,8 +20,8 @@ from lightpose.estimators.optim import check_restored, parameter_groups
 from lightpose.geometry import Grid, check_grid
 from lightpose.models.base import FeatureModule, Head
 from lightpose.models.net import PoseNet
+from lightpose.runtime.graphs import expect_calls
 from lightpose.runtime.processes import share_buffers
-from lightpose.runtime.speed import EAGER_CALLS, GraphedTrunk
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Batch, Poses
 
@@ -188,7 +188,7 @@ class PoseEstimator(L.LightningModule):
         return plain, self.net.head.flip_tested(plain, own, mirrored, self.codec)
 
     def warm_up(self, batch_size: int, batches: int) -> None:
-        """Let a GPU do before the first batch is there what it does once: load kernels, capture a graph if it pays.
+        """Load a GPU's kernels before the first batch is there, and capture a graph if it pays.
 
         Args:
             batch_size: of the largest batch to come.
@@ -196,8 +196,7 @@ class PoseEstimator(L.LightningModule):
         """
         if self.device.type != "cuda" or self.input_hw is None or not batch_size:
             return
-        if isinstance(trunk := self.net.fast_features, GraphedTrunk):
-            trunk.patience = 0 if batches > EAGER_CALLS else EAGER_CALLS
+        expect_calls(self.net, batches)
         images = torch.zeros(batch_size, *self.input_hw, 3, dtype=torch.uint8, device=self.device)
         self.outputs(images.permute(0, 3, 1, 2))
 

@@ -33,7 +33,8 @@ from lightpose.inference.inputs import Image, given_boxes, is_one
 from lightpose.inference.prefetch import AHEAD, batched, prefetch
 from lightpose.inference.sources import Frame, ImageFiles, check_on_bad_image, without_bad
 from lightpose.inference.transfer import Transfer
-from lightpose.runtime.speed import Speed, precision, speed_up
+from lightpose.runtime.precision import precision
+from lightpose.runtime.speed import Speed, speed_up
 from lightpose.structures import Array, Poses, Sample
 from lightpose.trust import Trust
 

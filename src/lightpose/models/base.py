@@ -39,6 +39,17 @@ class Head(nn.Module):
 
     emits: frozenset[str]
     criterion: Criterion
+    fast_call: Callable[..., dict[str, Tensor]] | None = None
+    """What a call does in place of `plain_call`, see `lightpose.runtime.speed`."""
+
+    def __call__(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """`forward`, or what stands in its place."""
+        return (self.fast_call or self.plain_call)(features)
+
+    def plain_call(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """`forward` without any acceleration."""
+        outputs: dict[str, Tensor] = super().__call__(features)
+        return outputs
 
     @property
     def needs(self) -> frozenset[str]:

@@ -45,7 +45,7 @@ class PoseNet(nn.Module):
         self.head = _built_head(head, self.neck, backbone.stages, spec)
         check_pair(self.head, spec)
         self.fast_features: Callable[[Tensor], list[Tensor]] | None = None
-        """What `lightpose.runtime.speed.speed_up` puts in the place of `plain_features`."""
+        """What computes `features` in place of `plain_features`, see `lightpose.runtime.speed`."""
         if spec.input_hw is not None:
             check_shapes(self, spec)
 

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ import numpy as np
 
 from lightpose.data.coco.json_values import kind, read_json, whole_number
 from lightpose.errors import UserError
+from lightpose.runtime.whole_files import written_aside
 from lightpose.structures import Array, Poses
 
 FIELDS = ("image_id", "category_id", "keypoints", "score")
@@ -190,22 +189,16 @@ def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
 @contextmanager
 def _whole_file(path: str | Path) -> Iterator[IO[str]]:
     """A text file that takes the place of ``path`` once it is complete; an error leaves ``path`` as it was."""
-    target, name = Path(path), None
+    target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         # A name that isn't UTF-8 is written with its odd bytes spelt out.
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        with (
+            written_aside(target) as part,
+            part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        ):
             yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)  # mkstemp makes files that only their owner reads
-        Path(name).replace(target)
-        name = None
     except BrokenPipeError:  # of what is printed
         raise
     except OSError as error:
         raise UserError(f"{target} can't be written ({error.strerror or error}); give another folder") from error
-    finally:
-        if name is not None:
-            Path(name).unlink(missing_ok=True)

@@ -1,0 +1,13 @@
+"""The precision that a network computes in."""
+
+import torch
+
+
+def precision(choice: str, accelerator: str) -> str:
+    """``auto`` becomes the fastest precision that trains well on this machine, in Lightning's words."""
+    if choice != "auto":
+        return choice
+    if torch.cuda.is_available() and accelerator != "cpu":
+        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16-mixed" if features.get("avx512_bf16") or features.get("amx_bf16") else "32-true"
