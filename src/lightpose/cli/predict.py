@@ -43,6 +43,10 @@ def predict(composed: DictConfig) -> None:
     config = resolved(composed)
     check_on_bad_image(config["on_bad_image"])
     source, out = open_source(config["source"], config["images"]), Path(config["out"])
+    if config["images"] is not None and not (isinstance(source, ImageFiles) and source.has_ids):
+        raise UserError(
+            f"images= says where the images of a COCO JSON are, and source={config['source']} is none; leave it out"
+        )
     check_out(out, inputs(config, source), config["draw"])
     cv2.setNumThreads(0)  # the predictor's threads share the cores
     predictor = Predictor(
@@ -102,6 +106,7 @@ def people_of(
             where the source's annotations are to give boxes and have none.
     """
     from lightpose.checkpoint import assemble
+    from lightpose.cli.options import check_options, preparing
     from lightpose.inference.boxes import read_boxes
 
     given = [name for name in ("boxes", "detector") if config.get(name) is not None]
@@ -112,7 +117,9 @@ def people_of(
             raise UserError(f"the checkpoint's model finds people by itself; leave {given[0]}= out")
         return None, None
     if "detector" in given:
-        return None, assemble(config["detector"])
+        with preparing("detector"):
+            check_options(config["detector"], "detector")
+            return None, assemble(config["detector"])
     if config["boxes"] is not None:
         return read_boxes(config["boxes"], source), None
     if source.boxes is not None and not source.boxes:
