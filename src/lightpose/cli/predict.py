@@ -18,7 +18,7 @@ from lightpose.signals import react_by, saying
 if TYPE_CHECKING:
     from lightpose.inference.boxes import Detections
     from lightpose.inference.detectors import Detector
-    from lightpose.inference.predictor import Find
+    from lightpose.inference.predictor import Find, ImagePoses
     from lightpose.inference.sources import Frame, Source
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ def predict(composed: DictConfig) -> None:
             if isinstance(source, Camera):
                 frames = until_interrupt(frames)
             results = predictor.stream(frames, box_finder(boxes, detector), config["batch_size"])
+        results = finite(results, config["ckpt"])
         if config["draw"]:
             canvas: Canvas = ImageCanvas(folder / OVERLAYS)
             if not isinstance(source, ImageFiles):
@@ -82,6 +83,23 @@ def predict(composed: DictConfig) -> None:
     log.info("%d images, %d poses in %.1f s (%.1f images/s)", images, poses, seconds, images / seconds)
     for name in (*PREDICTIONS, *([OVERLAYS] if drawn else [])):
         log.info("%s", out / name)
+
+
+def finite(results: "Iterable[tuple[Frame, ImagePoses]]", ckpt: str) -> "Iterator[tuple[Frame, ImagePoses]]":
+    """The same results.
+
+    Raises:
+        UserError: for one that holds another number than a finite one, which no JSON file does.
+    """
+    import numpy as np
+
+    for frame, poses in results:
+        if not all(np.isfinite(values).all() for values in (poses.keypoints, poses.keypoint_scores, poses.scores)):
+            raise UserError(
+                f"the model in {ckpt} finds NaN or infinity instead of keypoints in {frame.name}; give "
+                "precision=32-true, or another checkpoint"
+            )
+        yield frame, poses
 
 
 def inputs(config: dict[str, Any], source: "Source") -> "list[Path]":
