@@ -203,6 +203,12 @@ def load(path: str | Path, trust: Trust = ()) -> PoseEstimator:
     """
     content = read(path)
     state: Mapping[str, Tensor] = content["state_dict"]
+    spoilt = [name for name, tensor in state.items() if tensor.is_floating_point() and tensor.isnan().any()]
+    if spoilt:
+        raise UserError(
+            f"{len(spoilt)} of the {len(state)} tensors in {path} hold NaN, such as {spoilt[0]}: its run has diverged; "
+            "give an earlier checkpoint"
+        )
     stored = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     with _Budget(BUILT_BYTES + 3 * stored):
         estimator = build(content["lightpose"]["config"], skeleton_in(content), trust)

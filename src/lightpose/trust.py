@@ -100,7 +100,7 @@ def trusted_names(trust: Trust) -> tuple[str, ...]:
     Raises:
         UserError: for what is no name of a package, module or class.
     """
-    names = [trust] if isinstance(trust, str) else list(trust)
+    names = list(trust) if isinstance(trust, (list, tuple, set, frozenset)) else [trust]
     cleaned = [name.removesuffix(".") if isinstance(name, str) else "" for name in names]
     bad = [given for given, name in zip(names, cleaned, strict=True) if not _is_path(name)]
     if bad:

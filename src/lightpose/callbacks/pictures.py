@@ -1,5 +1,6 @@
 """Pictures of what the model predicts, while it learns."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from lightpose.draw import draw_poses, grid
 from lightpose.estimators.base import PoseEstimator
 from lightpose.geometry import apply_affine
 from lightpose.structures import Batch, Poses
+
+log = logging.getLogger(__name__)
 
 
 class Pictures(L.Callback):
@@ -41,8 +44,12 @@ class Pictures(L.Callback):
         if batch_idx or not trainer.is_global_zero or trainer.sanity_checking or batch.inputs.dtype != torch.uint8:
             return
         image = self._draw(pl_module, outputs["poses"], batch)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(self.folder / f"epoch_{trainer.current_epoch:03d}.png"), image[..., ::-1])
+        path = self.folder / f"epoch_{trainer.current_epoch:03d}.png"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+        except OSError as error:
+            log.warning("The picture %s can't be written (%s); training goes on", path, error.strerror or error)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("val/predictions", image, trainer.global_step, dataformats="HWC")

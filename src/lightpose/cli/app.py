@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
@@ -23,10 +24,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightpose.cli.arguments import with_literal_paths
+from lightpose.cli.options import check_types
 from lightpose.errors import UserError
 from lightpose.runtime.signals import NAMES, Interrupted, is_started_by_lightning, received, watched
 
 log = logging.getLogger(__name__)
+
+_PARTS = ("augment", "callbacks", "logger", "metric", "skeleton")
+"""Groups to which parts may be added by name, or whose keys are compared with what is known."""
 
 
 def _experiment() -> str:
@@ -74,8 +79,14 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     quieten()
     OmegaConf.register_new_resolver("groups", lambda: _group_lines(config_name), replace=True)  # for the help text
 
+    composed = False
+
     def guarded(config: DictConfig) -> Any:
+        nonlocal composed
+        composed = True
         try:
+            check_keys(config, config_name)
+            check_types(config, config_name)
             return task(config)
         except BaseException as error:
             prune(Path(HydraConfig.get().runtime.output_dir))
@@ -88,16 +99,12 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     try:
         with watched():
             sys.argv[1:] = with_literal_paths(sys.argv[1:], config_name)
+            _check_flags(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
     except UserError as error:
         stop(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         stop(explain(error, config_name))
-    except ValueError as error:
-        if "Config group override must be a string" not in str(error):
-            raise
-        groups = [f"{group}=null" for group in groups_of(config_name) if f"{group}=null" in sys.argv]
-        stop(f"{' '.join(groups)}: a group takes one of its options; see --help for them")
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -112,6 +119,25 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
             name, where = NAMES[interruption.signum], str(interruption)  # type: ignore[index]
             print(f"stopped by {name}" + (f": {where}" if where else ""), file=sys.stderr)
         sys.exit(interruption.exit_code)
+    except Exception as error:
+        if composed:
+            raise
+        stop(explain(error, config_name))  # Hydra has refused the command line with whatever came to hand
+
+
+def _check_flags(arguments: list[str]) -> None:
+    """Refuse what Hydra would answer with its usage, all 30 lines.
+
+    Raises:
+        UserError: for an unknown flag, and for a flag among the keys, where argparse loses those after it.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; flags such as -m come before all keys, and --help lists the keys")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(arguments)
 
 
 def prune(folder: Path) -> None:
@@ -156,6 +182,11 @@ def stop(message: str) -> NoReturn:
 def explain(error: Exception, config_name: str) -> str:
     """One sentence for a mistake in the command line, with the nearest names that exist."""
     text = str(error)
+    if "Config group override must be a string" in text:
+        groups = [
+            argument for argument in sys.argv if argument in {f"{group}=null" for group in groups_of(config_name)}
+        ]
+        return f"{' '.join(groups) or 'hydra=null'}: a group takes one of its options; see --help for them"
     option = re.search(r"Could not find '([\w/]+)'\n\nAvailable options in '([\w/]+)':", text)
     if option:
         group = option[2]
@@ -165,9 +196,8 @@ def explain(error: Exception, config_name: str) -> str:
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         name = key[1].split("@")[0]
-        return (
-            f"there is no key {name!r}; {_nearest(name, sorted(set(_keys(config_name))))} (+{name}=... adds a new key)"
-        )
+        more = f" (+{name}=... adds a new key)" if "." in name else ""
+        return f"there is no key {name!r}; {_nearest(name, sorted(set(_keys(config_name))))}{more}"
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
         return f"{missing[1]} is not given; add {missing[1]}=... to the command"
@@ -175,6 +205,56 @@ def explain(error: Exception, config_name: str) -> str:
     if malformed:
         return f"{malformed[1]!r} can't be read; expected key=value or group=option, odd characters in quotes"
     return " ".join(text.split())
+
+
+def check_keys(config: DictConfig, config_name: str) -> None:
+    """Refuse keys that the command line adds and nothing reads, and root keys that it removes.
+
+    A key is read where a class is built from it, where another value refers to it, or by a check of its own (`_PARTS`).
+
+    Raises:
+        UserError: with the nearest keys that there are.
+    """
+    text = OmegaConf.to_yaml(config)
+    for override in HydraConfig.get().overrides.task:
+        key = override.lstrip("+~").partition("=")[0].rpartition("@")[2].replace("/", ".")
+        if override.startswith("~") and "." not in key:
+            raise UserError(f"{override}: the command needs this key; give it another value")
+        is_group = any((folder / override.lstrip("+").partition("=")[0]).is_dir() for folder in conf_dirs())
+        if not override.startswith("+") or is_group or _is_read(key, config_name, OmegaConf.to_container(config), text):
+            continue
+        raise UserError(f"{override}: nothing reads {key}; {_nearest(key, sorted(set(_keys(config_name))))}")
+    for override in HydraConfig.get().overrides.hydra:
+        key = override.lstrip("+").partition("=")[0]
+        if override.startswith("+hydra.") and key.split(".")[1] not in HydraConf.__dataclass_fields__:
+            raise UserError(f"{override}: Hydra has no key {key}; see --hydra-help")
+
+
+def _is_read(key: str, config_name: str, node: Any, text: str) -> bool:
+    group, _, rest = key.partition(".")
+    if (rest and group in _PARTS and group in groups_of(config_name)) or key in _plain_keys(config_name):
+        return True
+    if re.search(rf"\$\{{\.*({re.escape(key)}|{re.escape(key.rpartition('.')[2])})\b", text):
+        return True
+    for part in key.split("."):
+        if not isinstance(node, dict) or "_target_" in node:
+            return isinstance(node, dict)
+        node = node.get(part)
+    return False
+
+
+def _plain_keys(config_name: str) -> set[str]:
+    """Keys of a command's own file, and of those groups that only hold values."""
+    root: Any = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
+    keys = {str(key) for key in root} - {"defaults", "hydra"}
+    for name in root.get("defaults", []):
+        if isinstance(name, str):
+            keys |= _plain_keys(name) if name != "_self_" else set()
+            continue
+        group = str(next(iter(name)))
+        options: list[Any] = [OmegaConf.load(path) for path in group_files(group).values()]
+        keys |= {group, *(f"{group}.{key}" for option in options if "_target_" not in option for key in option)}
+    return keys
 
 
 def _nearest(name: str, known: list[str]) -> str:
@@ -205,7 +285,9 @@ def _keys(config_name: str) -> Iterator[str]:
     arguments = get_args_parser().parse_known_args()[0]
     folders = conf_dirs()
     groups = {path.relative_to(folder).as_posix() for folder in folders for path in folder.rglob("*") if path.is_dir()}
-    chosen = [override for override in arguments.overrides if override.split("=")[0] in groups]
+    given = [(override, *override.partition("=")[::2]) for override in arguments.overrides]
+    taken = groups_of(config_name)
+    chosen = [override for override, group, option in given if group in taken and option in group_files(group)]
     GlobalHydra.instance().clear()
     searched = [f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in folders[:-1])}]"]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -222,9 +304,13 @@ def _keys(config_name: str) -> Iterator[str]:
 
 
 class FoldersBefore(Callback):
-    """Hydra callback that notes which folder of the output's path is the first that isn't there yet."""
+    """Hydra callback that notes which folder of the output's path is the first that isn't there yet.
+
+    It also undoes the ``multirun.yaml`` that Hydra writes for every sweep, over whatever has that name.
+    """
 
     missing: Path | None = None
+    _record: tuple[Path, bytes | None] | None = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Of one run."""
@@ -232,7 +318,16 @@ class FoldersBefore(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Of a sweep."""
-        self._look(Path(config.hydra.sweep.dir))
+        folder = Path(config.hydra.sweep.dir)
+        self._look(folder)
+        record = folder.absolute() / "multirun.yaml"
+        self._record = record, record.read_bytes() if record.is_file() else None
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Of one run, or of each of a sweep."""
+        if self._record is not None:
+            path, before = self._record
+            path.unlink(missing_ok=True) if before is None else path.write_bytes(before)
 
     def _look(self, folder: Path) -> None:
         folder = folder.absolute()

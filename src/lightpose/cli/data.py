@@ -70,6 +70,7 @@ def preview(composed: DictConfig) -> None:
     import numpy as np
 
     from lightpose.checkpoint import assemble
+    from lightpose.cli.options import check_options, preparing
     from lightpose.cli.setup import make_skeleton, resolved
     from lightpose.data.pixels.device import finish
     from lightpose.draw import draw_poses, grid
@@ -80,9 +81,12 @@ def preview(composed: DictConfig) -> None:
     out = Path(config["out"])
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"out={out} must end in .png or .jpg")
-    skeleton = make_skeleton(config["skeleton"], config["data"]["train"] or config["data"]["val"])
-    datamodule = assemble(config["data"], skeleton=skeleton)
-    datamodule.setup("fit")
+    with preparing("skeleton"):
+        skeleton = make_skeleton(config["skeleton"], config["data"]["train"] or config["data"]["val"])
+    with preparing("data"):
+        check_options(config["data"], "data")
+        datamodule = assemble(config["data"], skeleton=skeleton)
+        datamodule.setup("fit")
     dataset = datamodule.train_dataset
     chosen = np.random.default_rng(config["seed"]).permutation(len(dataset))[: config["count"]]
     batch = finish(collate([dataset[int(index)] for index in chosen]))

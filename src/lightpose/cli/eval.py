@@ -42,6 +42,7 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
     Raises:
         UserError: without annotations.
     """
+    from lightpose.cli.options import keys_given
     from lightpose.cli.setup import choose_skeleton
     from lightpose.data.coco.index import read_coco
     from lightpose.data.coco.results import read_coco_results
@@ -50,9 +51,13 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
 
     if config["annotations"] is None:
         raise UserError("a predictions file is scored against annotations; add annotations=val.json")
-    pointless = [f"{key}=" for key in ("metric", "boxes", "images", "flip_test") if config[key] is not None]
+    pointless = [
+        key for key in keys_given() if key.split(".")[0] not in ("predictions", "annotations", "out", "skeleton")
+    ]
     if pointless:
-        raise UserError(f"a predictions file is scored by OKS as it is; leave out {' and '.join(pointless)}")
+        raise UserError(
+            f"a predictions file is scored by OKS as it is; leave out {' and '.join(map('{}='.format, pointless))}"
+        )
     skeleton = choose_skeleton(config["skeleton"], config["annotations"])
     index = read_coco(config["annotations"])
     predictions = read_coco_results(config["predictions"], index.id_of_text())
@@ -69,12 +74,15 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
 
     from lightpose.callbacks.acceleration import Acceleration
     from lightpose.checkpoint import assemble, load, rebuild, section
+    from lightpose.cli.options import check_options, keys_given, preparing
     from lightpose.errors import UserError
     from lightpose.inference.writers import check_out
     from lightpose.runtime.precision import precision
     from lightpose.runtime.processes import ending_together, orderly_signals
     from lightpose.trust import DATA
 
+    if any(key.split(".")[0] == "skeleton" for key in keys_given()):
+        raise UserError("a checkpoint has a skeleton of its own; leave out skeleton=")
     estimator = load(config["ckpt"], trust=config["trust"])
     data = section(estimator.config, "data")
     if config["annotations"] is not None:
@@ -90,19 +98,22 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     if config["flip_test"] is not None:
         estimator.flip_test = config["flip_test"]
     if config["metric"]:
-        metrics = (assemble(metric, skeleton=estimator.skeleton) for metric in config["metric"].values())
-        estimator.metrics = nn.ModuleList(metrics)
+        with preparing("metric"):
+            check_options(config["metric"], "metric")
+            metrics = [assemble(metric, skeleton=estimator.skeleton) for metric in config["metric"].values() if metric]
+            estimator.metrics = nn.ModuleList(metrics)
     datamodule = rebuild(data, config["trust"], DATA, skeleton=estimator.skeleton)
     if not isinstance(datamodule, L.LightningDataModule):
         raise UserError("the checkpoint's `data` is no data module; give a .ckpt file that lightpose-train wrote")
-    trainer = L.Trainer(
-        accelerator="auto",
-        devices=config["devices"],
-        precision=precision(config["precision"], "auto"),  # type: ignore[arg-type]
-        callbacks=[Acceleration(config["speed"])],
-        logger=False,
-        enable_model_summary=False,
-    )
+    with preparing():
+        trainer = L.Trainer(
+            accelerator="auto",
+            devices=config["devices"],
+            precision=precision(config["precision"], "auto"),  # type: ignore[arg-type]
+            callbacks=[Acceleration(config["speed"])],
+            logger=False,
+            enable_model_summary=False,
+        )
     out = Path(config["out"] or Path(config["ckpt"]).parent / "evaluation")
     orderly_signals(trainer)
     with ending_together(trainer), saying("nothing was scored or written"), place_for(out):

@@ -11,6 +11,7 @@ from typing import Any, Literal, Union
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
 
 from lightpose.errors import UserError
 
@@ -30,8 +31,31 @@ LEAST = {
     "scheduler.warmup_steps": 0,
     "estimator.base_batch": 1,
     "callbacks.nan_guard.patience": 1,
+    "batch_size": 1,
+    "num_workers": 0,
+    "images": 1,
+    "count": 1,
+    "columns": 1,
+    "seed": 0,
 }
 """The smallest number that makes sense, where a class would take a smaller one."""
+
+TYPES: Mapping[str, Mapping[str, Any]] = {
+    "train": {"seed": int},
+    "eval": {"batch_size": int, "num_workers": int | None, "flip_test": bool | None},
+    "predict": {
+        "source": str | int,
+        "out": str,
+        "batch_size": int,
+        "num_workers": int | None,
+        "draw": bool,
+        "threshold": float,
+    },
+    "data_check": {"annotations": str, "decode": bool},
+    "data_preview": {"out": str, "count": int, "columns": int, "names": bool, "seed": int},
+    "data_synthetic": {"out": str, "images": int, "seed": int, "image_hw": tuple[int, int]},
+}
+"""Command → keys of its own → what they take, where nothing else checks it."""
 
 PARTS = re.compile(r"(callbacks|logger|metric|data\.transforms\.\w+)\.\w+")
 """Entries that are built: each is a mapping with a ``_target_``, or null to leave it out."""
@@ -65,9 +89,28 @@ def check_options(config: Any, place: str = "") -> None:
                 raise UserError(f"{given(where, value)}: expected {_words(hints[key])}")
         if PARTS.fullmatch(where) and not (value is None or (isinstance(value, dict) and "_target_" in value)):
             raise UserError(f"{given(where, value)}: expected a part with its _target_, or null to leave it out")
-        if where in LEAST and value is not None and value < LEAST[where]:
-            raise UserError(f"{given(where, value)}: expected at least {LEAST[where]}")
+        _check_least(where, value)
         check_options(value, where)
+
+
+def check_types(config: DictConfig, command: str) -> None:
+    """Compare what a command's own keys have with what they take (`TYPES`); a key that must be given may be missing.
+
+    Raises:
+        UserError: for a value of another type, or one that is too small.
+    """
+    for key, hint in TYPES[command].items():
+        if OmegaConf.is_missing(config, key):
+            continue
+        value = OmegaConf.to_container(config[key]) if OmegaConf.is_config(config[key]) else config[key]
+        if not _fits(value, hint):
+            raise UserError(f"{given(key, value)}: expected {_words(hint)}")
+        _check_least(key, value)
+
+
+def _check_least(where: str, value: Any) -> None:
+    if where in LEAST and isinstance(value, (int, float)) and value < LEAST[where]:
+        raise UserError(f"{given(where, value)}: expected at least {LEAST[where]}")
 
 
 def given(where: str, value: Any) -> str:
@@ -105,7 +148,8 @@ def mistake(error: Exception, part: str = "") -> str:
     """
     if isinstance(error, InstantiationException):
         key = re.search(r"full_key: ([\w.]+)", str(error))
-        part = ".".join(filter(None, [part, key[1] if key else ""])).replace("data.transforms", "augment")
+        part = ".".join(filter(None, [part, key[1] if key else ""]))
+        part = part.replace("data.transforms", "augment").replace("estimator.metrics", "metric")
         while error.__cause__ is not None:
             error = error.__cause__  # type: ignore[assignment]
     said = " ".join(str(error).split())
@@ -125,6 +169,11 @@ def mistake(error: Exception, part: str = "") -> str:
     meant = next(filter(None, guesses), [])
     about = f"{'one of ' if len(meant) > 1 else ''}{' '.join(meant)}" if 0 < len(meant) < 6 else part or "an option"
     return f"{about}: {said[:600]} (LIGHTPOSE_DEBUG=1 shows where this comes from)"
+
+
+def keys_given() -> list[str]:
+    """Keys and groups that the command line sets."""
+    return [_key(override) for override in _overrides()]
 
 
 def _overrides() -> list[str]:

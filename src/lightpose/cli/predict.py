@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lightpose.inference.detectors import Detector
     from lightpose.inference.predictor import Find
     from lightpose.inference.sources import Frame, Source
+    from lightpose.structures import Array, Poses
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,10 @@ def predict(composed: DictConfig) -> None:
     config = resolved(composed)
     check_on_bad_image(config["on_bad_image"])
     source, out = open_source(config["source"], config["images"]), Path(config["out"])
+    if config["images"] is not None and not (isinstance(source, ImageFiles) and source.has_ids):
+        raise UserError(
+            f"images= says where the images of a COCO JSON are, and source={config['source']} is none; leave it out"
+        )
     check_out(out, inputs(config, source), config["draw"])
     cv2.setNumThreads(0)  # the predictor's threads share the cores
     predictor = Predictor(
@@ -65,6 +70,7 @@ def predict(composed: DictConfig) -> None:
             if isinstance(source, Camera):
                 frames = until_interrupt(frames)
             results = predictor.stream(frames, box_finder(boxes, detector), config["batch_size"])
+        results = finite(results, config["ckpt"])
         if config["draw"]:
             canvas: Canvas = ImageCanvas(folder / OVERLAYS)
             if not isinstance(source, ImageFiles):
@@ -78,6 +84,23 @@ def predict(composed: DictConfig) -> None:
     log.info("%d images, %d poses in %.1f s (%.1f images/s)", images, poses, seconds, images / seconds)
     for name in (*PREDICTIONS, *([OVERLAYS] if drawn else [])):
         log.info("%s", out / name)
+
+
+def finite(results: "Iterable[tuple[Frame, Poses[Array]]]", ckpt: str) -> "Iterator[tuple[Frame, Poses[Array]]]":
+    """The same results.
+
+    Raises:
+        UserError: for one that holds another number than a finite one, which no JSON file does.
+    """
+    import numpy as np
+
+    for frame, poses in results:
+        if not all(np.isfinite(values).all() for values in (poses.keypoints, poses.keypoint_scores, poses.scores)):
+            raise UserError(
+                f"the model in {ckpt} finds NaN or infinity instead of keypoints in {frame.name}; give "
+                "precision=32-true, or another checkpoint"
+            )
+        yield frame, poses
 
 
 def inputs(config: dict[str, Any], source: "Source") -> "list[Path]":
@@ -102,6 +125,7 @@ def people_of(
             where the source's annotations are to give boxes and have none.
     """
     from lightpose.checkpoint import assemble
+    from lightpose.cli.options import check_options, preparing
     from lightpose.inference.boxes import read_boxes
 
     given = [name for name in ("boxes", "detector") if config.get(name) is not None]
@@ -112,7 +136,9 @@ def people_of(
             raise UserError(f"the checkpoint's model finds people by itself; leave {given[0]}= out")
         return None, None
     if "detector" in given:
-        return None, assemble(config["detector"])
+        with preparing("detector"):
+            check_options(config["detector"], "detector")
+            return None, assemble(config["detector"])
     if config["boxes"] is not None:
         return read_boxes(config["boxes"], source), None
     if source.boxes is not None and not source.boxes:

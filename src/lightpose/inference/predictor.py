@@ -302,7 +302,9 @@ def find_device(name: str | None) -> torch.device:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return accelerator or torch.device("cpu")
     try:
-        return torch.empty(0, device=name).device
+        probe = torch.zeros(1, device=name)
+        probe.cpu()  # which fails on `meta`
+        return probe.device
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={name} can't be used here ({str(error).splitlines()[0]}); try device=cpu") from error
 

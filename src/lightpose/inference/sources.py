@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import cv2
 
+from lightpose.data.coco.box_formats import warn_of_boxes
 from lightpose.data.coco.boxes import BoxedImage, KnownImages, annotated_boxes
 from lightpose.data.coco.index import read_coco
 from lightpose.data.coco.json_values import whole_number
@@ -400,6 +401,7 @@ def _coco_images(path: Path, images: str | None) -> ImageFiles:
             "%s has image ids that are no numbers; predictions have numbers, such as %d for %s", path, image_id, text
         )
     boxes = None
+    warn_of_boxes(index)
     if len(index.ids) or index.dropped:
         listed = annotated_boxes(index)
         boxes = by_image([[image.image_id] for image in listed.images if isinstance(image.image_id, int)], listed)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from lightpose.cli import predict, train
 from lightpose.data.coco.box_formats import box_mistakes
 from lightpose.data.coco.index import read_coco
 from lightpose.data.report import check
@@ -83,3 +84,27 @@ def test_boxes_of_others_are_no_format(tmp_path):
 def test_files_without_labels_or_boxes_say_nothing(tmp_path):
     path = write(tmp_path / "a.json", lambda *box: [0, 0, 0, 0], people=2)
     assert box_mistakes(read_coco(path)) == []
+
+
+@pytest.mark.parametrize("command", ["train", "predict"])
+def test_commands_warn_once(run, people, trained, tiny, tmp_path, command):
+    content = json.loads(people.read_text())
+    for annotation in content["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        annotation["bbox"] = [x, y, x + width, y + height]
+    corners = tmp_path / "corners.json"
+    corners.write_text(json.dumps(content))
+    images = people.parent / "images"
+    main, *arguments = {
+        "train": (train.main, f"data.train={corners}", f"data.images={images}", *tiny, "trainer.max_steps=1"),
+        "predict": (predict.main, f"source={corners}", f"images={images}", "device=cpu", "draw=false"),
+    }[command]
+    arguments += (
+        [f"output_dir={tmp_path / 'run'}"]
+        if command == "train"
+        else [f"out={tmp_path / 'out'}", f"ckpt={trained / 'checkpoints/last.ckpt'}"]
+    )
+    code, out, _ = run(main, *arguments)
+    said = [line for line in out.splitlines() if "`bbox` must be" in line]
+    assert code == 0
+    assert len(said) == 1 and str(corners) in said[0] and "x1, y1, x2, y2" in said[0]

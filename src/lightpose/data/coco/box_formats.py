@@ -1,10 +1,14 @@
 """Whether the boxes of a COCO file are what the format says, or corners, centres or shares of the image."""
 
+import logging
+
 import numpy as np
 
 from lightpose.data.coco.index import CocoIndex
 from lightpose.data.coco.parse import AREA_PER_BOX, CROWD
 from lightpose.structures import Array
+
+log = logging.getLogger(__name__)
 
 _ENOUGH = 20000
 """People who are looked at; more would say the same."""
@@ -14,6 +18,12 @@ _READINGS = {
     "x1, y1, x2, y2": None,
 }
 """Order of the numbers → where the box begins and ends, in sizes from the first two; None: it ends at the others."""
+
+
+def warn_of_boxes(index: CocoIndex) -> None:
+    """Log what `box_mistakes` finds, with the name of the file."""
+    for mistake in box_mistakes(index):
+        log.warning("%s: %s", index.path, mistake)
 
 
 def box_mistakes(index: CocoIndex) -> list[str]:

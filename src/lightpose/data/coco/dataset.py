@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lightpose.data.base import PoseDataset, Transform
+from lightpose.data.coco.box_formats import warn_of_boxes
 from lightpose.data.coco.boxes import detected_boxes, unlabelled
 from lightpose.data.coco.index import CocoIndex, read_coco
 from lightpose.data.coco.json_values import kind
@@ -120,6 +121,7 @@ class CocoDataset(PoseDataset):
             raise UserError(f"there is nothing to learn from or to measure on. {self.index.summary()}")
         self.folder = image_folder(self.index.path, self.index.file_name(0), images)
         log.info(self.index.summary())
+        warn_of_boxes(self.index)
         self.on_bad_image = on_bad_image
         self._bad = torch.zeros(len(self.index.image_ids), dtype=torch.bool).share_memory_()
         self._last: tuple[int, EncodedImage] | None = None

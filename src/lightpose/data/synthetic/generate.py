@@ -28,6 +28,7 @@ from lightpose.structures import Array
 
 _PEOPLE_SHARES = (0.36, 0.28, 0.16, 0.10, 0.06, 0.04)  # of pictures with 1, 2, ... 6 people
 _STANDING_MM = 1700.0
+_LARGEST = 8192
 
 
 def generate(out: Path, images: int, seed: int, image_hw: tuple[int, int] = (240, 320)) -> Path:
@@ -48,8 +49,12 @@ def generate(out: Path, images: int, seed: int, image_hw: tuple[int, int] = (240
         The path of the annotation file.
 
     Raises:
-        UserError: for fewer than one image, or a folder that holds something.
+        UserError: for fewer than one image, a size that is none, or a folder that holds something.
     """
+    if not all(0 < side <= _LARGEST for side in image_hw):
+        raise UserError(
+            f"image_hw={list(image_hw)} is no size of pictures; expected two sides of 1 to {_LARGEST} pixels"
+        )
     if images < 1:
         raise UserError(f"images={images}, but a data set has at least one; give e.g. images=1000")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
