@@ -22,7 +22,7 @@ from lightpose.structures import Batch, collate
 
 TRUST = ("toy_bottomup", "toy_lifter", "toy_data")
 LEARNING = {  # by heart, so without mirror images
-    "toy_bottomup": ("data.batch_size=4", "augment.train.flip=null", "estimator.flip_test=false"),
+    "toy_bottomup": ("data.batch_size=4", "augment.train.geometry.flip=null", "estimator.flip_test=false"),
     "toy_lifter": ("data.batch_size=8", "estimator.flip_test=false"),
 }
 QUICK = (

@@ -33,7 +33,7 @@ LEAST = {
 }
 """The smallest number that makes sense, where a class would take a smaller one."""
 
-PARTS = re.compile(r"(callbacks|logger|metric|data\.transforms\.\w+)\.\w+")
+PARTS = re.compile(r"(callbacks|logger|metric|data\.transforms\.\w+\.\w+)\.\w+")
 """Entries that are built: each is a mapping with a ``_target_``, or null to leave it out."""
 
 
