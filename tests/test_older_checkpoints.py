@@ -34,6 +34,16 @@ def test_outputs_are_those_of_the_version_that_wrote_it(name):
         assert (output - expected).norm() / (expected - expected.mean()).norm() < 1e-3  # maps of a few steps are flat
 
 
+@pytest.mark.parametrize("name", ["heatmap", "heatmap_offset"])
+def test_it_predicts_in_the_crops_of_its_evaluation(name, people):
+    """Its configuration has all transforms in one list."""
+    predictor = lightpose.Predictor(FOLDER / f"{name}.ckpt", device="cpu")
+    pipeline = predictor.cropper.transforms
+    assert [type(step).__name__ for step in (*pipeline.geometry, pipeline.warp)] == ["CropBox", "Warp"]
+    assert not pipeline.pixels
+    assert len(predictor(str(next((people.parent / "images").iterdir())))[0]) == 1
+
+
 @pytest.mark.parametrize(("name", "parts"), [("heatmap", HEATMAP), ("heatmap_offset", OFFSET)])
 def test_its_run_goes_on(run, tiny, people, tmp_path, name, parts):
     rest = [option for option in tiny if not option.startswith("backbone")]

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightpose.data.base import Transform
+from lightpose.data.pipeline import LISTS, Pipeline
+from lightpose.data.pixels.crop import Warp
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.models.weights import load_data
@@ -28,6 +29,7 @@ _BEFORE = {
 }
 MOVED = {f"{old}.{name}": f"{new}.{name}" for old, (new, names) in _BEFORE.items() for name in names.split()}
 """Where classes stood that configurations in older checkpoints name → where they stand."""
+_WARP = "lightpose.data.transforms.Warp"  # stood in the one list of transforms that there was
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -57,7 +59,8 @@ def read(path: str | Path) -> dict[str, Any]:
     state = content.get("state_dict")
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no weights under state_dict; give a .ckpt file that lightpose-train wrote")
-    return {**content, "lightpose": _renamed(plain(own, f"the configuration in {path}"))}
+    own = plain(own, f"the configuration in {path}")
+    return {**content, "lightpose": _renamed({**own, "config": _translated(own["config"])})}
 
 
 def _renamed(value: Any) -> Any:
@@ -68,6 +71,33 @@ def _renamed(value: Any) -> Any:
             for key, item in value.items()
         }
     return [_renamed(item) for item in value] if isinstance(value, list) else value
+
+
+def _translated(config: dict[str, Any]) -> dict[str, Any]:
+    """The same configuration, where one of an earlier version has the keys of today.
+
+    What follows a warp in one list of transforms is the list of pixels now, and what comes before it that of geometry.
+    """
+    config, data = dict(config), config.get("data")
+    config["augment"] = _two_lists(config.get("augment"))
+    if isinstance(data, dict):
+        config["data"] = {"input_hw": config.get("input_hw"), **data, "transforms": _two_lists(data.get("transforms"))}
+    return config
+
+
+def _two_lists(augment: Any) -> Any:
+    if not isinstance(augment, dict):
+        return augment
+    lists = {}
+    for use, steps in augment.items():
+        if isinstance(steps, dict) and not set(LISTS) & set(steps):
+            names = list(steps)
+            warps = [isinstance(step, dict) and step.get("_target_") == _WARP for step in steps.values()]
+            place = warps.index(True) if any(warps) else len(names)
+            cut = {"geometry": names[:place], "pixels": names[place + 1 :]}
+            steps = {name: {key: steps[key] for key in keys} for name, keys in cut.items()}
+        lists[use] = steps
+    return lists
 
 
 def skeleton_in(content: Mapping[str, Any]) -> Skeleton:
@@ -223,15 +253,21 @@ def load(path: str | Path, trust: Trust = ()) -> PoseEstimator:
     return estimator.eval()
 
 
-def eval_transforms(estimator: PoseEstimator, trust: Trust = ()) -> list[Transform]:
+def eval_transforms(estimator: PoseEstimator, trust: Trust = ()) -> Pipeline:
     """The transforms that a loaded estimator was validated with, from its configuration.
 
     Raises:
         UserError: when they name what is not trusted.
     """
-    steps = [step for step in section(estimator.config, "augment", "eval").values() if step is not None]
+    lists = section(estimator.config, "augment", "eval")
     given = {"skeleton": estimator.skeleton}
-    return [
-        rebuild(step, trust, TRANSFORMS, **(given if isinstance(step, Mapping) and step.get("_partial_") else {}))
-        for step in steps
-    ]
+    steps = {
+        name: [
+            rebuild(step, trust, TRANSFORMS, **(given if isinstance(step, Mapping) and step.get("_partial_") else {}))
+            for step in (section(lists, name) if name in lists else {}).values()
+            if step is not None
+        ]
+        for name in LISTS
+    }
+    warp = None if estimator.input_hw is None else Warp(estimator.input_hw)
+    return Pipeline(steps["geometry"], warp, steps["pixels"])

@@ -225,7 +225,7 @@ def mirror_remarks(skeleton: Skeleton) -> list[str]:
     return [
         f"no keypoint of skeleton {skeleton.name!r} has a mirror image, so flips exchange nothing; if there is a left "
         "and a right of anything, say so with skeleton.swap_pairs=[[A,B],...], or leave mirroring out with "
-        "augment.train.flip=null estimator.flip_test=false"
+        "augment.train.geometry.flip=null estimator.flip_test=false"
     ]
 
 

@@ -22,8 +22,9 @@ optimizer.betas=[1,2] optimizer.betas=[0.9] optimizer.weight_decay=-1 optimizer.
 optimizer._target_=foo.Bar scheduler.warmup_steps=abc scheduler.warmup_steps=-5 scheduler.milestones=3
 scheduler.milestones=[2] scheduler=null seed=-1 seed=abc seed=1.5 seed=null codec.sigma=0 codec.sigma=abc
 codec.refine=foo grid=foo speed=foo head.channels=abc head.channels=-3 head.criterion=foo neck=null augment=null
-trainer=null callbacks=null backbone.model=foo backbone.pretrained=abc augment.train.affine.rotate_degrees=abc
-augment.train.affine.scale=1 augment.train.affine.scale=[2] augment.train.crop.padding=abc augment.train.flip=abc
+trainer=null callbacks=null backbone.model=foo backbone.pretrained=abc augment.train.geometry.affine.rotate_degrees=abc
+augment.train.geometry.affine.scale=1 augment.train.geometry.affine.scale=[2] augment.train.geometry.flip=abc
+augment.train.geometry.crop.padding=abc augment.train=abc augment.train.geometry=abc augment.train.flip=null
 callbacks.last=foo +callbacks.x=1 +callbacks.x={_target_:foo.Bar} callbacks.last.every_n_epochs=abc
 callbacks.last.every_n_epochs=-1 +callbacks.last.every_n_train_steps=2 callbacks.last.filename=3
 callbacks.last.save_top_k=-2 callbacks.nan_guard.patience=0 callbacks.reseed.seed=abc logger.csv=1 monitor=foo

@@ -38,7 +38,7 @@ QUICK = (
     *("callbacks.progress=null", "callbacks.last=null", "logger.tensorboard=null"),
     *("optimizer.lr=1e-2", "data.num_workers=0", "data.batch_size=4", "estimator.flip_test=false"),
 )
-BY_HEART = ("augment.train.flip=null", "~augment.train.half_body", "~augment.train.affine")
+BY_HEART = tuple(f"augment.train.geometry.{name}=null" for name in ("flip", "half_body", "affine"))
 
 
 def call(main: Callable[[], None], *arguments: str) -> None:

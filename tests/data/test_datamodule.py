@@ -1,15 +1,20 @@
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from lightpose.checkpoint import assemble
+from lightpose.data.coco.boxes import unlabelled
 from lightpose.data.coco.dataset import CocoImages, CocoInstances, skeleton_of
+from lightpose.data.pipeline import Pipeline
+from lightpose.data.pixels.crop import Warp
 from lightpose.data.pixels.device import finish
 from lightpose.errors import UserError
-from lightpose.structures import collate
+from lightpose.structures import Sample, collate
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -70,10 +75,59 @@ def test_every_augmentation_is_deterministic(make, augment):
 
 
 def test_one_transform_can_be_changed_or_left_out(make):
-    module = make("data.train=FILE", "augment.train.affine.rotate_degrees=40", "augment.train.flip=null")
-    names = [type(step).__name__ for step in module.train_dataset.transforms]
-    assert names == ["CropBox", "HalfBody", "RandomAffine", "Warp"]
-    assert module.train_dataset.transforms[2].rotate_degrees == 40
+    geometry = "augment.train.geometry"
+    module = make("data.train=FILE", f"{geometry}.affine.rotate_degrees=40", f"{geometry}.flip=null")
+    steps = module.train_dataset.transforms.geometry
+    assert [type(step).__name__ for step in steps] == ["CropBox", "HalfBody", "RandomAffine"]
+    assert steps[2].rotate_degrees == 40
+
+
+FLIP = "{_target_: lightpose.data.transforms.RandomFlip, _partial_: true, input_hw: [64, 48], probability: 1}"
+LIGHT = "{_target_: lightpose.data.pixels.photometric.BrightnessContrast, probability: 0}"
+
+
+@pytest.mark.parametrize("decode", ["cpu", "device"])
+def test_what_a_user_adds_comes_last_in_the_list_that_it_names(make, decode):
+    given = ("data.train=FILE", f"data.decode={decode}", "augment.train.geometry.affine=null")
+    plain = make(*given, "augment.train.geometry.half_body=null", "augment.train.geometry.flip=null")
+    module = make(
+        *given,
+        "augment.train.geometry.half_body=null",
+        "augment.train.geometry.flip=null",
+        f"+augment.train.geometry.mine={FLIP}",
+        f"+augment.train.pixels.light={LIGHT}",
+    )
+    pipeline = module.train_dataset.transforms
+    assert [type(step).__name__ for step in pipeline.geometry] == ["CropBox", "RandomFlip"]
+    assert [type(step).__name__ for step in pipeline.pixels] == ["BrightnessContrast"]
+    pixels = [finish(collate([one.train_dataset[0]])).inputs for one in (plain, module)]
+    drawn = module.train_dataset[0].photometric
+    assert ("color" in drawn) or (
+        pixels[0].flip(-1).int() - pixels[1].int()
+    ).abs().max() <= 1  # pixels are mirrored, too
+
+
+@pytest.mark.parametrize(
+    ("place", "step", "message"),
+    [
+        ("pixels", FLIP, "pixels lists RandomFlip, which would move keypoints and no pixel there"),
+        ("geometry", LIGHT, "geometry lists BrightnessContrast, which is no .*Geometry; list it under pixels"),
+        ("others", LIGHT, "no list others; its lists are geometry and pixels"),
+    ],
+)
+def test_a_step_in_the_wrong_list_is_refused(make, place, step, message):
+    with pytest.raises(UserError, match=message):
+        make("data.train=FILE", f"+augment.train.{place}.mine={step}").setup("fit")
+
+
+def test_a_step_of_pixels_that_moves_keypoints_alone_is_refused():
+    def shift(sample, rng):
+        return replace(sample, input_from_image=np.diag([2.0, 2.0, 1.0]))
+
+    nobody = unlabelled(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 5)
+    sample = Sample(np.zeros((8, 8, 3), np.uint8), nobody, np.eye(3), 1, 0, (8, 8))
+    with pytest.raises(UserError, match="function changes input_from_image and moves no pixel"):
+        Pipeline(warp=Warp((8, 8)), pixels=[shift])(sample, np.random.default_rng(0))
 
 
 def test_an_epoch_is_never_empty(make):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from lightpose.data.pixels.albumentations import Albumentations
-from lightpose.data.transforms import CropBox, CropImage, HalfBody, RandomAffine, RandomFlip, Warp
+from lightpose.data.pixels.crop import Warp
+from lightpose.data.transforms import CropBox, CropImage, HalfBody, RandomAffine, RandomFlip
 from lightpose.errors import UserError
 from lightpose.geometry import crop_matrix, expand_boxes
 from lightpose.skeleton import Skeleton

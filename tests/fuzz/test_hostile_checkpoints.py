@@ -82,9 +82,9 @@ PLACES = {
     "metric": lambda config, node: config["estimator"]["metrics"].update(mine=node),
     "codec": lambda config, node: config["estimator"]["codec"].update(sigma=node),
     "estimator": lambda config, node: config.update(estimator=node),
-    "transform": lambda config, node: config["augment"]["eval"].update(mine=node),
+    "transform": lambda config, node: config["augment"]["eval"]["pixels"].update(mine=node),
     "data set": lambda config, node: config["data"].update(dataset=node),
-    "data's transforms": lambda config, node: config["data"]["transforms"]["eval"].update(mine=node),
+    "data's transforms": lambda config, node: config["data"]["transforms"]["eval"]["pixels"].update(mine=node),
 }
 OF_THE_NETWORK = ("preprocessor", "backbone's options", "criterion", "metric", "codec", "estimator")
 

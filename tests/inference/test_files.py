@@ -135,7 +135,7 @@ def test_tasks_can_be_sent_to_a_fresh_process(checkpoint, photos):
 def test_a_killed_process_is_said(checkpoint, photos, monkeypatch, meanwhile_s):
     predictor = lightpose.Predictor(checkpoint, device="cpu")
     monkeypatch.setattr(predictor.estimator, "warm_up", lambda *_: time.sleep(meanwhile_s))
-    predictor.cropper = replace(predictor.cropper, transforms=[lambda sample, rng: os._exit(1)])
+    predictor.cropper = replace(predictor.cropper, transforms=lambda sample, rng: os._exit(1))
     with pytest.raises(UserError, match="num_workers, or 0"):
         list(predictor.stream_files(open_source(str(photos)), num_workers=1))
 

@@ -8,6 +8,7 @@ from PIL import Image
 from tiny_checkpoint import INPUT_HW, SKELETON, config, save
 
 import lightpose
+from lightpose.data.pipeline import Pipeline
 from lightpose.data.transforms import RandomAffine, RandomFlip
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
@@ -97,15 +98,20 @@ def test_images_as_paths_arrays_or_one_of_them(predictor, images, folder):
 def test_back_projection_is_exact_under_rotation_and_flip(checkpoint, images, monkeypatch):
     """Keypoints that a perfect network finds in turned and mirrored crops come back to where they were."""
     predictor = lightpose.Predictor(checkpoint, device="cpu")
-    crop, warp = predictor.cropper.transforms
+    pipeline = predictor.cropper.transforms
     truth = np.array([[[12.3, 33.1], [71.9, 4.4], [-3.2, 65.7]]], np.float32)
-    transforms = [
-        lambda sample, rng: replace(sample, instances=replace(sample.instances, keypoints=truth)),
-        crop,
-        RandomAffine(INPUT_HW, rotate_probability=1.0, shift_probability=1.0),
-        RandomFlip(SKELETON, INPUT_HW, probability=1.0),
-        warp,
-    ]
+    turned = Pipeline(
+        [
+            *pipeline.geometry,
+            RandomAffine(INPUT_HW, rotate_probability=1.0, shift_probability=1.0),
+            RandomFlip(SKELETON, INPUT_HW, probability=1.0),
+        ],
+        pipeline.warp,
+    )
+
+    def transforms(sample, rng):
+        return turned(replace(sample, instances=replace(sample.instances, keypoints=truth)), rng)
+
     predictor.cropper = replace(predictor.cropper, transforms=transforms)
 
     def perfect(batch: Batch, number: int) -> Poses:
@@ -121,7 +127,7 @@ def test_back_projection_is_exact_under_rotation_and_flip(checkpoint, images, mo
 def test_estimator_of_whole_images(tmp_path, images):
     settings = config()
     settings["estimator"]["_target_"] = "test_predictor.Bright"
-    settings["augment"]["eval"]["crop"] = {
+    settings["augment"]["eval"]["geometry"]["crop"] = {
         "_target_": "lightpose.data.transforms.CropImage",
         "input_hw": INPUT_HW,
         "grid": "half_pixel",
@@ -241,7 +247,7 @@ def test_gpu_gives_what_the_cpu_gives_and_starting_a_batch_waits_for_nothing(che
 
 def test_transforms_need_trust(tmp_path):
     settings = config()
-    settings["augment"]["eval"]["own"] = {"_target_": "strangers.Transform"}
+    settings["augment"]["eval"]["pixels"]["own"] = {"_target_": "strangers.Transform"}
     path = save(tmp_path / "strange.ckpt", settings)
     with pytest.raises(UserError, match=r"strangers\.Transform"):
         lightpose.Predictor(path)

@@ -44,8 +44,8 @@ def config() -> dict[str, Any]:
         },
         "augment": {
             "eval": {
-                "crop": {"_target_": f"{transforms}.CropBox", **geometry, "padding": 1.25},
-                "warp": {"_target_": f"{transforms}.Warp", "input_hw": INPUT_HW},
+                "geometry": {"crop": {"_target_": f"{transforms}.CropBox", **geometry, "padding": 1.25}},
+                "pixels": {},
             }
         },
     }

@@ -57,7 +57,7 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
 }
 """Command → keys of its own → what they take, where nothing else checks it."""
 
-PARTS = re.compile(r"(callbacks|logger|metric|data\.transforms\.\w+)\.\w+")
+PARTS = re.compile(r"(callbacks|logger|metric|data\.transforms\.\w+\.\w+)\.\w+")
 """Entries that are built: each is a mapping with a ``_target_``, or null to leave it out."""
 
 

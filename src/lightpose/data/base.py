@@ -1,23 +1,11 @@
 """What every data set shares: the transforms, and randomness that depends on seed, epoch and index alone."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from lightpose.data.pixels.decode import EncodedImage
+from lightpose.data.pipeline import Pipeline, Transform
 from lightpose.structures import Sample
-
-Transform = Callable[[Sample, np.random.Generator], Sample]
-
-
-def transformed(sample: Sample, transforms: Iterable[Transform], rng: np.random.Generator) -> Sample:
-    """The sample after ``transforms`` in order, its image decoded if none of them did."""
-    for transform in transforms:
-        sample = transform(sample, rng)
-    return replace(sample, image=sample.image.decode()[0]) if isinstance(sample.image, EncodedImage) else sample
 
 
 class PoseDataset(Dataset[Sample]):
@@ -27,13 +15,13 @@ class PoseDataset(Dataset[Sample]):
     ``skeleton``, ``transforms`` and ``seed`` next to its own options (and ``boxes`` for evaluation in detected boxes).
 
     Args:
-        transforms: applied in order to what `load` returns.
+        transforms: applied to what `load` returns; None only decodes the image.
         seed: of the random transforms; together with the epoch and the index it fixes every draw, so neither the number
             of workers nor an interruption changes a run.
     """
 
-    def __init__(self, transforms: Sequence[Transform] = (), seed: int = 0) -> None:
-        self.transforms = tuple(transforms)
+    def __init__(self, transforms: Transform | None = None, seed: int = 0) -> None:
+        self.transforms = transforms or Pipeline()
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
 
@@ -52,5 +40,5 @@ class PoseDataset(Dataset[Sample]):
         return self.sample(index, np.random.default_rng([self.seed, int(self._epoch), index]))
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """The sample after all transforms, its image decoded if none of them did."""
-        return transformed(self.load(index, rng), self.transforms, rng)
+        """The sample after all transforms."""
+        return self.transforms(self.load(index, rng), rng)

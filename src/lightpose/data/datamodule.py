@@ -1,18 +1,18 @@
 """Data sets, transforms and loaders of a run."""
 
-import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 
-from lightpose.data.base import PoseDataset, Transform
-from lightpose.data.pixels.device import DeferWarp, finish
+from lightpose.data.base import PoseDataset
+from lightpose.data.pipeline import Pipeline, steps_of
+from lightpose.data.pixels.crop import DeferWarp, Warp
+from lightpose.data.pixels.device import finish
 from lightpose.data.pixels.image_files import ImagesNotFound
 from lightpose.data.pixels.loader import CORES, MOST_WORKERS, EpochLoader, EpochSampler, one_thread
 from lightpose.data.pixels.photometric import Photometric
-from lightpose.data.transforms import Warp
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
 from lightpose.structures import collate
@@ -29,9 +29,10 @@ class PoseDataModule(LightningDataModule):
     Args:
         dataset: builds a data set from ``annotations``, ``images``, ``skeleton``, ``transforms`` and ``seed``, and
             ``boxes`` where it is given.
-        transforms: ``train`` and ``eval``, each name → transform in order. None leaves one out; a partial receives
-            ``skeleton``.
+        transforms: ``train`` and ``eval``, each with the lists ``geometry`` and ``pixels`` of name → step in order. The
+            warp between the two is in neither. None leaves a step out; a partial receives ``skeleton``.
         skeleton: which keypoints there are.
+        input_hw: network input size; None for inputs that are not images.
         train: annotation file.
         val: annotation file; None trains without validation.
         images: folder of the training images; None lets the data set look near the annotation file.
@@ -48,15 +49,16 @@ class PoseDataModule(LightningDataModule):
         seed: of order and transforms.
 
     Raises:
-        UserError: when a split is used whose annotation file is not given, for what the data set refuses, and for
-            transforms that need pixels where ``decode`` is ``device``.
+        UserError: when a split is used whose annotation file is not given, for what the data set refuses, for a
+            transform in the wrong list, and for one that needs pixels where ``decode`` is ``device``.
     """
 
     def __init__(
         self,
         dataset: Callable[..., PoseDataset],
-        transforms: Mapping[str, Mapping[str, Any]],
+        transforms: Mapping[str, Mapping[str, Mapping[str, Any]]],
         skeleton: Skeleton | None = None,
+        input_hw: Sequence[int] | None = None,
         train: str | None = None,
         val: str | None = None,
         images: str | None = None,
@@ -76,7 +78,9 @@ class PoseDataModule(LightningDataModule):
         unknown = sorted(set(transforms) - {"train", "eval"})
         if unknown:
             raise UserError(f"augment has no key {' or '.join(unknown)}; its keys are train and eval")
-        self.decode = decode
+        if decode == "device" and input_hw is None:
+            raise UserError("data.decode=device decodes images, but input_hw=null has none; use data.decode=cpu")
+        self.decode, self.input_hw = decode, None if input_hw is None else (input_hw[0], input_hw[1])
         self.makers = {"train": dataset, "val": eval_dataset or dataset}
         self.annotations = {"train": train, "val": val}
         self.images = {"train": images, "val": val_images}
@@ -109,7 +113,7 @@ class PoseDataModule(LightningDataModule):
             annotations=annotations,
             images=images,
             skeleton=self.skeleton,
-            transforms=self._transforms("train" if split == "train" else "eval"),
+            transforms=self._pipeline("train" if split == "train" else "eval"),
             seed=self.seed,
             **({"boxes": self.boxes[split]} if self.boxes[split] else {}),
         )
@@ -119,10 +123,20 @@ class PoseDataModule(LightningDataModule):
         """What is trained on."""
         return self.dataset("train")
 
-    def _transforms(self, kind: str) -> list[Transform]:
-        chosen = [step for step in self.transforms[kind].values() if step is not None]
-        steps = [step(skeleton=self.skeleton) if isinstance(step, functools.partial) else step for step in chosen]
-        return steps if self.decode == "cpu" else _defer_warp(steps)
+    def _pipeline(self, kind: str) -> Pipeline:
+        steps = steps_of(self.transforms.get(kind) or {}, self.skeleton)
+        if self.input_hw is None:
+            return Pipeline(steps["geometry"], None, steps["pixels"])
+        if self.decode == "cpu":
+            return Pipeline(steps["geometry"], Warp(self.input_hw), steps["pixels"])
+        pipeline = Pipeline(steps["geometry"], DeferWarp(self.input_hw), steps["pixels"])
+        for step in pipeline.pixels:
+            if not isinstance(step, Photometric):
+                raise UserError(
+                    f"{type(step).__name__} needs pixels, which data.decode=device doesn't give to transforms; use "
+                    "data.decode=cpu, or the transforms of lightpose.data.pixels.photometric"
+                )
+        return pipeline
 
     def setup(self, stage: str) -> None:
         """Make the data sets of a stage now, so that mistakes show before training starts."""
@@ -168,22 +182,3 @@ class PoseDataModule(LightningDataModule):
 
     def _free_cores(self) -> int:
         return max(1, min(MOST_WORKERS, CORES // (self.trainer.num_devices if self.trainer else 1)))
-
-
-def _defer_warp(steps: list[Transform]) -> list[Transform]:
-    """The transforms without the one that moves pixels.
-
-    Raises:
-        UserError: where there isn't just one, or another one that needs pixels comes after it.
-    """
-    warps = [(place, step) for place, step in enumerate(steps) if isinstance(step, Warp)]
-    if len(warps) != 1:
-        raise UserError(f"data.decode=device takes transforms with one Warp, not {len(warps)}; use data.decode=cpu")
-    ((place, warp),) = warps
-    for step in steps[place + 1 :]:
-        if not isinstance(step, Photometric):
-            raise UserError(
-                f"{type(step).__name__} comes after Warp and needs pixels, which data.decode=device doesn't give to "
-                "transforms; use data.decode=cpu, or the transforms of lightpose.data.pixels.photometric"
-            )
-    return [*steps[:place], DeferWarp(warp.input_hw), *steps[place + 1 :]]

@@ -1,6 +1,7 @@
-"""Geometry as one matrix: every transform multiplies ``input_from_image``, and `Warp` moves the pixels once.
+"""Geometry as one matrix: every step here multiplies ``input_from_image`` and moves no pixel.
 
-A transform takes a sample and a random generator and returns a new sample. Keypoints and boxes stay in image pixels.
+One warp (`lightpose.data.pixels.crop`) moves the pixels, once, after all steps. Keypoints and boxes stay in image
+pixels.
 Defaults are those of the published top-down recipe (HRNet, arXiv:1902.09212; half body: MSPN, arXiv:1901.00148).
 """
 
@@ -8,21 +9,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
 
-from lightpose.data.pixels.decode import EncodedImage
-from lightpose.geometry import (
-    Grid,
-    check_grid,
-    crop_matrix,
-    expand_boxes,
-    full_from_reduced,
-    mirror_matrix,
-    reduction,
-)
+from lightpose.geometry import Grid, check_grid, crop_matrix, expand_boxes, mirror_matrix
 from lightpose.skeleton import Skeleton
-from lightpose.structures import Annotations, Array, Sample, transform_points
+from lightpose.structures import Annotations, Array, Sample
+
+
+class Geometry:
+    """Base of what may stand under ``geometry``: changes ``input_from_image`` and labels, and no pixel."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """A new sample."""
+        raise NotImplementedError
 
 
 def mirror_labels(instances: Annotations, skeleton: Skeleton) -> Annotations:
@@ -31,7 +30,7 @@ def mirror_labels(instances: Annotations, skeleton: Skeleton) -> Annotations:
     return replace(instances, keypoints=instances.keypoints[:, swap], visible=instances.visible[:, swap])
 
 
-class CropBox:
+class CropBox(Geometry):
     """The box of a sample of one person fills the input.
 
     Args:
@@ -50,7 +49,7 @@ class CropBox:
         return replace(sample, input_from_image=crop_matrix(centers[0], sizes[0], self.input_hw, self.grid))
 
 
-class CropImage:
+class CropImage(Geometry):
     """The whole image, centred and in proportion, fills the input.
 
     Args:
@@ -69,7 +68,7 @@ class CropImage:
         return replace(sample, input_from_image=crop_matrix(centers[0], sizes[0], self.input_hw, self.grid))
 
 
-class HalfBody:
+class HalfBody(Geometry):
     """Now and then, crop the upper or the lower half of the body. Comes after `CropBox`.
 
     The box of the sample becomes that of the chosen joints, centred on their mean. Does nothing for a skeleton without
@@ -122,7 +121,7 @@ class HalfBody:
         return self.crop(replace(sample, instances=replace(sample.instances, boxes_xyxy=box)), rng)
 
 
-class RandomAffine:
+class RandomAffine(Geometry):
     """Scale, turn and shift the crop of a sample of one person. Comes after `CropBox` and `HalfBody`.
 
     Draws come from the standard normal distribution cut at -1 and 1.
@@ -183,7 +182,7 @@ def _cut_normal(rng: np.random.Generator) -> float:
             return value
 
 
-class RandomFlip:
+class RandomFlip(Geometry):
     """Mirror the input left to right, about the middle of its pixels, and exchange left and right keypoints.
 
     Args:
@@ -205,46 +204,3 @@ class RandomFlip:
             instances=mirror_labels(sample.instances, self.skeleton),
             input_from_image=self.mirror @ sample.input_from_image,
         )
-
-
-class Warp:
-    """Move the pixels: the image becomes the input, bilinear, black outside. Comes after all geometry.
-
-    An image that is still encoded is decoded here, a JPEG no larger than the input needs it. Others are averaged to
-    that size, so that what the input shows doesn't depend on the kind of file.
-
-    Args:
-        input_hw: network input size.
-    """
-
-    def __init__(self, input_hw: Sequence[int]) -> None:
-        self.input_hw = (input_hw[0], input_hw[1])
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Replace the image by the (h, w, 3) input."""
-        image, matrix = sample.image, sample.input_from_image
-        wanted, factor = reduction(matrix), 1
-        if isinstance(image, EncodedImage):
-            image, factor = image.decode(wanted)
-            matrix = matrix @ full_from_reduced(factor)
-        if factor < wanted:
-            image, matrix = _averaged(image, matrix, wanted, self.input_hw)
-        return replace(sample, image=cv2.warpAffine(image, matrix[:2], self.input_hw[::-1], flags=cv2.INTER_LINEAR))
-
-
-def _averaged(image: Array, input_from_image: Array, factor: int, input_hw: tuple[int, int]) -> tuple[Array, Array]:
-    """What the input shows of an image, as means of ``factor`` x ``factor`` squares, and ``input_from`` these."""
-    height, width = input_hw
-    corners = np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
-    squares = transform_points(np.linalg.inv(input_from_image), corners) // factor
-    most = (np.array(image.shape[1::-1]) - 1) // factor
-    left, top = first = np.clip(squares.min(0) - 1, 0, most).astype(int) * factor
-    right, bottom = np.clip(squares.max(0) + 1, 0, most).astype(int) * factor + factor
-    part = image[top:bottom, left:right]
-    missing = -part.shape[0] % factor, -part.shape[1] % factor
-    part = cv2.copyMakeBorder(part, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE) if any(missing) else part
-    small_wh = part.shape[1] // factor, part.shape[0] // factor
-    image_from_part = np.eye(3)
-    image_from_part[:2, 2] = first
-    small: Array = cv2.resize(part, small_wh, interpolation=cv2.INTER_AREA)
-    return small, input_from_image @ image_from_part @ full_from_reduced(factor)

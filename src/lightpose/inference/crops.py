@@ -10,8 +10,8 @@ from typing import Literal, Self, TypeVar
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from lightpose.data.base import Transform, transformed
 from lightpose.data.coco.boxes import unlabelled
+from lightpose.data.pipeline import Transform
 from lightpose.data.pixels.decode import EncodedImage
 from lightpose.data.pixels.image_header import ImageError
 from lightpose.data.pixels.loader import one_thread
@@ -71,7 +71,7 @@ class Cropper:
         image_bits: see `lightpose.data.pixels.decode.read_image`.
     """
 
-    transforms: Sequence[Transform]
+    transforms: Transform
     num_keypoints: int
     takes_boxes: bool
     image_bits: int = 16
@@ -103,7 +103,7 @@ class Cropper:
             people = [(boxes[row : row + 1], scores[row : row + 1]) for row in range(len(boxes))]
         labels = (unlabelled(*one, self.num_keypoints) for one in people)
         samples = (Sample(image, one, np.eye(3), job.number, job.number, image_hw) for one in labels)
-        return [transformed(sample, self.transforms, np.random.default_rng(0)) for sample in samples]
+        return [self.transforms(sample, np.random.default_rng(0)) for sample in samples]
 
 
 class CropTasks(Dataset[Crops | UserError]):

@@ -76,7 +76,7 @@ class SequenceNet(FeatureModule):
 class TurningPeople(PoseDataset):
     """The 3-D people of a synthetic annotation file, each turned about its vertical axis before a camera of its own."""
 
-    def __init__(self, annotations, images, skeleton, transforms=(), seed=0, frames=9, turn_degrees=40.0):
+    def __init__(self, annotations, images, skeleton, transforms=None, seed=0, frames=9, turn_degrees=40.0):
         super().__init__(transforms, seed)
         people = json.loads(Path(annotations).read_text())["annotations"]
         self.people_mm = np.array([person["keypoints_3d"] for person in people], np.float32)

@@ -12,9 +12,9 @@ from image_samples import jpeg_of_size, png_of_size, png_with, tiff
 from PIL import Image
 
 from lightpose.data.pixels import decode
+from lightpose.data.pixels.crop import Warp
 from lightpose.data.pixels.decode import EncodedImage, bits_used, decode_image, pixels_of, read_image, read_image_hw
 from lightpose.data.pixels.image_header import MAX_BYTES, MAX_PIXELS, ImageError, read_header
-from lightpose.data.transforms import Warp
 from lightpose.errors import UserError
 from lightpose.geometry import crop_matrix, reduction
 from lightpose.structures import Sample

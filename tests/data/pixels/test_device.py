@@ -15,8 +15,8 @@ from lightpose.checkpoint import assemble
 from lightpose.data.coco.boxes import unlabelled
 from lightpose.data.coco.dataset import skeleton_of
 from lightpose.data.pixels import device
+from lightpose.data.pixels.crop import DeferWarp, Warp
 from lightpose.data.pixels.decode import EncodedImage, ImageError, read_image
-from lightpose.data.transforms import Warp
 from lightpose.errors import UserError
 from lightpose.geometry import crop_matrix
 from lightpose.structures import Sample, collate
@@ -127,7 +127,7 @@ def test_images_of_any_kind_and_size(photographs, hw, suffix):
     sample = Sample(EncodedImage(path, hw), nobody, matrix, 1, 0, hw)
     rng = np.random.default_rng(0)
     expected = collate([Warp((64, 48))(sample, rng)])
-    found = device.finish(collate([device.DeferWarp((64, 48))(sample, rng)]))
+    found = device.finish(collate([DeferWarp((64, 48))(sample, rng)]))
     assert difference(found, expected).max() < 1
 
 
@@ -213,11 +213,12 @@ def test_a_file_that_only_shows_to_be_bad_when_decoded_is_named(photographs, pla
 def test_what_needs_pixels_is_refused(photographs):
     user = "{_target_: lightpose.data.pixels.albumentations.Albumentations, _partial_: true, transforms: []}"
     with pytest.raises(
-        UserError, match=r"Albumentations comes after Warp and needs pixels.*; use data\.decode=cpu, or"
+        UserError,
+        match=r"Albumentations needs pixels, which data\.decode=device doesn't give.*; use data\.decode=cpu, or",
     ):
-        module(photographs, "device", f"+augment.train.user={user}").setup("fit")
-    with pytest.raises(UserError, match="one Warp, not 0"):
-        module(photographs, "device", "augment.train.warp=null").setup("fit")
+        module(photographs, "device", f"+augment.train.pixels.user={user}").setup("fit")
+    with pytest.raises(UserError, match="input_hw=null has none"):
+        module(photographs, "device", "data.input_hw=null")
     with pytest.raises(UserError, match="use cpu or device"):
         module(photographs, "gpu")
 

@@ -8,12 +8,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from lightpose.data.base import PoseDataset, Transform
+from lightpose.data.base import PoseDataset
 from lightpose.data.coco.box_formats import warn_of_boxes
 from lightpose.data.coco.boxes import detected_boxes, unlabelled
 from lightpose.data.coco.index import CocoIndex, read_coco
 from lightpose.data.coco.json_values import kind
 from lightpose.data.coco.parse import USABLE
+from lightpose.data.pipeline import Transform
 from lightpose.data.pixels.decode import EncodedImage, check_image_bits
 from lightpose.data.pixels.image_files import image_folder
 from lightpose.data.pixels.image_header import ImageError
@@ -103,7 +104,7 @@ class CocoDataset(PoseDataset):
         annotations: Path | str,
         images: Path | str | None = None,
         skeleton: Skeleton | None = None,
-        transforms: Sequence[Transform] = (),
+        transforms: Transform | None = None,
         seed: int = 0,
         on_bad_image: OnBadImage = "error",
         image_bits: int = 16,

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from lightpose.data.pixels.decode import EncodedImage
 from lightpose.data.transforms import mirror_labels
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
@@ -19,7 +18,7 @@ import albumentations
 
 
 class Albumentations:
-    """Run a user's albumentations pipeline on the input. Comes after `Warp`.
+    """Run a user's albumentations pipeline on the input.
 
     Three probe points travel with the keypoints and tell which affine map the pipeline applied. The map enters
     ``input_from_image``, so boxes and back-projection follow; what a pipeline does beyond it (elastic, perspective)
@@ -31,7 +30,7 @@ class Albumentations:
         transforms: albumentations transforms, in order; a mapping may hold None for those switched off.
 
     Raises:
-        UserError: when called, if the pipeline changes the size of the input, or stands before `Warp`.
+        UserError: when called, if the pipeline changes the size of the input.
     """
 
     def __init__(self, skeleton: Skeleton, transforms: Mapping[str, Any] | Sequence[Any]) -> None:
@@ -44,8 +43,6 @@ class Albumentations:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Replace image, keypoints and visibility, and multiply ``input_from_image``."""
-        if isinstance(sample.image, EncodedImage):
-            raise UserError("Albumentations stands before Warp, where there are no pixels yet; put it after Warp")
         self.pipeline.set_random_seed(int(rng.integers(2**31)))
         labels = sample.instances
         height, width = sample.image.shape[:2]

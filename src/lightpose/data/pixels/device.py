@@ -5,41 +5,15 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightpose.data.pixels.decode import EncodedImage, decode_image
+from lightpose.data.pixels.decode import decode_image
 from lightpose.data.pixels.photometric import apply_photometric
-from lightpose.geometry import reduction
-from lightpose.structures import Batch, Sample, Unwarped, UnwarpedImages
+from lightpose.structures import Batch, UnwarpedImages
 
 _BUFFER_BYTES = 256 * 2**20
-
-
-class DeferWarp:
-    """Stands where `lightpose.data.transforms.Warp` does, and leaves its work to `finish`.
-
-    Whole upright JPEGs travel as they are; what else there is, is decoded here, so that a bad file is found here.
-
-    Args:
-        input_hw: network input size.
-    """
-
-    def __init__(self, input_hw: tuple[int, int]) -> None:
-        self.input_hw = input_hw
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Replace the image by an `Unwarped` one."""
-        image, factor = sample.image, reduction(sample.input_from_image)
-        if not isinstance(image, EncodedImage):
-            name, data = f"of sample {sample.index}", image
-        elif image.plain_jpeg():
-            name, data = image.name, np.frombuffer(image.data, np.uint8)
-        else:
-            name, data = image.name, image.decode()[0]
-        return replace(sample, image=Unwarped(name, data, sample.image_hw, factor, self.input_hw))
 
 
 def finish(batch: Batch) -> Batch:
@@ -106,7 +80,7 @@ def stream(device: torch.device, use: str) -> torch.cuda.Stream:
 
 
 def warp(images: Sequence[Tensor], unwarped: UnwarpedImages, image_from_input: Tensor) -> Tensor:
-    """The crops of a batch, bilinear, black outside, as `lightpose.data.transforms.Warp` makes them.
+    """The crops of a batch, bilinear, black outside, as `lightpose.data.pixels.crop.Warp` makes them.
 
     Args:
         images: (3, H, W) uint8 each, on the device.

@@ -1,0 +1,93 @@
+"""From a sample as it is read to the network's input, in three parts: geometry, one warp, pixels."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from lightpose.data.pixels.decode import EncodedImage
+from lightpose.data.transforms import Geometry
+from lightpose.errors import UserError
+from lightpose.skeleton import Skeleton
+from lightpose.structures import Sample
+
+Transform = Callable[[Sample, np.random.Generator], Sample]
+"""Takes a sample and a random generator, and returns a new sample."""
+
+LISTS = ("geometry", "pixels")
+
+
+class Pipeline:
+    """Applies geometry, then the warp, then what works on pixels. No order of the lists puts geometry after the warp.
+
+    Args:
+        geometry: steps that move no pixel.
+        warp: makes the input of the image; None leaves it as it is, but decoded.
+        pixels: steps that work on the input. One that moves keypoints must move the pixels, too.
+
+    Raises:
+        UserError: for a step in the wrong list.
+    """
+
+    def __init__(
+        self, geometry: Sequence[Transform] = (), warp: Transform | None = None, pixels: Sequence[Transform] = ()
+    ) -> None:
+        for step in geometry:
+            if not isinstance(step, Geometry):
+                raise UserError(
+                    f"geometry lists {type(step).__name__}, which is no lightpose.data.transforms.Geometry; list it "
+                    "under pixels, or derive it from Geometry if it changes only input_from_image and labels"
+                )
+        for step in pixels:
+            if isinstance(step, Geometry):
+                raise UserError(
+                    f"pixels lists {type(step).__name__}, which would move keypoints and no pixel there; list it under "
+                    "geometry"
+                )
+        self.geometry, self.warp, self.pixels = tuple(geometry), warp, tuple(pixels)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The network's input.
+
+        Raises:
+            UserError: for a step of ``pixels`` that changes ``input_from_image`` and leaves the image as it was.
+        """
+        for step in self.geometry:
+            sample = step(sample, rng)
+        if self.warp is not None:
+            sample = self.warp(sample, rng)
+        elif isinstance(sample.image, EncodedImage):
+            sample = replace(sample, image=sample.image.decode()[0])
+        for step in self.pixels:
+            before, sample = sample, step(sample, rng)
+            if sample.image is before.image and sample.input_from_image is not before.input_from_image:
+                raise UserError(
+                    f"{type(step).__name__} changes input_from_image and moves no pixel; derive it from "
+                    "lightpose.data.transforms.Geometry and list it under geometry"
+                )
+        return sample
+
+
+def steps_of(lists: Mapping[str, Mapping[str, Any] | None], skeleton: Skeleton | None) -> dict[str, list[Transform]]:
+    """The steps of each of the `LISTS`.
+
+    Args:
+        lists: list → name → step, in order. None leaves one out; a partial receives ``skeleton``.
+        skeleton: which keypoints there are.
+
+    Raises:
+        UserError: for another list.
+    """
+    unknown = sorted(set(lists) - set(LISTS))
+    if unknown:
+        raise UserError(f"augmentation has no list {' or '.join(unknown)}; its lists are {' and '.join(LISTS)}")
+    return {
+        name: [
+            step(skeleton=skeleton) if isinstance(step, functools.partial) else step
+            for step in (lists.get(name) or {}).values()
+            if step is not None
+        ]
+        for name in LISTS
+    }

@@ -1,0 +1,81 @@
+"""The one step that moves pixels: in a worker, or left to the device."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from lightpose.data.pixels.decode import EncodedImage
+from lightpose.geometry import full_from_reduced, reduction
+from lightpose.structures import Array, Sample, Unwarped, transform_points
+
+
+class Warp:
+    """Move the pixels: the image becomes the input, bilinear, black outside.
+
+    An image that is still encoded is decoded here, a JPEG no larger than the input needs it. Others are averaged to
+    that size, so that what the input shows doesn't depend on the kind of file.
+
+    Args:
+        input_hw: network input size.
+    """
+
+    def __init__(self, input_hw: Sequence[int]) -> None:
+        self.input_hw = (input_hw[0], input_hw[1])
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Replace the image by the (h, w, 3) input."""
+        image, matrix = sample.image, sample.input_from_image
+        wanted, factor = reduction(matrix), 1
+        if isinstance(image, EncodedImage):
+            image, factor = image.decode(wanted)
+            matrix = matrix @ full_from_reduced(factor)
+        if factor < wanted:
+            image, matrix = _averaged(image, matrix, wanted, self.input_hw)
+        return replace(sample, image=cv2.warpAffine(image, matrix[:2], self.input_hw[::-1], flags=cv2.INTER_LINEAR))
+
+
+class DeferWarp:
+    """Takes the place of `Warp`, and leaves its work to `lightpose.data.pixels.device`.
+
+    Whole upright JPEGs travel as they are. All other images are decoded here, so that a bad file is found here.
+
+    Args:
+        input_hw: network input size.
+    """
+
+    def __init__(self, input_hw: tuple[int, int]) -> None:
+        self.input_hw = input_hw
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Replace the image by an `Unwarped` one."""
+        image, factor = sample.image, reduction(sample.input_from_image)
+        if not isinstance(image, EncodedImage):
+            name, data = f"of sample {sample.index}", image
+        elif image.plain_jpeg():
+            name, data = image.name, np.frombuffer(image.data, np.uint8)
+        else:
+            name, data = image.name, image.decode()[0]
+        return replace(sample, image=Unwarped(name, data, sample.image_hw, factor, self.input_hw))
+
+
+def _averaged(image: Array, input_from_image: Array, factor: int, input_hw: tuple[int, int]) -> tuple[Array, Array]:
+    """The part of an image that the input shows, and ``input_from`` this part.
+
+    Its pixels are means of ``factor`` x ``factor`` squares of the image.
+    """
+    height, width = input_hw
+    corners = np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
+    squares = transform_points(np.linalg.inv(input_from_image), corners) // factor
+    most = (np.array(image.shape[1::-1]) - 1) // factor
+    left, top = first = np.clip(squares.min(0) - 1, 0, most).astype(int) * factor
+    right, bottom = np.clip(squares.max(0) + 1, 0, most).astype(int) * factor + factor
+    part = image[top:bottom, left:right]
+    missing = -part.shape[0] % factor, -part.shape[1] % factor
+    part = cv2.copyMakeBorder(part, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE) if any(missing) else part
+    small_wh = part.shape[1] // factor, part.shape[0] // factor
+    image_from_part = np.eye(3)
+    image_from_part[:2, 2] = first
+    small: Array = cv2.resize(part, small_wh, interpolation=cv2.INTER_AREA)
+    return small, input_from_image @ image_from_part @ full_from_reduced(factor)
