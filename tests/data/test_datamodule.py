@@ -25,7 +25,15 @@ def make(write_coco, person):
     path = write_coco([person(id, 1 + id % 3) for id in range(6)], images=3)
 
     def build(*overrides, data="topdown", augment="topdown", skeleton=None):
-        parts = [f"+data={data}", f"+augment={augment}", "+dataset=custom", "+input_hw=[64,48]", "+grid=udp", "+seed=0"]
+        parts = [
+            "+reader=coco",
+            f"+data={data}",
+            f"+augment={augment}",
+            "+dataset=custom",
+            "+input_hw=[64,48]",
+            "+grid=udp",
+            "+seed=0",
+        ]
         with initialize_config_dir(str(CONF), version_base=None):
             config = compose(overrides=[*parts, "data.num_workers=0", *overrides])
         data = OmegaConf.to_container(config, resolve=True)["data"]
@@ -150,9 +158,9 @@ def test_files_that_are_not_given(make):
     module = make("data.train=FILE")
     module.setup("fit")
     assert module.val_dataloader() == []
-    with pytest.raises(UserError, match=r"no annotation file to validate on; give a COCO keypoint file as `val`"):
+    with pytest.raises(UserError, match=r"no annotation file to validate on; give one as `val`"):
         module.setup("validate")
-    with pytest.raises(UserError, match=r"no annotation file to train on; give a COCO keypoint file as `train`"):
+    with pytest.raises(UserError, match=r"no annotation file to train on; give one as `train`"):
         make().setup("fit")
 
 
@@ -189,7 +197,7 @@ def test_a_bad_image_is_named_without_a_traceback(make, tmp_path, workers):
 
 
 def test_skipped_images_are_reported(make, tmp_path, caplog):
-    module = make("data.train=FILE", "data.dataset.on_bad_image=skip")
+    module = make("data.train=FILE", "reader.on_bad_image=skip")
     (tmp_path / "2.jpg").unlink()
     assert all(2 not in batch.image_ids for batch in module.train_dataloader())
     module.teardown("fit")

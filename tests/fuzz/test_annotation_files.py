@@ -70,7 +70,7 @@ def settings():
 
 def starts_training(path, settings):
     """As far as the first batch, and what evaluation does with the file."""
-    skeleton = make_skeleton(settings["skeleton"], str(path))
+    skeleton = make_skeleton(settings, str(path))
     datamodule = assemble({**settings["data"], "train": str(path), "val": str(path)}, skeleton=skeleton)
     datamodule.setup("fit")
     dataset = datamodule.train_dataset

@@ -48,12 +48,13 @@ def synthetic(config: DictConfig) -> None:
 def check(composed: DictConfig) -> None:
     """Print what a data set holds; exit code 1 if it can't be trained on."""
     from lightpose.cli.setup import choose_skeleton, resolved
+    from lightpose.data.coco.dataset import CocoDataset
     from lightpose.data.report import check as check_data
     from lightpose.errors import UserError
 
     config = resolved(composed)
     try:
-        skeleton = choose_skeleton(config["skeleton"], config["annotations"])
+        skeleton = choose_skeleton(config["skeleton"], config["annotations"], CocoDataset)
         report = check_data(config["annotations"], config["images"], skeleton, decode=config["decode"])
     except UserError:
         report = check_data(config["annotations"], config["images"], decode=config["decode"])
@@ -80,7 +81,7 @@ def preview(composed: DictConfig) -> None:
     out = Path(config["out"])
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"out={out} must end in .png or .jpg")
-    skeleton = make_skeleton(config["skeleton"], config["data"]["train"] or config["data"]["val"])
+    skeleton = make_skeleton(config)
     datamodule = assemble(config["data"], skeleton=skeleton)
     datamodule.setup("fit")
     dataset = datamodule.train_dataset

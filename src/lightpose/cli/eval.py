@@ -43,6 +43,7 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
         UserError: without annotations.
     """
     from lightpose.cli.setup import choose_skeleton
+    from lightpose.data.coco.dataset import CocoDataset
     from lightpose.data.coco.index import read_coco
     from lightpose.data.coco.results import read_coco_results
     from lightpose.errors import UserError
@@ -53,7 +54,7 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
     pointless = [f"{key}=" for key in ("metric", "boxes", "images", "flip_test") if config[key] is not None]
     if pointless:
         raise UserError(f"a predictions file is scored by OKS as it is; leave out {' and '.join(pointless)}")
-    skeleton = choose_skeleton(config["skeleton"], config["annotations"])
+    skeleton = choose_skeleton(config["skeleton"], config["annotations"], CocoDataset)
     index = read_coco(config["annotations"])
     predictions = read_coco_results(config["predictions"], index.id_of_text())
     figures = evaluate_oks(index.ground_truth(), predictions, skeleton.sigmas)

@@ -105,7 +105,8 @@ def mistake(error: Exception, part: str = "") -> str:
     """
     if isinstance(error, InstantiationException):
         key = re.search(r"full_key: ([\w.]+)", str(error))
-        part = ".".join(filter(None, [part, key[1] if key else ""])).replace("data.transforms", "augment")
+        part = ".".join(filter(None, [part, key[1] if key else ""]))
+        part = part.replace("data.transforms", "augment").replace("data.reader", "reader")
         while error.__cause__ is not None:
             error = error.__cause__  # type: ignore[assignment]
     said = " ".join(str(error).split())

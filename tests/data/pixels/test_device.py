@@ -53,6 +53,7 @@ def photographs(tmp_path):
 
 def module(path, decode, *overrides, augment="topdown", data="topdown", hw="[128,96]"):
     parts = [
+        "+reader=coco",
         f"+data={data}",
         f"+augment={augment}",
         f"+input_hw={hw}",
@@ -186,7 +187,7 @@ def test_bad_files_are_found_by_the_workers(photographs):
     cut(photographs.parent / "a.jpg")
     with pytest.raises(ImageError, match=r"a\.jpg .*truncated"):
         module(photographs, "device").train_dataset[0]
-    skipping = module(photographs, "device", "data.dataset.on_bad_image=skip")
+    skipping = module(photographs, "device", "reader.on_bad_image=skip")
     batch = collated(skipping)
     assert 1 not in batch.image_ids
     assert skipping.train_dataset.bad_images == ["a.jpg"]
