@@ -13,10 +13,11 @@ from hydra.utils import get_class
 
 from lightpose.checkpoint import assemble
 from lightpose.cli.setup import make_estimator
+from lightpose.data.pixels.device import collate
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.models.losses.weighting import expand
-from lightpose.structures import Annotations, Batch, Instances, Sample, collate
+from lightpose.structures import Annotations, Batch, Instances, Sample
 
 HEADS = [*options("head"), *options("head", TOYS / "conf")]
 CODECS = [*options("codec"), *options("codec", TOYS / "conf")]

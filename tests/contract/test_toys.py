@@ -15,10 +15,11 @@ from lightpose.checkpoint import assemble
 from lightpose.cli import eval as eval_command
 from lightpose.cli import predict as predict_command
 from lightpose.cli import train as train_command
+from lightpose.data.pixels.device import collate
 from lightpose.data.synthetic.generate import generate
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
-from lightpose.structures import Batch, collate
+from lightpose.structures import Batch
 
 TRUST = ("toy_bottomup", "toy_lifter", "toy_data")
 LEARNING = {  # by heart, so without mirror images

@@ -12,9 +12,9 @@ from lightpose.data.coco.boxes import unlabelled
 from lightpose.data.coco.dataset import CocoImages, CocoInstances, skeleton_of
 from lightpose.data.pipeline import Pipeline
 from lightpose.data.pixels.crop import Warp
-from lightpose.data.pixels.device import finish
+from lightpose.data.pixels.device import collate
 from lightpose.errors import UserError
-from lightpose.structures import Sample, collate
+from lightpose.structures import Sample
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -77,7 +77,7 @@ def test_bottom_up_batches_are_padded(make, write_coco, person):
 @pytest.mark.parametrize("augment", sorted(path.stem for path in (CONF / "augment").glob("*.yaml")))
 def test_every_augmentation_is_deterministic(make, augment):
     modules = [make("data.train=FILE", augment=augment) for _ in range(2)]
-    first, second = (finish(collate([module.train_dataset[i] for i in range(6)])) for module in modules)
+    first, second = (collate([module.train_dataset[i] for i in range(6)]) for module in modules)
     torch.testing.assert_close(first.inputs, second.inputs, atol=0, rtol=0)
     assert first.inputs.shape == (6, 3, 64, 48)
 
@@ -108,7 +108,7 @@ def test_what_a_user_adds_comes_last_in_the_list_that_it_names(make, decode):
     pipeline = module.train_dataset.transforms
     assert [type(step).__name__ for step in pipeline.geometry] == ["CropBox", "RandomFlip"]
     assert [type(step).__name__ for step in pipeline.pixels] == ["BrightnessContrast"]
-    pixels = [finish(collate([one.train_dataset[0]])).inputs for one in (plain, module)]
+    pixels = [collate([one.train_dataset[0]]).inputs for one in (plain, module)]
     drawn = module.train_dataset[0].photometric
     assert ("color" in drawn) or (
         pixels[0].flip(-1).int() - pixels[1].int()

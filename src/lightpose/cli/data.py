@@ -72,10 +72,9 @@ def preview(composed: DictConfig) -> None:
 
     from lightpose.checkpoint import assemble
     from lightpose.cli.setup import make_skeleton, resolved
-    from lightpose.data.pixels.device import finish
+    from lightpose.data.pixels.device import collate
     from lightpose.draw import draw_poses, grid
     from lightpose.errors import UserError
-    from lightpose.structures import collate
 
     config = resolved(composed)
     out = Path(config["out"])
@@ -86,7 +85,7 @@ def preview(composed: DictConfig) -> None:
     datamodule.setup("fit")
     dataset = datamodule.train_dataset
     chosen = np.random.default_rng(config["seed"]).permutation(len(dataset))[: config["count"]]
-    batch = finish(collate([dataset[int(index)] for index in chosen]))
+    batch = collate([dataset[int(index)] for index in chosen])
     pictures = [
         draw_poses(image, keypoints[valid, :, :2], visible[valid] / 2, skeleton, threshold=0.1, names=config["names"])
         for image, keypoints, visible, valid in zip(

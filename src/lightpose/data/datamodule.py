@@ -9,13 +9,13 @@ from lightning.pytorch import LightningDataModule
 from lightpose.data.base import PoseDataset
 from lightpose.data.pipeline import Pipeline, steps_of
 from lightpose.data.pixels.crop import DeferWarp, Warp
-from lightpose.data.pixels.device import finish
+from lightpose.data.pixels.device import to_batch
 from lightpose.data.pixels.image_files import ImagesNotFound
 from lightpose.data.pixels.loader import CORES, MOST_WORKERS, EpochLoader, EpochSampler, one_thread
 from lightpose.data.pixels.photometric import Photometric
+from lightpose.data.pixels.raw import gather
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
-from lightpose.structures import collate
 
 log = logging.getLogger(__name__)
 
@@ -174,12 +174,12 @@ class PoseDataModule(LightningDataModule):
         return EpochLoader(
             dataset,
             device,
-            finish,
+            to_batch,
             batch_size=batch_size,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=device is not None and device.type == "cuda",
-            collate_fn=collate,
+            collate_fn=gather,
             worker_init_fn=one_thread,
             **options,
         )
