@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import lightpose
+from lightpose.cli import eval as eval_command
 from lightpose.cli import train
 
 FOLDER = Path(__file__).parent / "data_files/checkpoints"
@@ -42,6 +43,15 @@ def test_it_predicts_in_the_crops_of_its_evaluation(name, people):
     assert [type(step).__name__ for step in (*pipeline.geometry, pipeline.warp)] == ["CropBox", "Warp"]
     assert not pipeline.pixels
     assert len(predictor(str(next((people.parent / "images").iterdir())))[0]) == 1
+
+
+@pytest.mark.parametrize("name", ["heatmap", "heatmap_offset"])
+def test_it_is_evaluated(run, people, tmp_path, name):
+    """Its configuration has the reader among the data module's options."""
+    given = (f"annotations={people}", f"images={people.parent / 'images'}", f"out={tmp_path}/out", "num_workers=0")
+    code, out, err = run(eval_command.main, f"ckpt={FOLDER}/{name}.ckpt", *given, "metric=oks")
+    assert code == 0, out + err
+    assert (tmp_path / "out/predictions.json").exists()
 
 
 @pytest.mark.parametrize(("name", "parts"), [("heatmap", HEATMAP), ("heatmap_offset", OFFSET)])

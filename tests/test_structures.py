@@ -3,8 +3,9 @@ from dataclasses import fields
 import numpy as np
 import torch
 
-from lightpose.geometry import crop_matrix, mirror_matrix
-from lightpose.structures import Annotations, Batch, Poses, Sample, collate, transform_boxes, transform_points
+from lightpose.data.pixels.device import collate
+from lightpose.geometry import crop_matrix, mirror_matrix, transform_boxes, transform_points
+from lightpose.structures import Annotations, Batch, Poses, Sample
 
 
 def annotations(count: int, keypoints: int = 4, dims: int = 2) -> Annotations:

@@ -34,7 +34,7 @@ from lightpose.data.coco.dataset import CocoInstances, skeleton_of
 from lightpose.data.coco.index import read_coco
 from lightpose.data.pixels.decode import read_image
 from lightpose.data.pixels.loader import CORES, EpochLoader, EpochSampler
-from lightpose.structures import collate
+from lightpose.data.pixels.raw import gather
 
 IMAGES, ANNOTATIONS, LABELLED, PEOPLE_PER_IMAGE = 118_287, 262_465, 149_813, 2.65
 
@@ -184,7 +184,7 @@ def bench_samples(config: dict[str, Any], images: Path, annotations: Path, most:
         rows.append([f"a sample, {name}", 1e3 * seconds, 1 / seconds])
     rows[-1] += [None, f"{len(dataset) / len(index.image_ids):.2f} people an image; COCO train2017 {PEOPLE_PER_IMAGE}"]
     samples = [dataset[position % len(dataset)] for position in range(64)]
-    joined = best_seconds(lambda: collate(samples)) / len(samples)
+    joined = best_seconds(lambda: gather(samples)) / len(samples)
     return [*rows, ["collating", 1e3 * joined, 1 / joined]]
 
 

@@ -104,7 +104,7 @@ def random_checkpoint(overrides: list[str], annotations: Path, out: Path) -> Pat
     from lightpose.cli.setup import make_estimator, make_skeleton
 
     config = compose(overrides)
-    estimator = make_estimator(config, make_skeleton(config["skeleton"], str(annotations)))
+    estimator = make_estimator(config, make_skeleton(config, str(annotations)))
     estimator.config = config
     content: dict[str, Any] = {"state_dict": estimator.state_dict()}
     estimator.on_save_checkpoint(content)

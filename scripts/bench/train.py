@@ -161,7 +161,7 @@ def ceiling(overrides: list[str], variant: str, steps: int) -> dict[str, Any]:
     device = torch.device("cpu") if trainer["accelerator"] == "cpu" else best_device()
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = bool(trainer["benchmark"])
-    skeleton = make_skeleton(config["skeleton"], config["data"]["train"])
+    skeleton = make_skeleton(config)
     estimator = make_estimator(config, skeleton).to(device).train()
     estimator.trainer = SimpleNamespace(  # type: ignore[assignment]
         estimated_stepping_batches=1000,

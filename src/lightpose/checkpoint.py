@@ -81,7 +81,11 @@ def _translated(config: dict[str, Any]) -> dict[str, Any]:
     config, data = dict(config), config.get("data")
     config["augment"] = _two_lists(config.get("augment"))
     if isinstance(data, dict):
-        config["data"] = {"input_hw": config.get("input_hw"), **data, "transforms": _two_lists(data.get("transforms"))}
+        data = {"input_hw": config.get("input_hw"), **data, "transforms": _two_lists(data.get("transforms"))}
+        if "dataset" in data:  # that of training; nothing but evaluation builds data from a checkpoint
+            reader = data.pop("dataset")
+            data["reader"] = data.pop("eval_dataset", None) or reader
+        config["data"] = data
     return config
 
 

@@ -103,6 +103,19 @@ def mirror_matrix(input_w: int) -> Array:
     return np.array([[-1.0, 0.0, input_w - 1], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 
 
+def transform_points(matrix: Array, points: Array) -> Array:
+    """Apply a (3, 3) affine matrix to (..., 2) points; further dimensions pass through."""
+    xy = points[..., :2] @ matrix[:2, :2].T + matrix[:2, 2]
+    return np.concatenate([xy, points[..., 2:]], -1).astype(points.dtype)
+
+
+def transform_boxes(matrix: Array, boxes_xyxy: Array) -> Array:
+    """Axis-aligned hulls (M, 4) of affinely transformed boxes (M, 4)."""
+    corners = boxes_xyxy[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]  # (M, 4, 2)
+    moved = transform_points(matrix, corners)
+    return np.concatenate([moved.min(1), moved.max(1)], -1)
+
+
 def apply_affine(matrices: Tensor, points: Tensor) -> Tensor:
     """Map (N, K, D) points by (N, 3, 3) matrices; only x and y change.
 

@@ -79,40 +79,22 @@ class Annotations:
 
 
 @dataclass(frozen=True, slots=True)
-class Unwarped:
-    """An image whose pixels are moved on the device only.
-
-    Attributes:
-        name: for messages; images of the same name are the same.
-        data: (N,) uint8, a JPEG file; or (H, W, 3) uint8 RGB.
-        image_hw: size of the image.
-        reduction: the side of the squares that are averaged before it is warped.
-        input_hw: network input size.
-    """
-
-    name: str
-    data: Array
-    image_hw: tuple[int, int]
-    reduction: int
-    input_hw: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
 class Sample:
     """One item on its way to the network, on the CPU.
 
-    Keypoints and boxes stay in image pixels; the transforms only build up ``input_from_image``, and `collate` applies
-    it. So geometry can't drift from pixels.
+    Keypoints and boxes stay in image pixels; the transforms only build up ``input_from_image``, and whoever joins
+    samples to a batch applies it. So geometry can't drift from pixels.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, or a `lightpose.data.pixels.decode.EncodedImage`, of either of which `Warp` makes
-            the (h, w, 3) input; or `Unwarped`; or (T, K, C) float32, a keypoint sequence, for lifting.
+        image: (H, W, 3) uint8 RGB, or a `lightpose.data.pixels.decode.EncodedImage`, of either of which the warp makes
+            the (h, w, 3) input, or a `lightpose.data.pixels.raw.Unwarped`; or (T, K, C) float32, a keypoint sequence,
+            for lifting.
         instances: labelled instances in image pixels.
         input_from_image: (3, 3) float64, maps image points to input points.
         image_id: id of the image in the annotation file.
         index: position in the data set; identifies the sample when results of several processes are gathered.
         image_hw: size of the original image.
-        photometric: what was drawn of the augmentation of colours and light, see `lightpose.data.pixels.photometric`.
+        photometric: name → parameters of an augmentation of colours and light, see `lightpose.data.pixels.photometric`.
         camera: (3, 3) float32, intrinsic matrix, or None; either all samples of a batch have one, or none has.
     """
 
@@ -152,60 +134,6 @@ class Instances(TensorStruct):
 
 
 @dataclass(frozen=True, slots=True)
-class UnwarpedImages:
-    """The images of a batch of `Unwarped` samples, each once. They stay on the CPU, since decoders read them there.
-
-    Attributes:
-        data: (N,) uint8, what all images consist of, one after another.
-        sizes: share of each image in ``data``.
-        jpeg: whether it is a JPEG file, or else pixels.
-        image_hw: size of each image.
-        names: for messages.
-        image_rows: which image each sample is of.
-        reductions: of each sample, see `Unwarped`.
-        input_hw: network input size.
-    """
-
-    data: Tensor
-    sizes: tuple[int, ...]
-    jpeg: tuple[bool, ...]
-    image_hw: tuple[tuple[int, int], ...]
-    names: tuple[str, ...]
-    image_rows: tuple[int, ...]
-    reductions: tuple[int, ...]
-    input_hw: tuple[int, int]
-
-    @classmethod
-    def join(cls, samples: Sequence[Unwarped]) -> "UnwarpedImages":
-        """The images of ``samples`` in one tensor: many small ones would be slow to hand from process to process."""
-        images = {sample.name: sample for sample in samples}
-        rows = {name: row for row, name in enumerate(images)}
-        return cls(
-            data=torch.from_numpy(np.concatenate([image.data.ravel() for image in images.values()])),
-            sizes=tuple(image.data.size for image in images.values()),
-            jpeg=tuple(image.data.ndim == 1 for image in images.values()),
-            image_hw=tuple(image.image_hw for image in images.values()),
-            names=tuple(images),
-            image_rows=tuple(rows[sample.name] for sample in samples),
-            reductions=tuple(sample.reduction for sample in samples),
-            input_hw=samples[0].input_hw,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn(TensorStruct):
-    """What was drawn of one kind of augmentation, for those samples of a batch that it is for.
-
-    Attributes:
-        rows: (n,) int64, which samples.
-        values: (n, ...) float32.
-    """
-
-    rows: Tensor
-    values: Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class Batch(TensorStruct):
     """What an estimator receives.
 
@@ -218,9 +146,6 @@ class Batch(TensorStruct):
         image_hw: (B, 2) int64.
         ignore: (B, H, W) bool, input pixels that no loss may count, or None.
         cameras: (B, 3, 3) float32, intrinsic matrices of the images, or None.
-        unwarped: what `lightpose.data.pixels.device.finish` makes ``inputs`` of, which are (B, 3, 0, 0) until then; or
-            None.
-        photometric: name → the augmentation that `lightpose.data.pixels.device.finish` applies.
     """
 
     inputs: Tensor
@@ -231,8 +156,6 @@ class Batch(TensorStruct):
     image_hw: Tensor
     ignore: Tensor | None = None
     cameras: Tensor | None = None
-    unwarped: UnwarpedImages | None = None
-    photometric: Mapping[str, Drawn] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Batch size."""
@@ -330,73 +253,3 @@ class Spec:
 def _as_array(tensor: Tensor) -> Array:
     half = tensor.is_floating_point() and tensor.itemsize < 4  # NumPy has no bfloat16
     return (tensor.float() if half else tensor).detach().cpu().numpy()
-
-
-def _pad(arrays: Sequence[Array], length: int, fill: float = 0) -> Tensor:
-    """Stack arrays of different first dimension into (B, length, ...)."""
-    out = np.full((len(arrays), length, *arrays[0].shape[1:]), fill, arrays[0].dtype)
-    for row, array in zip(out, arrays, strict=True):
-        row[: len(array)] = array
-    return torch.from_numpy(out)
-
-
-def transform_points(matrix: Array, points: Array) -> Array:
-    """Apply a (3, 3) affine matrix to (..., 2) points; further dimensions pass through."""
-    xy = points[..., :2] @ matrix[:2, :2].T + matrix[:2, 2]
-    return np.concatenate([xy, points[..., 2:]], -1).astype(points.dtype)
-
-
-def transform_boxes(matrix: Array, boxes_xyxy: Array) -> Array:
-    """Axis-aligned hulls (M, 4) of affinely transformed boxes (M, 4)."""
-    corners = boxes_xyxy[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]  # (M, 4, 2)
-    moved = transform_points(matrix, corners)
-    return np.concatenate([moved.min(1), moved.max(1)], -1)
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Join samples into a `Batch`: instances to input pixels, padded; images stay uint8, channels last in memory."""
-    labels = [sample.instances for sample in samples]
-    matrices = [sample.input_from_image for sample in samples]
-    most = max(1, *(len(label.ids) for label in labels))
-    pairs = list(zip(matrices, labels, strict=True))
-    instances = Instances(
-        keypoints=_pad([transform_points(matrix, label.keypoints) for matrix, label in pairs], most),
-        visible=_pad([label.visible for label in labels], most),
-        boxes_xyxy=_pad([transform_boxes(matrix, label.boxes_xyxy) for matrix, label in pairs], most),
-        areas=_pad(
-            [(label.areas * abs(np.linalg.det(matrix[:2, :2]))).astype(np.float32) for matrix, label in pairs], most
-        ),
-        categories=_pad([label.categories for label in labels], most),
-        ids=_pad([label.ids for label in labels], most, fill=-1),
-        scores=_pad([label.scores for label in labels], most),
-        valid=_pad([np.ones(len(label.ids), bool) for label in labels], most),
-    )
-    unwarped = None
-    if isinstance(samples[0].image, Unwarped):
-        unwarped = UnwarpedImages.join([sample.image for sample in samples])
-        inputs = torch.empty(len(samples), 3, 0, 0, dtype=torch.uint8)
-    else:
-        inputs = torch.from_numpy(np.stack([sample.image for sample in samples]))
-        inputs = inputs.permute(0, 3, 1, 2) if inputs.dtype == torch.uint8 else inputs
-    cameras = [sample.camera for sample in samples if sample.camera is not None]
-    return Batch(
-        inputs=inputs,
-        instances=instances,
-        image_from_input=torch.from_numpy(np.linalg.inv(np.stack(matrices)).astype(np.float32)),
-        image_ids=torch.tensor([sample.image_id for sample in samples]),
-        indices=torch.tensor([sample.index for sample in samples]),
-        image_hw=torch.tensor([sample.image_hw for sample in samples]),
-        cameras=torch.from_numpy(np.stack(cameras)) if cameras else None,
-        unwarped=unwarped,
-        photometric=_drawn([sample.photometric for sample in samples]),
-    )
-
-
-def _drawn(samples: Sequence[Mapping[str, Array]]) -> dict[str, Drawn]:
-    """Name → what was drawn, of the samples for which something was."""
-    drawn = {}
-    for name in sorted({name for sample in samples for name in sample}):
-        rows = [row for row, sample in enumerate(samples) if name in sample]
-        values = np.stack([samples[row][name] for row in rows])
-        drawn[name] = Drawn(torch.tensor(rows), torch.from_numpy(values))
-    return drawn

@@ -65,7 +65,7 @@ def test_bad_image_is_named_or_skipped(refused, run, tiny, copy, tmp_path, spoil
         train.main,
         *tiny,
         f"data.train={annotations}",
-        "data.dataset.on_bad_image=skip",
+        "reader.on_bad_image=skip",
         "trainer.max_epochs=1",
         f"output_dir={tmp_path}/run",
     )

@@ -20,7 +20,8 @@ image_bits=abc on_bad_image=null
 """
 CHECK = "+foo=1 foo=1 decode=abc decode=null skeleton=null +skeleton.foo=1 data=null skeleton=foo"
 PREVIEW = """
-+foo=1 +data.foo=1 +augment.train.geometry.affine.foo=1 augment.train.geometry.affine.rotate_degrees=abc count=0 count=-1 count=abc
++foo=1 +data.foo=1 +augment.train.geometry.affine.foo=1 augment.train.geometry.affine.rotate_degrees=abc
+count=0 count=-1 count=abc
 count=null columns=0 columns=abc names=abc seed=-1 seed=abc data.batch_size=abc out=null input_hw=abc
 """
 SYNTHETIC = """

@@ -28,7 +28,7 @@ augment.train.geometry.crop.padding=abc augment.train=abc augment.train.geometry
 callbacks.last=foo +callbacks.x=1 +callbacks.x={_target_:foo.Bar} callbacks.last.every_n_epochs=abc
 callbacks.last.every_n_epochs=-1 +callbacks.last.every_n_train_steps=2 callbacks.last.filename=3
 callbacks.last.save_top_k=-2 callbacks.nan_guard.patience=0 callbacks.reseed.seed=abc logger.csv=1 monitor=foo
-monitor_mode=foo data.decode=foo data.group_by_image=abc data.dataset.on_bad_image=foo estimator.flip_test=abc
+monitor_mode=foo data.decode=foo data.group_by_image=abc reader.on_bad_image=foo estimator.flip_test=abc
 estimator.base_batch=0 skeleton.sigmas=1 preprocessor.mean=abc trainer.limit_val_batches=abc output_dir=
 """
 

@@ -82,11 +82,11 @@ def test_12_of_16_bits_are_said_by_check_and_kept_by_an_option(run, people, tiny
     code, out, _ = run(data.main, "check", f"data={path}")
     assert code == 0
     assert "the images have 16 bits and their values 12, so they are read almost black" in out
-    assert "set data.dataset.image_bits=12" in out
+    assert "set reader.image_bits=12" in out
     code, out, _ = run(data.main, "check", f"data={people}")
     assert "almost black" not in out
 
-    bits = ["data.dataset.image_bits=12", "output_dir=run", "trainer.max_epochs=1"]
+    bits = ["reader.image_bits=12", "output_dir=run", "trainer.max_epochs=1"]
     code, out, err = run(train.main, f"data.train={path}", f"data.val={path}", *tiny, *bits)
     assert code == 0
     checkpoint = next((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
@@ -97,7 +97,7 @@ def test_12_of_16_bits_are_said_by_check_and_kept_by_an_option(run, people, tiny
         code, more, _ = run(main, f"ckpt={checkpoint}", "out=out", *arguments)
         assert code == 0
         assert "almost black" not in out + err + more
-    code, _, err = run(train.main, f"data.train={path}", *tiny, "data.dataset.image_bits=10", "output_dir=other")
+    code, _, err = run(train.main, f"data.train={path}", *tiny, "reader.image_bits=10", "output_dir=other")
     assert code == 1
     assert "holds values of 12 bits; image_bits=10 must be 12 at least" in err
 

@@ -47,7 +47,9 @@ def compose_option(group: str, option: str) -> Any:
     config = OmegaConf.load(path)
     if "defaults" not in config:  # ten times as fast
         return {group: OmegaConf.to_container(config)}
-    return OmegaConf.to_container(_compose(None, (f"+{group}={option}",)))
+    return OmegaConf.to_container(
+        _compose(None, ("+reader=coco", f"+{group}={option}") if group == "data" else (f"+{group}={option}",))
+    )
 
 
 @functools.cache

@@ -93,7 +93,7 @@ def test_an_experiment_becomes_objects_that_fit_together(experiment: str, annota
     assert json.loads(json.dumps(config)) == config  # plain data: a checkpoint can hold it
     data = config["data"]
     check_targets(config["estimator"])  # its checkpoint runs unasked
-    check_targets([data["dataset"], data["transforms"]["eval"]], rooms=DATA)
+    check_targets([data["reader"], data["transforms"]["eval"]], rooms=DATA)
     config["estimator"]["backbone"]["pretrained"] = False
     with torch.device("meta"):  # shapes without memory or time, even of the largest
         estimator = make_estimator(config, coco17())

@@ -14,10 +14,11 @@ from hydra.errors import InstantiationException
 
 from lightpose.checkpoint import assemble
 from lightpose.cli.setup import make_estimator
+from lightpose.data.pixels.device import collate
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.models.losses.weighting import expand
-from lightpose.structures import Annotations, Batch, Instances, Sample, Spec, collate
+from lightpose.structures import Annotations, Batch, Instances, Sample, Spec
 
 HEADS = [*options("head"), *options("head", TOYS / "conf")]
 CODECS = [*options("codec"), *options("codec", TOYS / "conf")]

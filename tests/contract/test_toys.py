@@ -17,10 +17,11 @@ from lightpose.cli import eval as eval_command
 from lightpose.cli import predict as predict_command
 from lightpose.cli import train as train_command
 from lightpose.cli.setup import make_estimator
+from lightpose.data.pixels.device import collate
 from lightpose.data.synthetic.generate import generate
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
-from lightpose.structures import Batch, collate
+from lightpose.structures import Batch
 
 LEARNING = {  # toy → a figure, what it surpasses once the labels are learnt by heart, and how many epochs that takes
     "toy_lifter": ("MPJPE", 250, 60),  # mm, at 3 to 5 m from the camera

@@ -12,9 +12,9 @@ from lightpose.data.coco.boxes import unlabelled
 from lightpose.data.coco.dataset import CocoImages, CocoInstances, skeleton_of
 from lightpose.data.pipeline import Pipeline
 from lightpose.data.pixels.crop import Warp
-from lightpose.data.pixels.device import finish
+from lightpose.data.pixels.device import collate
 from lightpose.errors import UserError
-from lightpose.structures import Sample, collate
+from lightpose.structures import Sample
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -25,7 +25,15 @@ def make(write_coco, person):
     path = write_coco([person(id, 1 + id % 3) for id in range(6)], images=3)
 
     def build(*overrides, data="topdown", augment="topdown", skeleton=None):
-        parts = [f"+data={data}", f"+augment={augment}", "+dataset=custom", "+input_hw=[64,48]", "+grid=udp", "+seed=0"]
+        parts = [
+            "+reader=coco",
+            f"+data={data}",
+            f"+augment={augment}",
+            "+dataset=custom",
+            "+input_hw=[64,48]",
+            "+grid=udp",
+            "+seed=0",
+        ]
         with initialize_config_dir(str(CONF), version_base=None):
             config = compose(overrides=[*parts, "data.num_workers=0", *overrides])
         data = OmegaConf.to_container(config, resolve=True)["data"]
@@ -69,7 +77,7 @@ def test_bottom_up_batches_are_padded(make, write_coco, person):
 @pytest.mark.parametrize("augment", sorted(path.stem for path in (CONF / "augment").glob("*.yaml")))
 def test_every_augmentation_is_deterministic(make, augment):
     modules = [make("data.train=FILE", augment=augment) for _ in range(2)]
-    first, second = (finish(collate([module.train_dataset[i] for i in range(6)])) for module in modules)
+    first, second = (collate([module.train_dataset[i] for i in range(6)]) for module in modules)
     torch.testing.assert_close(first.inputs, second.inputs, atol=0, rtol=0)
     assert first.inputs.shape == (6, 3, 64, 48)
 
@@ -100,7 +108,7 @@ def test_what_a_user_adds_comes_last_in_the_list_that_it_names(make, decode):
     pipeline = module.train_dataset.transforms
     assert [type(step).__name__ for step in pipeline.geometry] == ["CropBox", "RandomFlip"]
     assert [type(step).__name__ for step in pipeline.pixels] == ["BrightnessContrast"]
-    pixels = [finish(collate([one.train_dataset[0]])).inputs for one in (plain, module)]
+    pixels = [collate([one.train_dataset[0]]).inputs for one in (plain, module)]
     drawn = module.train_dataset[0].photometric
     assert ("color" in drawn) or (
         pixels[0].flip(-1).int() - pixels[1].int()
@@ -150,9 +158,9 @@ def test_files_that_are_not_given(make):
     module = make("data.train=FILE")
     module.setup("fit")
     assert module.val_dataloader() == []
-    with pytest.raises(UserError, match=r"no annotation file to validate on; give a COCO keypoint file as `val`"):
+    with pytest.raises(UserError, match=r"no annotation file to validate on; give one as `val`"):
         module.setup("validate")
-    with pytest.raises(UserError, match=r"no annotation file to train on; give a COCO keypoint file as `train`"):
+    with pytest.raises(UserError, match=r"no annotation file to train on; give one as `train`"):
         make().setup("fit")
 
 
@@ -189,7 +197,7 @@ def test_a_bad_image_is_named_without_a_traceback(make, tmp_path, workers):
 
 
 def test_skipped_images_are_reported(make, tmp_path, caplog):
-    module = make("data.train=FILE", "data.dataset.on_bad_image=skip")
+    module = make("data.train=FILE", "reader.on_bad_image=skip")
     (tmp_path / "2.jpg").unlink()
     assert all(2 not in batch.image_ids for batch in module.train_dataloader())
     module.teardown("fit")

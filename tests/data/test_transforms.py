@@ -8,9 +8,9 @@ from lightpose.data.pixels.albumentations import Albumentations
 from lightpose.data.pixels.crop import Warp
 from lightpose.data.transforms import CropBox, CropImage, HalfBody, RandomAffine, RandomFlip
 from lightpose.errors import UserError
-from lightpose.geometry import crop_matrix, expand_boxes
+from lightpose.geometry import crop_matrix, expand_boxes, transform_points
 from lightpose.skeleton import Skeleton
-from lightpose.structures import Annotations, Sample, transform_points
+from lightpose.structures import Annotations, Sample
 
 A = pytest.importorskip("albumentations")
 

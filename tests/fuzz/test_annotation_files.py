@@ -17,13 +17,12 @@ from lightpose.checkpoint import assemble
 from lightpose.cli import app, data, predict, train
 from lightpose.cli.setup import make_skeleton
 from lightpose.data.coco.index import read_coco
-from lightpose.data.pixels.device import finish
+from lightpose.data.pixels.device import collate
 from lightpose.data.report import check
 from lightpose.errors import UserError
 from lightpose.inference.boxes import check_boxes
 from lightpose.inference.sources import open_source
 from lightpose.metrics.oks import evaluate_oks
-from lightpose.structures import collate
 
 pytestmark = pytest.mark.slow
 
@@ -70,11 +69,11 @@ def settings():
 
 def starts_training(path, settings):
     """As far as the first batch, and what evaluation does with the file."""
-    skeleton = make_skeleton(settings["skeleton"], str(path))
+    skeleton = make_skeleton(settings, str(path))
     datamodule = assemble({**settings["data"], "train": str(path), "val": str(path)}, skeleton=skeleton)
     datamodule.setup("fit")
     dataset = datamodule.train_dataset
-    batch = finish(collate([dataset[number] for number in range(min(len(dataset), 3))]))
+    batch = collate([dataset[number] for number in range(min(len(dataset), 3))])
     for numbers in (batch.instances.keypoints, batch.instances.boxes_xyxy, batch.instances.areas):
         assert numbers.isfinite().all()
     truth = dataset.ground_truth()

@@ -9,6 +9,7 @@ from tiny_checkpoint import INPUT_HW, SKELETON, config, save
 
 import lightpose
 from lightpose.data.pipeline import Pipeline
+from lightpose.data.pixels.device import collate
 from lightpose.data.transforms import RandomAffine, RandomFlip
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
@@ -18,7 +19,7 @@ from lightpose.inference.predictor import FIND_AT_ONCE
 from lightpose.inference.prefetch import AHEAD
 from lightpose.inference.sources import Frame
 from lightpose.skeleton import Skeleton
-from lightpose.structures import Batch, Poses, collate
+from lightpose.structures import Batch, Poses
 
 BOXES = [
     np.array([[10, 10, 60, 80], [50.5, 5, 100, 60]]),

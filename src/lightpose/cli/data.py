@@ -48,12 +48,13 @@ def synthetic(config: DictConfig) -> None:
 def check(composed: DictConfig) -> None:
     """Print what a data set holds; exit code 1 if it can't be trained on."""
     from lightpose.cli.setup import choose_skeleton, resolved
+    from lightpose.data.coco.dataset import CocoDataset
     from lightpose.data.report import check as check_data
     from lightpose.errors import UserError
 
     config = resolved(composed)
     try:
-        skeleton = choose_skeleton(config["skeleton"], config["annotations"])
+        skeleton = choose_skeleton(config["skeleton"], config["annotations"], CocoDataset)
         report = check_data(config["annotations"], config["images"], skeleton, decode=config["decode"])
     except UserError:
         report = check_data(config["annotations"], config["images"], decode=config["decode"])
@@ -72,24 +73,23 @@ def preview(composed: DictConfig) -> None:
     from lightpose.checkpoint import assemble
     from lightpose.cli.options import check_options, preparing
     from lightpose.cli.setup import make_skeleton, resolved
-    from lightpose.data.pixels.device import finish
+    from lightpose.data.pixels.device import collate
     from lightpose.draw import draw_poses, grid
     from lightpose.errors import UserError
-    from lightpose.structures import collate
 
     config = resolved(composed)
     out = Path(config["out"])
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"out={out} must end in .png or .jpg")
     with preparing("skeleton"):
-        skeleton = make_skeleton(config["skeleton"], config["data"]["train"] or config["data"]["val"])
+        skeleton = make_skeleton(config)
     with preparing("data"):
         check_options(config["data"], "data")
         datamodule = assemble(config["data"], skeleton=skeleton)
         datamodule.setup("fit")
     dataset = datamodule.train_dataset
     chosen = np.random.default_rng(config["seed"]).permutation(len(dataset))[: config["count"]]
-    batch = finish(collate([dataset[int(index)] for index in chosen]))
+    batch = collate([dataset[int(index)] for index in chosen])
     pictures = [
         draw_poses(image, keypoints[valid, :, :2], visible[valid] / 2, skeleton, threshold=0.1, names=config["names"])
         for image, keypoints, visible, valid in zip(

@@ -150,6 +150,7 @@ def mistake(error: Exception, part: str = "") -> str:
         key = re.search(r"full_key: ([\w.]+)", str(error))
         part = ".".join(filter(None, [part, key[1] if key else ""]))
         part = part.replace("data.transforms", "augment").replace("estimator.metrics", "metric")
+        part = part.replace("data.reader", "reader")
         while error.__cause__ is not None:
             error = error.__cause__  # type: ignore[assignment]
     said = " ".join(str(error).split())

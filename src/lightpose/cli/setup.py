@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
+from hydra.utils import get_object
 from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,7 +15,7 @@ from lightpose.callbacks.resume import Resume
 from lightpose.checkpoint import assemble, read
 from lightpose.cli.app import group_files
 from lightpose.cli.options import preparing
-from lightpose.data.coco.dataset import skeleton_of, skeleton_remarks
+from lightpose.data.base import PoseDataset
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.models.net import PairError, fits
@@ -43,17 +44,58 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key != "hydra"}
 
 
-def make_skeleton(choice: dict[str, Any], annotations: str | None) -> Skeleton:
-    """`choose_skeleton`, and a warning of what the annotation file leaves unsaid of it."""
-    skeleton = choose_skeleton(choice, annotations)
+def find_reader(config: dict[str, Any]) -> type[PoseDataset]:
+    """The class of the chosen reader.
+
+    Raises:
+        UserError: for what is no reader.
+    """
+    target = config["reader"]["_target_"]
+    with preparing("reader"):
+        found = get_object(target)
+    if not (isinstance(found, type) and issubclass(found, PoseDataset)):
+        raise UserError(f"reader: {target} is no subclass of lightpose.data.base.PoseDataset; derive it from that")
+    return found
+
+
+def check_reader(estimator: PoseEstimator, reader: type[PoseDataset]) -> None:
+    """Refuse samples of whole images where one person is expected, and the other way round.
+
+    Raises:
+        UserError: with the readers that would fit.
+    """
+    if estimator.input_hw is None or estimator.takes_boxes == reader.one_person:
+        return
+    fitting = []
+    for name, path in group_files("reader").items():
+        with suppress(Exception):  # of a user's readers, those that can't be imported
+            if find_reader({"reader": OmegaConf.load(path)}).one_person == estimator.takes_boxes:
+                fitting.append(f"reader={name}")
+    kinds = ("whole images, with everyone in them", "one person in a box")
+    raise UserError(
+        f"a sample of {reader.__name__} is {kinds[reader.one_person]}, but {type(estimator).__name__} takes "
+        f"{kinds[estimator.takes_boxes]}; use {' or '.join(fitting) or 'another reader'}, or another estimator"
+    )
+
+
+def make_skeleton(config: dict[str, Any], annotations: str | None = None) -> Skeleton:
+    """`choose_skeleton` for a training, and a warning of what the annotation file leaves unsaid of the skeleton.
+
+    Args:
+        config: of lightpose-train.
+        annotations: the file; None takes that of the configuration.
+    """
+    choice, reader = config["skeleton"], find_reader(config)
+    annotations = annotations or config["data"]["train"] or config["data"]["val"]
+    skeleton = choose_skeleton(choice, annotations, reader)
     if "_target_" not in choice and annotations is not None:
         told = choice.get("swap_pairs") is not None
-        for remark in [*skeleton_remarks(annotations), *([] if told else mirror_remarks(skeleton))]:
+        for remark in [*reader.skeleton_remarks(annotations), *([] if told else mirror_remarks(skeleton))]:
             log.warning(remark)
     return skeleton
 
 
-def choose_skeleton(choice: dict[str, Any], annotations: str | None) -> Skeleton:
+def choose_skeleton(choice: dict[str, Any], annotations: str | None, reader: type[PoseDataset]) -> Skeleton:
     """The chosen skeleton, or with ``skeleton=auto`` that of the annotation file, with what else is chosen of it.
 
     Raises:
@@ -65,7 +107,7 @@ def choose_skeleton(choice: dict[str, Any], annotations: str | None) -> Skeleton
     if annotations is None:
         raise UserError("data.train is not given; add data.train=annotations.json data.images=folder/ (COCO format)")
     given = {key: value for key, value in choice.items() if value is not None}
-    return recognise(skeleton_of(annotations, given.get("sigmas"))).changed(**given)
+    return recognise(reader.read_skeleton(annotations, given.get("sigmas"))).changed(**given)
 
 
 def recognise(skeleton: Skeleton) -> Skeleton:

@@ -32,7 +32,15 @@ def train(composed: DictConfig) -> float | None:
     from lightpose.checkpoint import assemble
     from lightpose.cli.options import check_options, preparing
     from lightpose.cli.run_folder import RunFolder
-    from lightpose.cli.setup import choose_monitor, make_estimator, make_skeleton, make_trainer, resolved
+    from lightpose.cli.setup import (
+        check_reader,
+        choose_monitor,
+        find_reader,
+        make_estimator,
+        make_skeleton,
+        make_trainer,
+        resolved,
+    )
     from lightpose.errors import UserError
     from lightpose.models.weights import load_weights
     from lightpose.runtime.precision import precision
@@ -52,11 +60,12 @@ def train(composed: DictConfig) -> float | None:
         L.seed_everything(config["seed"], workers=True, verbose=False)
         torch.set_float32_matmul_precision("high")
     with preparing("skeleton"):
-        skeleton = make_skeleton(config["skeleton"], config["data"]["train"] or config["data"]["val"])
+        skeleton = make_skeleton(config)
     with preparing("data"):
         datamodule = assemble(config["data"], skeleton=skeleton)
     with preparing():
         estimator = make_estimator(config, skeleton)
+        check_reader(estimator, find_reader(config))
         config["callbacks"] = _without_validation(config)
         config = choose_monitor(config, estimator)
         check_options(config["callbacks"], "callbacks")

@@ -1,29 +1,50 @@
-"""What every data set shares: the transforms, and randomness that depends on seed, epoch and index alone."""
+"""What every reader of a data set shares: transforms, ground truth, and randomness of seed, epoch and index alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from lightpose.data.coco.ground_truth import ground_truth_of
 from lightpose.data.pipeline import Pipeline, Transform
-from lightpose.structures import Sample
+from lightpose.errors import UserError
+from lightpose.skeleton import Skeleton
+from lightpose.structures import Array, Sample
 
 
 class PoseDataset(Dataset[Sample]):
-    """Base of map-style data sets of `Sample`.
+    """Base of readers: map-style data sets of `Sample`.
 
-    A subclass implements ``__len__`` and `load`. The data module builds it with ``annotations``, ``images``,
-    ``skeleton``, ``transforms`` and ``seed`` next to its own options (and ``boxes`` for evaluation in detected boxes).
+    A subclass implements ``__len__`` and `load`. The data module builds it with its own options, with ``annotations``
+    and ``images``, with the arguments below, and with ``boxes`` for evaluation in detected boxes. So a reader of one's
+    own format may begin::
+
+        def __init__(self, annotations, images=None, **shared):
+            super().__init__(**shared)
 
     Args:
+        skeleton: which keypoints there are.
         transforms: applied to what `load` returns; None only decodes the image.
-        seed: of the random transforms; together with the epoch and the index it fixes every draw, so neither the number
-            of workers nor an interruption changes a run.
+        seed: of the random transforms. Together with the epoch and the index it fixes all that is random, so neither
+            the number of workers nor an interruption changes a run.
+
+    Attributes:
+        one_person: whether a sample is one person in a box, or a whole image with everyone in it.
+        training: whether the samples are learnt from. The data module clears it where they are evaluated on.
     """
 
-    def __init__(self, transforms: Transform | None = None, seed: int = 0) -> None:
+    one_person: ClassVar[bool] = True
+
+    def __init__(self, skeleton: Skeleton | None = None, transforms: Transform | None = None, seed: int = 0) -> None:
+        self._skeleton = skeleton
         self.transforms = transforms or Pipeline()
         self.seed = seed
+        self.training = True
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
+        self._ground_truth: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -32,8 +53,60 @@ class PoseDataset(Dataset[Sample]):
         """The sample before any transform."""
         raise NotImplementedError
 
+    @property
+    def skeleton(self) -> Skeleton:
+        """Which keypoints there are.
+
+        Raises:
+            UserError: when nothing says it.
+        """
+        if self._skeleton is None:
+            raise UserError(f"{type(self).__name__} was given no skeleton; build it with skeleton=...")
+        return self._skeleton
+
+    @classmethod
+    def read_skeleton(cls, annotations: Path | str, sigmas: Sequence[float] | None = None) -> Skeleton:
+        """The skeleton that an annotation file describes, which ``skeleton=auto`` takes.
+
+        Args:
+            annotations: the file.
+            sigmas: OKS constants; None takes those of the file, else the default.
+
+        Raises:
+            UserError: when the file doesn't describe one. By default none does.
+        """
+        raise UserError(
+            f"{cls.__name__} can't tell which keypoints {annotations} has; choose them, as with skeleton=coco17, or "
+            "give the reader a method read_skeleton"
+        )
+
+    @classmethod
+    def skeleton_remarks(cls, annotations: Path | str) -> list[str]:
+        """What an annotation file leaves unsaid, or says wrongly, of the skeleton that `read_skeleton` reads."""
+        return []
+
+    def ground_truth(self) -> dict[str, Any]:
+        """What to score against, as the content of a COCO file. By default made of what `load` gives, once.
+
+        For this no pixels are read, where `load` gives images as `lightpose.data.pixels.decode.EncodedImage`.
+        """
+        if self._ground_truth is None:
+            samples = (self.load(index, np.random.default_rng(0)) for index in range(len(self)))
+            self._ground_truth = ground_truth_of(samples, self.skeleton)
+        return self._ground_truth
+
+    @property
+    def image_rows(self) -> Array | None:
+        """(N,) a number for the image of each sample, counted from 0, for ``data.group_by_image``; None if unknown."""
+        return None
+
+    @property
+    def bad_images(self) -> list[str]:
+        """Names of the images that were skipped so far since they can't be read."""
+        return []
+
     def set_epoch(self, epoch: int) -> None:
-        """Draw other random numbers from now on, in the workers too."""
+        """Take other random numbers from now on, in the workers too."""
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> Sample:

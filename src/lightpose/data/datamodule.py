@@ -9,13 +9,13 @@ from lightning.pytorch import LightningDataModule
 from lightpose.data.base import PoseDataset
 from lightpose.data.pipeline import Pipeline, steps_of
 from lightpose.data.pixels.crop import DeferWarp, Warp
-from lightpose.data.pixels.device import finish
+from lightpose.data.pixels.device import to_batch
 from lightpose.data.pixels.image_files import ImagesNotFound
 from lightpose.data.pixels.loader import CORES, MOST_WORKERS, EpochLoader, EpochSampler, one_thread
 from lightpose.data.pixels.photometric import Photometric
+from lightpose.data.pixels.raw import gather
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
-from lightpose.structures import collate
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class PoseDataModule(LightningDataModule):
     """Training and validation data of any `PoseDataset`.
 
     Args:
-        dataset: builds a data set from ``annotations``, ``images``, ``skeleton``, ``transforms`` and ``seed``, and
+        reader: builds a data set from ``annotations``, ``images``, ``skeleton``, ``transforms`` and ``seed``, and
             ``boxes`` where it is given.
         transforms: ``train`` and ``eval``, each with the lists ``geometry`` and ``pixels`` of name → step in order. The
             warp between the two is in neither. None leaves a step out; a partial receives ``skeleton``.
@@ -38,12 +38,11 @@ class PoseDataModule(LightningDataModule):
         images: folder of the training images; None lets the data set look near the annotation file.
         val_images: likewise for validation; where None finds none, they are taken to be in ``images``.
         boxes: detected boxes to validate in; None uses the annotated ones.
-        eval_dataset: like ``dataset``, for validation; None takes ``dataset``.
         batch_size: per process.
         eval_batch_size: None takes ``batch_size``.
         num_workers: per process; None takes the CPU cores that a process may use, 16 at most.
-        group_by_image: draw the people of one image into one batch, so that it is decoded once. Faster, but the
-            samples of a batch are less independent.
+        group_by_image: put the people of one image into one batch, so that it is decoded once. Faster, but the samples
+            of a batch are less independent.
         decode: ``cpu``: the workers decode and crop. ``device``: they read files, and batches are decoded and cropped
             on the device of the run, where few CPU cores would not keep up with it.
         seed: of order and transforms.
@@ -55,7 +54,7 @@ class PoseDataModule(LightningDataModule):
 
     def __init__(
         self,
-        dataset: Callable[..., PoseDataset],
+        reader: Callable[..., PoseDataset],
         transforms: Mapping[str, Mapping[str, Mapping[str, Any]]],
         skeleton: Skeleton | None = None,
         input_hw: Sequence[int] | None = None,
@@ -64,7 +63,6 @@ class PoseDataModule(LightningDataModule):
         images: str | None = None,
         val_images: str | None = None,
         boxes: str | None = None,
-        eval_dataset: Callable[..., PoseDataset] | None = None,
         batch_size: int = 64,
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
@@ -81,7 +79,7 @@ class PoseDataModule(LightningDataModule):
         if decode == "device" and input_hw is None:
             raise UserError("data.decode=device decodes images, but input_hw=null has none; use data.decode=cpu")
         self.decode, self.input_hw = decode, None if input_hw is None else (input_hw[0], input_hw[1])
-        self.makers = {"train": dataset, "val": eval_dataset or dataset}
+        self.reader = reader
         self.annotations = {"train": train, "val": val}
         self.images = {"train": images, "val": val_images}
         self.boxes = {"train": None, "val": boxes}
@@ -108,8 +106,8 @@ class PoseDataModule(LightningDataModule):
     def _make(self, split: str, images: str | None) -> PoseDataset:
         annotations = self.annotations[split]
         if annotations is None:
-            raise UserError(f"there is no annotation file to {_USE[split]}; give a COCO keypoint file as `{split}`")
-        return self.makers[split](
+            raise UserError(f"there is no annotation file to {_USE[split]}; give one as `{split}`")
+        dataset = self.reader(
             annotations=annotations,
             images=images,
             skeleton=self.skeleton,
@@ -117,6 +115,8 @@ class PoseDataModule(LightningDataModule):
             seed=self.seed,
             **({"boxes": self.boxes[split]} if self.boxes[split] else {}),
         )
+        dataset.training = split == "train"
+        return dataset
 
     @property
     def train_dataset(self) -> PoseDataset:
@@ -147,8 +147,7 @@ class PoseDataModule(LightningDataModule):
     def teardown(self, stage: str) -> None:
         """Say which images were skipped."""
         for split, dataset in self._datasets.items():
-            skipped: list[str] = getattr(dataset, "bad_images", [])
-            if skipped:
+            if skipped := dataset.bad_images:
                 log.warning("%s: %d unreadable images were skipped, e.g. %s", split, len(skipped), skipped[0])
 
     def train_dataloader(self) -> EpochLoader:
@@ -156,7 +155,12 @@ class PoseDataModule(LightningDataModule):
         dataset = self.dataset("train")
         trainer = self.trainer
         world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        groups = getattr(dataset, "image_rows", None) if self.group_by_image else None
+        groups = dataset.image_rows if self.group_by_image else None
+        if self.group_by_image and groups is None:
+            raise UserError(
+                f"{type(dataset).__name__} doesn't say which samples are of one image (image_rows); use "
+                "data.group_by_image=false"
+            )
         sampler = EpochSampler(dataset, self.seed, groups, world, rank, self.batch_size)
         return self._loader(dataset, self.batch_size, sampler=sampler, drop_last=len(sampler) >= self.batch_size)
 
@@ -170,12 +174,12 @@ class PoseDataModule(LightningDataModule):
         return EpochLoader(
             dataset,
             device,
-            finish,
+            to_batch,
             batch_size=batch_size,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=device is not None and device.type == "cuda",
-            collate_fn=collate,
+            collate_fn=gather,
             worker_init_fn=one_thread,
             **options,
         )

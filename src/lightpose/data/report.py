@@ -188,7 +188,7 @@ def _dark_images(index: CocoIndex, folder: Path) -> list[str]:
         return []
     return [
         f"the images have 16 bits and their values {bits}, so they are read almost black; set "
-        f"data.dataset.image_bits={max(bits, 8)}, or as many bits as the camera has"
+        f"reader.image_bits={max(bits, 8)}, or as many bits as the camera has"
     ]
 
 

@@ -13,12 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 from lightpose.data.coco.boxes import unlabelled
 from lightpose.data.pipeline import Transform
 from lightpose.data.pixels.decode import EncodedImage
+from lightpose.data.pixels.device import collate
 from lightpose.data.pixels.image_header import ImageError
 from lightpose.data.pixels.loader import one_thread
 from lightpose.errors import UserError
 from lightpose.inference.boxes import NO_BOXES, Detections
 from lightpose.inference.inputs import Image, as_rgb
-from lightpose.structures import Array, Batch, Sample, collate
+from lightpose.structures import Array, Batch, Sample
 
 T = TypeVar("T")
 OnBadImage = Literal["error", "skip"]

@@ -325,7 +325,7 @@ def find_autocast(choice: str, device: torch.device) -> torch.dtype | None:
 def trained_image_bits(estimator: PoseEstimator) -> int:
     """How many bits the values of 16-bit images had when the estimator was trained."""
     node: Any = estimator.config or {}
-    for key in ("data", "dataset", "image_bits"):
+    for key in ("data", "reader", "image_bits"):
         node = node.get(key) if isinstance(node, dict) else None
     return 16 if node is None else node
 

@@ -10,6 +10,7 @@ from torch import nn
 from torchmetrics import Metric
 
 from lightpose.data.base import PoseDataset
+from lightpose.data.coco.dataset import skeleton_of
 from lightpose.estimators.base import PoseEstimator
 from lightpose.geometry import apply_affine
 from lightpose.models.base import FeatureModule
@@ -76,11 +77,15 @@ class SequenceNet(FeatureModule):
 class TurningPeople(PoseDataset):
     """The 3-D people of a synthetic annotation file, each turned about its vertical axis before a camera of its own."""
 
-    def __init__(self, annotations, images, skeleton, transforms=None, seed=0, frames=9, turn_degrees=40.0):
-        super().__init__(transforms, seed)
+    def __init__(self, annotations, images=None, frames=9, turn_degrees=40.0, **shared):
+        super().__init__(**shared)
         people = json.loads(Path(annotations).read_text())["annotations"]
         self.people_mm = np.array([person["keypoints_3d"] for person in people], np.float32)
         self.angles = np.radians(np.linspace(-turn_degrees, turn_degrees, frames))
+
+    @classmethod
+    def read_skeleton(cls, annotations, sigmas=None):
+        return skeleton_of(annotations, sigmas)
 
     def __len__(self):
         return len(self.people_mm)

@@ -340,7 +340,7 @@ def test_values_of_few_bits_are_scaled_alike_or_said(tmp_path, pixels, caplog, m
         read_image(path)
     assert [record.getMessage() for record in caplog.records] == [
         f"image {path} uses 12 of its 16 bits and is almost black as it is read; if this is so of all images, set "
-        "image_bits=12 (data.dataset.image_bits=12 in training)"
+        "image_bits=12 (reader.image_bits=12 in training)"
     ]
     with pytest.raises(UserError, match=r"camera\.png holds values of 12 bits; image_bits=10 must be 12"):
         read_image(path, 10)

@@ -17,9 +17,11 @@ from lightpose.data.coco.dataset import skeleton_of
 from lightpose.data.pixels import device
 from lightpose.data.pixels.crop import DeferWarp, Warp
 from lightpose.data.pixels.decode import EncodedImage, ImageError, read_image
+from lightpose.data.pixels.device import to_batch
+from lightpose.data.pixels.raw import RawBatch, gather
 from lightpose.errors import UserError
 from lightpose.geometry import crop_matrix
-from lightpose.structures import Sample, collate
+from lightpose.structures import Sample
 
 CONF = Path(__file__).parents[3] / "conf"
 SAMPLES = Path(__file__).parents[3] / "../shared/samples/coco"
@@ -53,6 +55,7 @@ def photographs(tmp_path):
 
 def module(path, decode, *overrides, augment="topdown", data="topdown", hw="[128,96]"):
     parts = [
+        "+reader=coco",
         f"+data={data}",
         f"+augment={augment}",
         f"+input_hw={hw}",
@@ -66,10 +69,10 @@ def module(path, decode, *overrides, augment="topdown", data="topdown", hw="[128
     return assemble(OmegaConf.to_container(config, resolve=True)["data"], skeleton=skeleton_of(path))
 
 
-def collated(module, epoch=0):
+def gathered(module, epoch=0):
     dataset = module.train_dataset
     dataset.set_epoch(epoch)
-    return collate([dataset[index] for index in range(len(dataset))])
+    return gather([dataset[index] for index in range(len(dataset))])
 
 
 def difference(first, second):
@@ -84,21 +87,20 @@ def test_the_device_crops_what_the_workers_would(photographs, place, chunk_bytes
     mirrored = reductions = 0
     here, there = module(photographs, "cpu"), module(photographs, "device")
     for epoch in range(6):
-        expected = collated(here, epoch)
-        deferred = collated(there, epoch).to(place)
-        found = device.finish(deferred)
+        expected = to_batch(gathered(here, epoch))
+        deferred = gathered(there, epoch).to(place)
+        found = to_batch(deferred)
         torch.testing.assert_close(found.image_from_input.cpu(), expected.image_from_input, atol=0, rtol=0)
         assert found.inputs.shape == (6, 3, 128, 96)
         assert found.inputs.dtype == torch.uint8
         assert found.inputs.is_contiguous(memory_format=torch.channels_last)
-        assert found.unwarped is None
-        whole = torch.tensor(deferred.unwarped.reductions) == 1
+        whole = torch.tensor(deferred.images.reductions) == 1
         error = difference(found, expected)
         # Alike but for rounding; libjpeg's reduction is not quite a mean, and nvJPEG not quite libjpeg.
         assert (error[whole] < (0.01 if place == "cpu" else 1)).all()
         assert (error < 1).all()
         mirrored += (torch.linalg.det(expected.image_from_input) < 0).sum()
-        reductions |= sum(set(deferred.unwarped.reductions))
+        reductions |= sum(set(deferred.images.reductions))
     assert 0 < mirrored < 36
     assert reductions >= 4  # both kinds were among them
 
@@ -109,7 +111,7 @@ def test_photographs_differ_by_less_than_a_grey_level(place):
         pytest.skip("no sample photographs here")
     for epoch in range(2):
         expected, found = (
-            device.finish(collated(module(SAMPLES / "test_coco.json", decode, hw="[256,192]"), epoch).to(place))
+            to_batch(gathered(module(SAMPLES / "test_coco.json", decode, hw="[256,192]"), epoch).to(place))
             for decode in ("cpu", "device")
         )
         assert difference(found, expected).max() < 1
@@ -126,14 +128,14 @@ def test_images_of_any_kind_and_size(photographs, hw, suffix):
     nobody = unlabelled(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 5)
     sample = Sample(EncodedImage(path, hw), nobody, matrix, 1, 0, hw)
     rng = np.random.default_rng(0)
-    expected = collate([Warp((64, 48))(sample, rng)])
-    found = device.finish(collate([DeferWarp((64, 48))(sample, rng)]))
+    expected = to_batch(gather([Warp((64, 48))(sample, rng)]))
+    found = to_batch(gather([DeferWarp((64, 48))(sample, rng)]))
     assert difference(found, expected).max() < 1
 
 
 def test_whole_images_too(photographs):
     first, second = (
-        device.finish(collated(module(photographs, decode, data="bottomup", augment="bottomup")))
+        to_batch(gathered(module(photographs, decode, data="bottomup", augment="bottomup")))
         for decode in ("cpu", "device")
     )
     assert difference(first, second).max() < 1
@@ -141,23 +143,22 @@ def test_whole_images_too(photographs):
 
 
 def test_a_batch_carries_each_file_once(photographs):
-    batch = collated(module(photographs, "device"))
-    images = batch.unwarped
+    batch = gathered(module(photographs, "device"))
+    images = batch.images
     assert images.image_rows == (0, 0, 1, 1, 2, 2)
     assert images.jpeg == (True, True, False)
     jpegs = [(photographs.parent / name).read_bytes() for name in ("a.jpg", "b.jpg")]
     assert images.sizes == (len(jpegs[0]), len(jpegs[1]), 90 * 80 * 3)
     assert images.data.numpy().tobytes() == b"".join(jpegs) + read_image(photographs.parent / "c.png").tobytes()
     assert len(batch) == 6
-    assert batch.inputs.numel() == 0
-    assert len(pickle.dumps(batch.unwarped)) < images.data.numel() + 5000
+    assert len(pickle.dumps(batch.images)) < images.data.numel() + 5000
 
 
 def test_files_stay_on_the_cpu_and_are_not_pinned(photographs, monkeypatch):
-    batch = collated(module(photographs, "device"))
-    assert batch.to("meta").unwarped.data is batch.unwarped.data
+    batch = gathered(module(photographs, "device"))
+    assert batch.to("meta").images.data is batch.images.data
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: torch.empty(0))
-    assert batch.pin_memory().unwarped.data is batch.unwarped.data
+    assert batch.pin_memory().images.data is batch.images.data
 
 
 def cut(path):
@@ -177,20 +178,20 @@ def convert(path):
 @pytest.mark.parametrize("change", [turn, convert])
 def test_what_only_the_cpu_reads_is_decoded_by_the_workers(photographs, change):
     change(photographs.parent / "a.jpg")
-    batch = collated(module(photographs, "device"))
-    assert batch.unwarped.jpeg == (False, True, False)
-    assert difference(device.finish(batch), collated(module(photographs, "cpu")))[:2].max() < 0.01
+    batch = gathered(module(photographs, "device"))
+    assert batch.images.jpeg == (False, True, False)
+    assert difference(to_batch(batch), to_batch(gathered(module(photographs, "cpu"))))[:2].max() < 0.01
 
 
 def test_bad_files_are_found_by_the_workers(photographs):
     cut(photographs.parent / "a.jpg")
     with pytest.raises(ImageError, match=r"a\.jpg .*truncated"):
         module(photographs, "device").train_dataset[0]
-    skipping = module(photographs, "device", "data.dataset.on_bad_image=skip")
-    batch = collated(skipping)
+    skipping = module(photographs, "device", "reader.on_bad_image=skip")
+    batch = gathered(skipping)
     assert 1 not in batch.image_ids
     assert skipping.train_dataset.bad_images == ["a.jpg"]
-    assert device.finish(batch).inputs.shape == (6, 3, 128, 96)
+    assert to_batch(batch).inputs.shape == (6, 3, 128, 96)
 
 
 def test_a_file_of_another_size_is_refused(photographs):
@@ -201,13 +202,13 @@ def test_a_file_of_another_size_is_refused(photographs):
 
 @pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 def test_a_file_that_only_shows_to_be_bad_when_decoded_is_named(photographs, place):
-    batch = collated(module(photographs, "device")).to(place)
-    data = batch.unwarped.data.clone()
-    data[100 : batch.unwarped.sizes[0] - 2] = 0xFF  # all of the first file but its beginning and its end
-    broken = replace(batch, unwarped=replace(batch.unwarped, data=data))
+    batch = gathered(module(photographs, "device")).to(place)
+    data = batch.images.data.clone()
+    data[100 : batch.images.sizes[0] - 2] = 0xFF  # all of the first file but its beginning and its end
+    broken = replace(batch, images=replace(batch.images, data=data))
     with pytest.raises(ImageError, match=r"a\.jpg"):
-        device.finish(broken)
-    assert device.finish(batch).inputs.device.type == place
+        to_batch(broken)
+    assert to_batch(batch).inputs.device.type == place
 
 
 def test_what_needs_pixels_is_refused(photographs):
@@ -229,8 +230,7 @@ def test_loaders_give_finished_batches(photographs):
         for loader in (data.train_dataloader(), data.val_dataloader()):
             (batch,) = loader
             assert batch.inputs.shape == (6, 3, 128, 96)
-            assert batch.unwarped is None
-            assert not batch.photometric
+            assert not isinstance(batch, RawBatch)
 
 
 @needs_cuda
@@ -240,13 +240,13 @@ def test_batches_are_prepared_one_ahead_on_the_device(photographs):
     dataset = module(photographs, "device", augment="topdown_photometric").train_dataset
     prepared = []
 
-    def finish(batch):
+    def noted(raw):
         prepared.append(len(prepared))
-        return device.finish(batch)
+        return to_batch(raw)
 
-    options = {"batch_size": 2, "collate_fn": collate}
-    expected = list(EpochLoader(dataset, torch.device("cpu"), device.finish, **options))
-    loader = EpochLoader(dataset, torch.device("cuda", 0), finish, pin_memory=True, **options)
+    options = {"batch_size": 2, "collate_fn": gather}
+    expected = list(EpochLoader(dataset, torch.device("cpu"), to_batch, **options))
+    loader = EpochLoader(dataset, torch.device("cuda", 0), noted, pin_memory=True, **options)
     for number, batch in enumerate(loader):
         assert number + 1 <= len(prepared) <= min(number + 2, 3)
         assert loader.state_dict()["batches"] == number + 1

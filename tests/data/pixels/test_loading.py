@@ -8,8 +8,9 @@ from lightning.pytorch.utilities.data import _update_dataloader
 from torch.utils.data import SequentialSampler
 
 from lightpose.data.base import PoseDataset
+from lightpose.data.pixels.device import collate
 from lightpose.data.pixels.loader import EpochLoader, EpochSampler
-from lightpose.structures import Annotations, Sample, collate
+from lightpose.structures import Annotations, Sample
 
 
 class Numbers(PoseDataset):
@@ -119,7 +120,7 @@ def test_batches_are_finished_before_they_are_given_out():
         assert batch.inputs.is_meta
         assert length == 2
     again = _update_dataloader(loader, SequentialSampler(loader.dataset))  # as Lightning does on several processes
-    assert (again.device, again.finish, again.batch_size) == (loader.device, loader.finish, 2)
+    assert (again.device, again.to_batch, again.batch_size) == (loader.device, loader.to_batch, 2)
 
 
 def test_workers_start_at_once_where_the_epoch_does_not_matter():

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from lightpose.data.pixels.device import to_batch
 from lightpose.data.pixels.photometric import BrightnessContrast, GaussianBlur, Holes, HueSaturation, apply_photometric
-from lightpose.structures import Annotations, Sample, collate
+from lightpose.data.pixels.raw import gather
+from lightpose.structures import Annotations, Sample
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
 
@@ -25,8 +27,8 @@ def applied(sample, *transforms, seed=0, device="cpu"):
     rng = np.random.default_rng(seed)
     for transform in transforms:
         sample = transform(sample, rng)
-    batch = collate([sample]).to(device)
-    return apply_photometric(batch.inputs, batch.photometric)[0].permute(1, 2, 0).cpu().numpy()
+    batch = to_batch(gather([sample]).to(device))
+    return batch.inputs[0].permute(1, 2, 0).cpu().numpy()
 
 
 def test_brightness_and_contrast_are_one_affine_map(sample):
@@ -98,16 +100,16 @@ def test_what_nothing_was_drawn_for_is_untouched(sample, device):
         for transform in transforms:
             drawn = transform(drawn, rng)
         samples.append(drawn)
-    batch = collate(samples).to(device)
-    result = apply_photometric(batch.inputs, batch.photometric)
+    batch = gather(samples).to(device)
+    result = apply_photometric(batch.images, batch.photometric)
     assert result.is_contiguous(memory_format=torch.channels_last)
-    same = (result == batch.inputs).flatten(1).all(1).tolist()
+    same = (result == batch.images).flatten(1).all(1).tolist()
     assert same == [not drawn.photometric for drawn in samples]
     assert 0 < sum(same) < 20
-    assert (batch.inputs[:, :, 0, 0] == torch.tensor(sample.image[0, 0], device=device)).all()  # not written into
+    assert (batch.images[:, :, 0, 0] == torch.tensor(sample.image[0, 0], device=device)).all()  # not written into
     for row in (0, 7, 21):  # alone or among others
-        alone = collate([samples[row]]).to(device)
-        torch.testing.assert_close(apply_photometric(alone.inputs, alone.photometric)[0], result[row], atol=1, rtol=0)
+        alone = gather([samples[row]]).to(device)
+        torch.testing.assert_close(apply_photometric(alone.images, alone.photometric)[0], result[row], atol=1, rtol=0)
 
 
 def test_colour_maps_are_applied_in_the_order_of_the_transforms(sample):

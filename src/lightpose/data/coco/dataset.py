@@ -90,7 +90,7 @@ class CocoDataset(PoseDataset):
         transforms: see `PoseDataset`.
         seed: see `PoseDataset`.
         on_bad_image: ``error``, or ``skip`` to put another sample in the place of an unreadable image and count it.
-            With ``data.decode=device`` a JPEG whose end is there is decoded too late to be skipped: damage inside of it
+            With ``data.decode=device`` a JPEG that is complete is decoded too late to be skipped: damage inside of it
             is an error all the same.
         image_bits: how many bits the values of 16-bit images have, see `lightpose.data.pixels.decode.read_image`.
 
@@ -109,14 +109,13 @@ class CocoDataset(PoseDataset):
         on_bad_image: OnBadImage = "error",
         image_bits: int = 16,
     ) -> None:
-        super().__init__(transforms, seed)
         if on_bad_image not in ("error", "skip"):
             raise UserError(f"on_bad_image={on_bad_image!r} is unknown; use error or skip")
         check_image_bits(image_bits)
         self.image_bits = image_bits
         self.index = read_coco(annotations)
         check_trainable(self.index)
-        self.skeleton = skeleton or skeleton_of(annotations)
+        super().__init__(skeleton or skeleton_of(annotations), transforms, seed)
         check_skeleton(self.index, self.skeleton)
         if not (self.index.status == USABLE).any():
             raise UserError(f"there is nothing to learn from or to measure on. {self.index.summary()}")
@@ -126,6 +125,16 @@ class CocoDataset(PoseDataset):
         self.on_bad_image = on_bad_image
         self._bad = torch.zeros(len(self.index.image_ids), dtype=torch.bool).share_memory_()
         self._last: tuple[int, EncodedImage] | None = None
+
+    @classmethod
+    def read_skeleton(cls, annotations: Path | str, sigmas: Sequence[float] | None = None) -> Skeleton:
+        """See `skeleton_of`."""
+        return skeleton_of(annotations, sigmas)
+
+    @classmethod
+    def skeleton_remarks(cls, annotations: Path | str) -> list[str]:
+        """See the function `skeleton_remarks`."""
+        return skeleton_remarks(annotations)
 
     @property
     def bad_images(self) -> list[str]:
@@ -253,13 +262,15 @@ class CocoImages(CocoDataset):
 
     Args:
         annotations: COCO keypoint file.
-        empty_images: also the images without a usable person: negatives in training, and what evaluation needs to
-            count false alarms.
+        empty_images: learn from the images without a usable person, too. Evaluation always takes them, or false alarms
+            there would go unseen.
         shared: see `CocoDataset`.
 
     Raises:
         UserError: for a file with several keypoint categories, between which a model of whole images can't tell.
     """
+
+    one_person = False
 
     def __init__(self, annotations: Path | str, empty_images: bool = False, **shared: Any) -> None:
         super().__init__(annotations, **shared)
@@ -268,10 +279,16 @@ class CocoImages(CocoDataset):
             raise UserError(
                 f"{self.index.path} has {len(categories)} categories with keypoints ({', '.join(categories)}), but "
                 "where a sample is a whole image nothing says of which a pose is; write one file per category, or use "
-                "data=topdown"
+                "reader=coco"
             )
-        peopled = np.unique(self.index.image_rows[self.index.status == USABLE])
-        self.image_rows = np.arange(len(self.index.image_ids)) if empty_images else peopled
+        self.empty_images = empty_images
+        self._peopled = np.unique(self.index.image_rows[self.index.status == USABLE])
+        self._every = np.arange(len(self.index.image_ids))
+
+    @property
+    def image_rows(self) -> Array:
+        """(N,) row in the index of each image."""
+        return self._peopled if self.training and not self.empty_images else self._every
 
     def __len__(self) -> int:
         return len(self.image_rows)

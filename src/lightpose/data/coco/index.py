@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from lightpose.data.coco.ground_truth import annotation
 from lightpose.data.coco.json_values import read_json
 from lightpose.data.coco.parse import CROWD, STATUS, USABLE, parse_coco
 from lightpose.errors import UserError
@@ -145,17 +146,8 @@ class CocoIndex:
             ],
             "categories": self.categories,
             "annotations": [
-                {
-                    "id": annotation_id,
-                    "image_id": image_id,
-                    "category_id": self.categories[category_row]["id"],
-                    "bbox": box,
-                    "area": area,
-                    "keypoints": keypoints,
-                    "num_keypoints": labelled,
-                    "iscrowd": int(crowd),
-                }
-                for annotation_id, image_id, category_row, box, area, keypoints, labelled, crowd in annotations
+                annotation(id_, image_id, self.categories[category_row]["id"], *rest)
+                for id_, image_id, category_row, *rest in annotations
             ],
         }
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from lightpose.data.transforms import mirror_labels
 from lightpose.errors import UserError
+from lightpose.geometry import transform_points
 from lightpose.skeleton import Skeleton
-from lightpose.structures import Array, Sample, transform_points
+from lightpose.structures import Array, Sample
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for a newer version at import
 import albumentations

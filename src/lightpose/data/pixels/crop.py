@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 
 from lightpose.data.pixels.decode import EncodedImage
-from lightpose.geometry import full_from_reduced, reduction
-from lightpose.structures import Array, Sample, Unwarped, transform_points
+from lightpose.data.pixels.raw import Unwarped
+from lightpose.geometry import full_from_reduced, reduction, transform_points
+from lightpose.structures import Array, Sample
 
 
 class Warp:

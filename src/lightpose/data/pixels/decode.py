@@ -1,5 +1,6 @@
 """Image files to pixels."""
 
+import functools
 import io
 import logging
 import threading
@@ -130,7 +131,7 @@ def check_image_bits(bits: int) -> None:
 
 
 class EncodedImage:
-    """An image file, read but decoded only where its pixels are needed, and no larger than needed.
+    """An image file, read and decoded only where its pixels are needed, and no larger than needed.
 
     Args:
         path: the file.
@@ -140,17 +141,24 @@ class EncodedImage:
     Attributes:
         hw: upright size.
         name: the path, for messages.
-        data: content of the file.
 
     Raises:
-        ImageError: naming the file, when it can't be read, or its header is needed for the size and can't be.
+        ImageError: naming the file, when its header is needed for the size and can't be read.
     """
 
     def __init__(self, path: Path | str, hw: tuple[int, int] | None = None, bits: int = 16) -> None:
-        self.name, self.bits = str(path), bits
-        self.data = read_bytes(path)
+        self.name, self.bits, self._path = str(path), bits, path
         self._decoded: dict[int, tuple[Array, int]] = {}
         self.hw = hw or read_header(self.data, self.name).hw
+
+    @functools.cached_property
+    def data(self) -> bytes:
+        """Content of the file.
+
+        Raises:
+            ImageError: naming the file, when it can't be read.
+        """
+        return read_bytes(self._path)
 
     def decode(self, reduction: int = 1) -> tuple[Array, int]:
         """The upright pixels and the factor by which they are reduced; they are kept for the next who asks.
@@ -274,7 +282,7 @@ def _say_dark(name: str, needed: int) -> None:
         _said_dark.append(name)
         log.warning(
             "image %s uses %d of its 16 bits and is almost black as it is read; if this is so of all images, set "
-            "image_bits=%d (data.dataset.image_bits=%d in training)",
+            "image_bits=%d (reader.image_bits=%d in training)",
             name,
             needed,
             needed,

@@ -1,9 +1,8 @@
-"""What is left to do to a batch on its device: decode and warp the images, apply the photometric augmentation."""
+"""From what workers ship to a batch, on its device: decode and warp the images, change colours and light."""
 
 import functools
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,26 +10,43 @@ from torch.nn import functional
 
 from lightpose.data.pixels.decode import decode_image
 from lightpose.data.pixels.photometric import apply_photometric
-from lightpose.structures import Batch, UnwarpedImages
+from lightpose.data.pixels.raw import RawBatch, UnwarpedImages, gather
+from lightpose.structures import Batch, Sample
 
 _BUFFER_BYTES = 256 * 2**20
 
 
-def finish(batch: Batch) -> Batch:
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Join samples of the CPU into a finished batch there.
+
+    Raises:
+        ImageError: for an image that can't be decoded.
+    """
+    return to_batch(gather(samples))
+
+
+def to_batch(raw: RawBatch) -> Batch:
     """The batch with its inputs as the network takes them, on the device where it is.
 
     Raises:
         ImageError: for an image that can't be decoded.
     """
-    if batch.unwarped is not None:
-        device = batch.image_from_input.device
-        images = decode(batch.unwarped, device)
-        batch = replace(batch, inputs=warp(images, batch.unwarped, batch.image_from_input), unwarped=None)
+    inputs, device = raw.images, raw.image_from_input.device
+    if isinstance(inputs, UnwarpedImages):
+        images = decode(inputs, device)
+        inputs = warp(images, inputs, raw.image_from_input)
         if device.type == "cuda":
             torch.cuda.current_stream(device).synchronize()  # before the memory of `images` is written again
-    if batch.photometric:
-        batch = replace(batch, inputs=apply_photometric(batch.inputs, batch.photometric), photometric={})
-    return batch
+    if raw.photometric:
+        inputs = apply_photometric(inputs, raw.photometric)
+    return Batch(
+        inputs=inputs,
+        instances=raw.instances,
+        image_from_input=raw.image_from_input,
+        image_ids=raw.image_ids,
+        indices=raw.indices,
+        image_hw=raw.image_hw,
+    )
 
 
 def decode(images: UnwarpedImages, device: torch.device) -> list[Tensor]:
@@ -54,12 +70,12 @@ def _decode_here(file: Tensor, name: str) -> Tensor:
 
 
 def _decode_jpegs(files: list[Tensor], device: torch.device) -> list[Tensor]:
-    """What nvJPEG makes of all files; nothing if there is no nvJPEG, or it fails at one of them."""
+    """All files as nvJPEG decodes them; an empty list if there is no nvJPEG, or if it fails at one of them."""
     if device.type != "cuda" or not files:
         return []
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    # nvJPEG writes in a stream of its own, which doesn't wait for earlier users of the memory that it is given: memory
+    # nvJPEG writes in a stream of its own, which doesn't wait for earlier users of the memory that it is given. Memory
     # from this pool never has any.
     pool = stream(device, "decode")
     try:
@@ -75,7 +91,7 @@ def _decode_jpegs(files: list[Tensor], device: torch.device) -> list[Tensor]:
 
 @functools.cache
 def stream(device: torch.device, use: str) -> torch.cuda.Stream:
-    """One stream for each use: the memory that a stream has used is kept for it alone. It goes before the network's."""
+    """One stream for each use, as memory that a stream has used is kept for it alone. It runs before the network's."""
     return torch.cuda.Stream(device, priority=-1)
 
 
@@ -84,7 +100,7 @@ def warp(images: Sequence[Tensor], unwarped: UnwarpedImages, image_from_input: T
 
     Args:
         images: (3, H, W) uint8 each, on the device.
-        unwarped: says which image each sample is of, and by how much to reduce it before.
+        unwarped: says which image each sample is of, and by how much to reduce that first.
         image_from_input: (B, 3, 3) float32.
 
     Returns:
@@ -106,7 +122,7 @@ def warp(images: Sequence[Tensor], unwarped: UnwarpedImages, image_from_input: T
         some = sources[start : start + at_once]
         padded = torch.zeros(len(some), 3, high, wide, device=device)
         places = [padded[i, :, : source.shape[1], : source.shape[2]] for i, source in enumerate(some)]
-        # One call and few others: each lets another thread in, and must wait until that lets this one on.
+        # All copies in one call: after each call another thread may run, and this one waits until it is let in again.
         torch._foreach_copy_(places, some)
         crops = functional.grid_sample(
             padded, grid[start : start + at_once], mode="bilinear", padding_mode="zeros", align_corners=True
@@ -127,5 +143,5 @@ def _image_points(image_from_input: Tensor, input_hw: tuple[int, int]) -> Tensor
 
 
 def _without_sync(tensor: Tensor, device: torch.device) -> Tensor:
-    """The small CPU tensor on ``device``, which is not waited for."""
+    """The small CPU tensor on ``device``; nothing waits for the transfer."""
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

@@ -16,6 +16,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from lightpose.data.base import PoseDataset
 from lightpose.data.pixels.device import stream
+from lightpose.data.pixels.raw import RawBatch
 from lightpose.errors import UserError
 from lightpose.structures import Array, Batch, Sample
 
@@ -46,7 +47,7 @@ class EpochSampler(DistributedSampler[Sample]):
     from it in turn: what they have seen after a step is always its beginning, however many they are.
 
     Args:
-        dataset: what to draw from.
+        dataset: whose samples to order.
         seed: of the order.
         groups: (N,) group of every sample. Given, whole groups are shuffled, so that the people of one image meet in
             one batch and the image is decoded once.
@@ -109,16 +110,16 @@ class EpochSampler(DistributedSampler[Sample]):
 
 
 class EpochLoader(DataLoader[Sample]):
-    """A `DataLoader` that finishes batches on the device.
+    """A `DataLoader` whose batches are finished on the device.
 
     With an `EpochSampler` workers start at the first batch: Lightning asks for the iterator before it says which epoch
     it is, and a resumed run would begin with samples of the wrong one. Without, they start at once.
 
     Args:
-        dataset: what to draw from.
+        dataset: whose samples to load.
         device: where batches go; None leaves them where they are. To a CUDA device they go one ahead, in a thread and
             a stream of their own, while the batch before is computed on.
-        finish: what is left to do to a batch there.
+        to_batch: makes a batch of what workers ship, there; None leaves it as it is.
         options: of `DataLoader`.
     """
 
@@ -126,11 +127,11 @@ class EpochLoader(DataLoader[Sample]):
         self,
         dataset: PoseDataset,
         device: torch.device | None = None,
-        finish: Callable[[Batch], Batch] | None = None,
+        to_batch: Callable[[RawBatch], Batch] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(dataset, **options)
-        self.device, self.finish = device, finish
+        self.device, self.to_batch = device, to_batch
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # Persistent workers may still be asked, by the thread of an iteration that wasn't finished, for its next batch.
@@ -146,10 +147,10 @@ class EpochLoader(DataLoader[Sample]):
             message = str(error).rstrip().splitlines()[-1]
             raise UserError(message.partition(": ")[2] if "worker process" in str(error) else message) from error
 
-    def _prepare(self, batch: Any) -> Any:
+    def _prepare(self, shipped: Any) -> Any:
         if self.device is not None:
-            batch = batch.to(self.device)
-        return self.finish(batch) if self.finish else batch
+            shipped = shipped.to(self.device)
+        return self.to_batch(shipped) if self.to_batch else shipped
 
 
 def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

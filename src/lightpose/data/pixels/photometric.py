@@ -1,7 +1,7 @@
-"""Light, colour, blur and holes: drawn sample by sample in the workers, applied to the whole batch on its device.
+"""Light, colour, blur and holes: chosen sample by sample in the workers, applied to the whole batch on its device.
 
-A transform draws with its probability, and then puts its parameters on the sample; `apply_photometric` does the rest,
-in the order colour, blur, holes. What nothing was drawn for comes through unchanged.
+A transform acts with its probability, and then puts random parameters on the sample. `apply_photometric` does the rest,
+in the order colour, blur, holes. Samples without parameters come through unchanged.
 """
 
 import math
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightpose.structures import Array, Drawn, Sample
+from lightpose.data.pixels.raw import Parameters
+from lightpose.structures import Array, Sample
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # of BT.601, as in JPEG
 
 
 class Photometric:
-    """Base of the transforms: draws now and then.
+    """Base of the transforms: chooses parameters now and then.
 
     Args:
         probability: of doing it.
@@ -32,10 +33,10 @@ class Photometric:
         """Add to ``photometric``, or not."""
         if rng.random() >= self.probability:
             return sample
-        return replace(sample, photometric={**sample.photometric, **self.draw(sample, rng)})
+        return replace(sample, photometric={**sample.photometric, **self.choose(sample, rng)})
 
-    def draw(self, sample: Sample, rng: np.random.Generator) -> dict[str, Array]:
-        """Parameters by name: ``color`` (3, 4), ``blur`` (taps,) or ``holes`` (count, 4), float32."""
+    def choose(self, sample: Sample, rng: np.random.Generator) -> dict[str, Array]:
+        """Random parameters by name: ``color`` (3, 4), ``blur`` (taps,) or ``holes`` (count, 4), float32."""
         raise NotImplementedError
 
 
@@ -52,8 +53,8 @@ class BrightnessContrast(Photometric):
         super().__init__(probability)
         self.brightness, self.contrast = brightness, contrast
 
-    def draw(self, sample: Sample, rng: np.random.Generator) -> dict[str, Array]:
-        """The affine map of RGB, after those drawn before."""
+    def choose(self, sample: Sample, rng: np.random.Generator) -> dict[str, Array]:
+        """The affine map of RGB, after those of earlier transforms."""
         gain = 1 + rng.uniform(-self.contrast, self.contrast)
         offset = 255 * rng.uniform(-self.brightness, self.brightness) + 127.5 * (1 - gain)
         return _color(sample, np.column_stack([gain * np.eye(3), np.full(3, offset)]))
@@ -72,8 +73,8 @@ class HueSaturation(Photometric):
         super().__init__(probability)
         self.hue_degrees, self.saturation = hue_degrees, saturation
 
-    def draw(self, sample: Sample, rng: np.random.Generator) -> dict[str, Array]:
-        """The affine map of RGB, after those drawn before."""
+    def choose(self, sample: Sample, rng: np.random.Generator) -> dict[str, Array]:
+        """The affine map of RGB, after those of earlier transforms."""
         radians = math.radians(rng.uniform(-self.hue_degrees, self.hue_degrees))
         factor = 1 + rng.uniform(-self.saturation, self.saturation)
         cos, third, odd = math.cos(radians), (1 - math.cos(radians)) / 3, math.sin(radians) / math.sqrt(3)
@@ -101,8 +102,8 @@ class GaussianBlur(Photometric):
         super().__init__(probability)
         self.sigma = (sigma[0], sigma[1])
 
-    def draw(self, sample: Sample, rng: np.random.Generator) -> dict[str, Array]:
-        """The weights of the pixels along a row or a column, as many whatever was drawn."""
+    def choose(self, sample: Sample, rng: np.random.Generator) -> dict[str, Array]:
+        """The weights of the pixels along a row or a column, equally many for any deviation."""
         radius = math.ceil(3 * self.sigma[1])
         weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / rng.uniform(*self.sigma)) ** 2)
         return {"blur": (weights / weights.sum()).astype(np.float32)}
@@ -129,8 +130,8 @@ class Holes(Photometric):
         self.count = (count[0], count[1])
         self.least_wh, self.most_wh = np.array([width[0], height[0]]), np.array([width[1], height[1]])
 
-    def draw(self, sample: Sample, rng: np.random.Generator) -> dict[str, Array]:
-        """Boxes xyxy as shares of the input, of no size beyond those drawn."""
+    def choose(self, sample: Sample, rng: np.random.Generator) -> dict[str, Array]:
+        """Boxes xyxy as shares of the input; those beyond the chosen number have no size."""
         holes = np.zeros((self.count[1], 4), np.float32)
         for row in range(rng.integers(self.count[0], self.count[1] + 1)):
             size_wh = rng.uniform(self.least_wh, self.most_wh)
@@ -139,11 +140,16 @@ class Holes(Photometric):
         return {"holes": holes}
 
 
-def apply_photometric(inputs: Tensor, drawn: Mapping[str, Drawn]) -> Tensor:
-    """The inputs (B, 3, H, W) uint8 with what was drawn, as a copy, channels last in memory."""
+def apply_photometric(inputs: Tensor, chosen: Mapping[str, Parameters]) -> Tensor:
+    """A changed copy of the inputs (B, 3, H, W) uint8, channels last in memory.
+
+    Args:
+        inputs: on any device.
+        chosen: name → parameters, as `Photometric.choose` names them.
+    """
     for name, change in (("color", _change_color), ("blur", _blur), ("holes", _punch)):
-        if name in drawn:
-            rows, values = drawn[name].rows, drawn[name].values
+        if name in chosen:
+            rows, values = chosen[name].rows, chosen[name].values
             inputs = inputs.index_copy(0, rows, change(inputs[rows], values))
     return inputs.contiguous(memory_format=torch.channels_last)
 

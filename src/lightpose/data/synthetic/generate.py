@@ -17,10 +17,10 @@ from lightpose.data.synthetic.paint import (
     Camera,
     Canvas,
     Look,
-    finish,
     paint_background,
     paint_occluder,
     paint_person,
+    photographed,
     visibility,
 )
 from lightpose.errors import UserError
@@ -107,7 +107,7 @@ def draw_scene(rng: np.random.Generator, image_hw: tuple[int, int]) -> tuple[Arr
         if hidden_by_object[person]:
             paint_occluder(canvas, rng, body, camera)
     people = [_annotation(canvas, body, camera, person) for person, body in enumerate(bodies)]
-    return finish(rng, canvas.image), camera, [person for person in people if person["area"]]
+    return photographed(rng, canvas.image), camera, [person for person in people if person["area"]]
 
 
 def _place_people(rng: np.random.Generator, camera: Camera, image_hw: tuple[int, int]) -> list[Body]:

@@ -320,7 +320,7 @@ def paint_occluder(canvas: Canvas, rng: np.random.Generator, body: Body, camera:
     paint_shape(canvas, rng, center, size_px, _vivid(rng), label=0)
 
 
-def finish(rng: np.random.Generator, image: Array) -> Array:
+def photographed(rng: np.random.Generator, image: Array) -> Array:
     """The picture as a camera would give it: exposure, a little blur, noise."""
     exposed = image.astype(np.float32) * rng.uniform(0.75, 1.12)
     if rng.random() < 0.4:

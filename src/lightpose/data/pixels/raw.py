@@ -1,0 +1,169 @@
+"""What workers ship: samples joined to a batch whose pixels are not finished yet."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightpose.geometry import transform_boxes, transform_points
+from lightpose.structures import Array, Instances, Sample, TensorStruct
+
+
+@dataclass(frozen=True, slots=True)
+class Unwarped:
+    """An image whose pixels are moved on the device only.
+
+    Attributes:
+        name: for messages; images of the same name are the same.
+        data: (N,) uint8, a JPEG file; or (H, W, 3) uint8 RGB.
+        image_hw: size of the image.
+        reduction: the side of the squares that are averaged before it is warped.
+        input_hw: network input size.
+    """
+
+    name: str
+    data: Array
+    image_hw: tuple[int, int]
+    reduction: int
+    input_hw: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class UnwarpedImages:
+    """The images of a batch of `Unwarped` samples, each once. They stay on the CPU, where decoders read them.
+
+    Attributes:
+        data: (N,) uint8, what all images consist of, one after another.
+        sizes: share of each image in ``data``.
+        jpeg: whether it is a JPEG file, or else pixels.
+        image_hw: size of each image.
+        names: for messages.
+        image_rows: which image each sample is of.
+        reductions: of each sample, see `Unwarped`.
+        input_hw: network input size.
+    """
+
+    data: Tensor
+    sizes: tuple[int, ...]
+    jpeg: tuple[bool, ...]
+    image_hw: tuple[tuple[int, int], ...]
+    names: tuple[str, ...]
+    image_rows: tuple[int, ...]
+    reductions: tuple[int, ...]
+    input_hw: tuple[int, int]
+
+    @classmethod
+    def join(cls, samples: Sequence[Unwarped]) -> "UnwarpedImages":
+        """The images of ``samples`` in one tensor: many small ones would be slow to hand from process to process."""
+        images = {sample.name: sample for sample in samples}
+        rows = {name: row for row, name in enumerate(images)}
+        return cls(
+            data=torch.from_numpy(np.concatenate([image.data.ravel() for image in images.values()])),
+            sizes=tuple(image.data.size for image in images.values()),
+            jpeg=tuple(image.data.ndim == 1 for image in images.values()),
+            image_hw=tuple(image.image_hw for image in images.values()),
+            names=tuple(images),
+            image_rows=tuple(rows[sample.name] for sample in samples),
+            reductions=tuple(sample.reduction for sample in samples),
+            input_hw=samples[0].input_hw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters(TensorStruct):
+    """Those of one kind of augmentation, for the samples of a batch that it is applied to.
+
+    Attributes:
+        rows: (n,) int64, which samples.
+        values: (n, ...) float32.
+    """
+
+    rows: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class RawBatch(TensorStruct):
+    """What workers ship. `lightpose.data.pixels.device.to_batch` makes a `lightpose.structures.Batch` of it.
+
+    Attributes:
+        images: (B, 3, H, W) uint8 RGB crops; or the images that crops are made of; or (B, T, K, C) float32 sequences.
+        photometric: name → augmentation of colours and light that is still to be applied.
+        instances: see `lightpose.structures.Batch`, as for all that follow.
+        image_from_input: (B, 3, 3) float32.
+        image_ids: (B,) int64.
+        indices: (B,) int64.
+        image_hw: (B, 2) int64.
+    """
+
+    images: Tensor | UnwarpedImages
+    photometric: Mapping[str, Parameters]
+    instances: Instances
+    image_from_input: Tensor
+    image_ids: Tensor
+    indices: Tensor
+    image_hw: Tensor
+
+    def __len__(self) -> int:
+        """Batch size."""
+        return len(self.image_ids)
+
+
+def gather(samples: Sequence[Sample]) -> RawBatch:
+    """Join samples: instances to input pixels, padded; crops stay uint8, channels last in memory."""
+    matrices = [sample.input_from_image for sample in samples]
+    return RawBatch(
+        images=_images([sample.image for sample in samples]),
+        photometric=_parameters([sample.photometric for sample in samples]),
+        instances=_instances(samples),
+        image_from_input=torch.from_numpy(np.linalg.inv(np.stack(matrices)).astype(np.float32)),
+        image_ids=torch.tensor([sample.image_id for sample in samples]),
+        indices=torch.tensor([sample.index for sample in samples]),
+        image_hw=torch.tensor([sample.image_hw for sample in samples]),
+    )
+
+
+def _images(images: Sequence[Any]) -> Tensor | UnwarpedImages:
+    if isinstance(images[0], Unwarped):
+        return UnwarpedImages.join(images)
+    stacked = torch.from_numpy(np.stack(images))
+    return stacked.permute(0, 3, 1, 2) if stacked.dtype == torch.uint8 else stacked
+
+
+def _instances(samples: Sequence[Sample]) -> Instances:
+    labels = [sample.instances for sample in samples]
+    pairs = [(sample.input_from_image, sample.instances) for sample in samples]
+    most = max(1, *(len(label.ids) for label in labels))
+    return Instances(
+        keypoints=_pad([transform_points(matrix, label.keypoints) for matrix, label in pairs], most),
+        visible=_pad([label.visible for label in labels], most),
+        boxes_xyxy=_pad([transform_boxes(matrix, label.boxes_xyxy) for matrix, label in pairs], most),
+        areas=_pad(
+            [(label.areas * abs(np.linalg.det(matrix[:2, :2]))).astype(np.float32) for matrix, label in pairs], most
+        ),
+        categories=_pad([label.categories for label in labels], most),
+        ids=_pad([label.ids for label in labels], most, fill=-1),
+        scores=_pad([label.scores for label in labels], most),
+        valid=_pad([np.ones(len(label.ids), bool) for label in labels], most),
+    )
+
+
+def _pad(arrays: Sequence[Array], length: int, fill: float = 0) -> Tensor:
+    """Stack arrays of different first dimension into (B, length, ...)."""
+    out = np.full((len(arrays), length, *arrays[0].shape[1:]), fill, arrays[0].dtype)
+    for row, array in zip(out, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(out)
+
+
+def _parameters(samples: Sequence[Mapping[str, Array]]) -> dict[str, Parameters]:
+    """Name → parameters of the samples that have some."""
+    found = {}
+    for name in sorted({name for sample in samples for name in sample}):
+        rows = [row for row, sample in enumerate(samples) if name in sample]
+        values = np.stack([samples[row][name] for row in rows])
+        found[name] = Parameters(torch.tensor(rows), torch.from_numpy(values))
+    return found
