@@ -20,7 +20,7 @@ from lightpose.data.coco.index import read_coco
 from lightpose.data.pixels.device import collate
 from lightpose.data.report import check
 from lightpose.errors import UserError
-from lightpose.inference.boxes import check_boxes
+from lightpose.inference.detections import check_boxes
 from lightpose.inference.sources import open_source
 from lightpose.metrics.oks import evaluate_oks
 

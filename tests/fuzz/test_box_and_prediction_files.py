@@ -17,7 +17,8 @@ from lightpose.data.coco.boxes import detected_boxes
 from lightpose.data.coco.index import read_coco
 from lightpose.data.coco.results import read_coco_results
 from lightpose.errors import UserError
-from lightpose.inference.boxes import check_boxes, read_boxes
+from lightpose.inference.box_files import read_boxes
+from lightpose.inference.detections import check_boxes
 from lightpose.inference.sources import open_source
 from lightpose.metrics.oks import evaluate_oks
 

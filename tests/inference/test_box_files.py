@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lightpose.errors import UserError
-from lightpose.inference.boxes import check_boxes, read_boxes
+from lightpose.inference.box_files import read_boxes
+from lightpose.inference.detections import check_boxes
 from lightpose.inference.sources import open_source
 
 

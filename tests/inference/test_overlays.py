@@ -15,7 +15,7 @@ from lightpose.cli.predict import main
 from lightpose.data.coco.results import read_coco_results
 from lightpose.errors import UserError
 from lightpose.inference import overlays as module
-from lightpose.inference.overlays import SafePaths, VideoCanvas, video_rate
+from lightpose.inference.overlays import SafePaths, VideoWriter, video_rate
 from lightpose.inference.sources import Frame
 from lightpose.inference.writers import check_out, staged
 
@@ -212,7 +212,7 @@ def test_a_disk_that_fills_costs_all_overlays_and_no_prediction(
         if written > 2:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(VideoCanvas if film else module.ImageCanvas, "write", full)
+    monkeypatch.setattr(VideoWriter if film else module.ImageWriter, "write", full)
     code, said = predict(f"source={video if film else folder}")
     assert code == 0
     assert len(read_coco_results(tmp_path / "out" / "predictions.json")) == (40 if film else 5)
@@ -244,19 +244,19 @@ def test_every_rate_is_one_that_codecs_take(fps):
 )
 def test_videos_of_any_rate_and_size_play(tmp_path, monkeypatch, fps, hw, codec):
     monkeypatch.setattr(module, "_VIDEO_CODECS", (codec, "mpeg4"))
-    canvas = VideoCanvas(tmp_path / "new", "../film", fps)
-    assert canvas.path == tmp_path / "new" / ".._film.mp4"
+    writer = VideoWriter(tmp_path / "new", "../film", fps)
+    assert writer.path == tmp_path / "new" / ".._film.mp4"
     for number in (3, 4, 6, 7):
         image = cv2.resize(numbered(number), hw[::-1], interpolation=cv2.INTER_AREA)
-        canvas.write(Frame("", image, number), canvas.path, image)
-    canvas.close()
-    with av.open(str(canvas.path)) as container:
+        writer.write(Frame("", image, number), writer.path, image)
+    writer.close()
+    with av.open(str(writer.path)) as container:
         stream = container.streams.video[0]
         times = [frame.time for frame in container.decode(stream)]
         assert stream.codec_context.pix_fmt == "yuv420p"
         assert (stream.height, stream.width) == tuple(side + side % 2 for side in hw)
     assert times == pytest.approx([number / fps for number in (0, 1, 3, 4)], rel=2e-3)
-    capture, shown = cv2.VideoCapture(str(canvas.path)), []
+    capture, shown = cv2.VideoCapture(str(writer.path)), []
     while (found := capture.read())[0]:
         shown.append(shown_number(cv2.resize(found[1], (64, 48))))
     assert len(shown) == 4
@@ -265,12 +265,12 @@ def test_videos_of_any_rate_and_size_play(tmp_path, monkeypatch, fps, hw, codec)
 
 
 def test_frames_of_another_size_are_fitted_to_the_first(tmp_path):
-    canvas = VideoCanvas(tmp_path, "film", 25)
+    writer = VideoWriter(tmp_path, "film", 25)
     for number, size in enumerate([(64, 48), (128, 96), (63, 47)], start=1):
         image = cv2.resize(numbered(number), size)
-        canvas.write(Frame("", image, number), canvas.path, image)
-    canvas.close()
-    with av.open(str(canvas.path)) as container:
+        writer.write(Frame("", image, number), writer.path, image)
+    writer.close()
+    with av.open(str(writer.path)) as container:
         assert [shown_number(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)] == [1, 2, 3]
 
 

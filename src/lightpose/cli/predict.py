@@ -16,7 +16,7 @@ from lightpose.errors import UserError
 from lightpose.runtime.signals import react_by, saying
 
 if TYPE_CHECKING:
-    from lightpose.inference.boxes import Detections
+    from lightpose.inference.detections import Detections
     from lightpose.inference.detectors import Detector
     from lightpose.inference.predictor import Find
     from lightpose.inference.sources import Frame, Source
@@ -36,7 +36,7 @@ def predict(composed: DictConfig) -> None:
     from rich.progress import track
 
     from lightpose.cli.setup import resolved
-    from lightpose.inference.overlays import Canvas, ImageCanvas, Overlays, VideoCanvas
+    from lightpose.inference.overlays import ImageWriter, Overlays, PictureWriter, VideoWriter
     from lightpose.inference.predictor import Predictor
     from lightpose.inference.sources import Camera, ImageFiles, check_on_bad_image, open_source
     from lightpose.inference.writers import OVERLAYS, PREDICTIONS, check_out, staged, write_predictions
@@ -72,14 +72,14 @@ def predict(composed: DictConfig) -> None:
             results = predictor.stream(frames, box_finder(boxes, detector), config["batch_size"])
         results = finite(results, config["ckpt"])
         if config["draw"]:
-            canvas: Canvas = ImageCanvas(folder / OVERLAYS)
+            writer: PictureWriter = ImageWriter(folder / OVERLAYS)
             if not isinstance(source, ImageFiles):
-                canvas = VideoCanvas(folder / OVERLAYS, source.stem, source.fps)
-            overlays = Overlays(canvas, predictor.skeleton, config["threshold"])
+                writer = VideoWriter(folder / OVERLAYS, source.stem, source.fps)
+            overlays = Overlays(writer, predictor.skeleton, config["threshold"])
             results = stack.enter_context(closing(overlays.drawn(results)))
         counted = track(results, "predicting", total=len(source.image_ids) or None)
         images, poses = write_predictions(folder, counted, predictor.skeleton, source.category_id)
-        drawn = overlays is not None and overlays.finish()
+        drawn = overlays is not None and overlays.close()
     seconds = time.perf_counter() - start
     log.info("%d images, %d poses in %.1f s (%.1f images/s)", images, poses, seconds, images / seconds)
     for name in (*PREDICTIONS, *([OVERLAYS] if drawn else [])):
@@ -126,7 +126,7 @@ def people_of(
     """
     from lightpose.checkpoint import assemble
     from lightpose.cli.options import check_options, preparing
-    from lightpose.inference.boxes import read_boxes
+    from lightpose.inference.box_files import read_boxes
 
     given = [name for name in ("boxes", "detector") if config.get(name) is not None]
     if len(given) > 1:
@@ -151,7 +151,7 @@ def people_of(
 
 def box_finder(boxes: "Mapping[int, Detections] | None", detector: "Detector | None") -> "Find | None":
     """Looks up boxes, or asks the detector; None for the whole image."""
-    from lightpose.inference.boxes import NO_BOXES
+    from lightpose.inference.detections import NO_BOXES
 
     if detector is not None:
         return lambda frames: detector([frame.pixels() for frame in frames])

@@ -17,7 +17,7 @@ from lightpose.data.pixels.device import collate
 from lightpose.data.pixels.image_header import ImageError
 from lightpose.data.pixels.loader import one_thread
 from lightpose.errors import UserError
-from lightpose.inference.boxes import NO_BOXES, Detections
+from lightpose.inference.detections import NO_BOXES, Detections
 from lightpose.inference.inputs import Image, as_rgb
 from lightpose.structures import Array, Batch, Sample
 

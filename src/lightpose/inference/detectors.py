@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 from lightpose.errors import UserError
-from lightpose.inference.boxes import Detections
+from lightpose.inference.detections import Detections
 from lightpose.inference.predictor import find_device
 from lightpose.structures import Array
 

@@ -10,7 +10,7 @@ import torch
 
 from lightpose.data.pixels.decode import pixels_of
 from lightpose.errors import UserError
-from lightpose.inference.boxes import Detections, check_boxes
+from lightpose.inference.detections import Detections, check_boxes
 from lightpose.structures import Array
 
 Image = str | os.PathLike[str] | Array | PIL.Image.Image

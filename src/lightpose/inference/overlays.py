@@ -80,7 +80,7 @@ def _key(path: PurePosixPath) -> str:
     return unicodedata.normalize("NFC", str(path)).casefold()
 
 
-class Canvas(Protocol):
+class PictureWriter(Protocol):
     """Where overlays go.
 
     Attributes:
@@ -104,7 +104,7 @@ class Canvas(Protocol):
         ...
 
 
-class ImageCanvas:
+class ImageWriter:
     """A picture file each, in the folder, under the image's own name as far as `SafePaths` leaves it."""
 
     threads = THREADS
@@ -133,7 +133,7 @@ class ImageCanvas:
         """Nothing is left to do."""
 
 
-class VideoCanvas:
+class VideoWriter:
     """An MP4 video, of H.264 where FFmpeg has it, which is complete once it is closed.
 
     Args:
@@ -223,13 +223,13 @@ class Overlays:
     given up and removed, which leaves space for the predictions.
 
     Args:
-        canvas: where they go.
+        writer: where they go.
         skeleton: of the poses.
         threshold: see `lightpose.draw.draw_poses`.
     """
 
-    def __init__(self, canvas: Canvas, skeleton: Skeleton, threshold: float) -> None:
-        self.canvas, self.skeleton, self.threshold = canvas, skeleton, threshold
+    def __init__(self, writer: PictureWriter, skeleton: Skeleton, threshold: float) -> None:
+        self.writer, self.skeleton, self.threshold = writer, skeleton, threshold
         self.failed: list[str] = []
         self.given_up = False
 
@@ -238,9 +238,9 @@ class Overlays:
 
         def placed() -> Iterator[tuple[Path, tuple[Frame, Poses[Array]]]]:
             for frame, found in results:
-                yield self.canvas.place(frame), (frame, found)
+                yield self.writer.place(frame), (frame, found)
 
-        return prefetch(self._draw, placed(), 2 * self.canvas.threads, self.canvas.threads)
+        return prefetch(self._draw, placed(), 2 * self.writer.threads, self.writer.threads)
 
     def _draw(self, item: tuple[Path, tuple[Frame, Poses[Array]]]) -> tuple[Frame, Poses[Array]]:
         place, (frame, found) = item
@@ -258,18 +258,18 @@ class Overlays:
                 self.failed.append(frame.name)
                 log.warning("The overlay of %s is left out: %s", frame.name, error)
                 return frame, found
-            self._try(lambda: self.canvas.write(frame, place, picture))
+            self._try(lambda: self.writer.write(frame, place, picture))
         return frame, found
 
-    def finish(self) -> bool:
+    def close(self) -> bool:
         """Complete the overlays, or remove them; whether there are any."""
         if not self.given_up:
-            self._try(self.canvas.close)
+            self._try(self.writer.close)
         if self.given_up:
             self._remove()
         elif self.failed:
             log.warning("%d overlays are left out; the predictions are complete", len(self.failed))
-        return self.canvas.path.exists()
+        return self.writer.path.exists()
 
     def _try(self, write: Callable[[], None]) -> None:
         try:
@@ -282,7 +282,7 @@ class Overlays:
 
     def _remove(self) -> None:
         with suppress(OSError):
-            if self.canvas.path.is_dir():
-                shutil.rmtree(self.canvas.path, ignore_errors=True)
+            if self.writer.path.is_dir():
+                shutil.rmtree(self.writer.path, ignore_errors=True)
             else:
-                self.canvas.path.unlink(missing_ok=True)
+                self.writer.path.unlink(missing_ok=True)

@@ -17,7 +17,6 @@ from lightpose.data.pixels.image_header import ImageError
 from lightpose.data.pixels.loader import CORES, MOST_WORKERS
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
-from lightpose.inference.boxes import NO_BOXES, Detections, check_boxes
 from lightpose.inference.crops import (
     Cropper,
     Crops,
@@ -29,6 +28,7 @@ from lightpose.inference.crops import (
     deaths_explained,
     made_by_processes,
 )
+from lightpose.inference.detections import NO_BOXES, Detections, check_boxes
 from lightpose.inference.inputs import Image, given_boxes, is_one
 from lightpose.inference.prefetch import AHEAD, batched, prefetch
 from lightpose.inference.sources import Frame, ImageFiles, check_on_bad_image, without_bad

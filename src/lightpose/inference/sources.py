@@ -20,7 +20,7 @@ from lightpose.data.pixels.decode import read_image
 from lightpose.data.pixels.image_files import expanded, image_folder
 from lightpose.data.pixels.image_header import ImageError
 from lightpose.errors import UserError
-from lightpose.inference.boxes import Detections, by_image
+from lightpose.inference.detections import Detections, by_image
 from lightpose.inference.prefetch import AHEAD, prefetch
 from lightpose.inference.video import Timeline, read_frames, read_timeline
 from lightpose.structures import Array

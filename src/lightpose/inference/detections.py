@@ -1,42 +1,19 @@
 """The boxes that people are looked for in, image by image."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from lightpose.data.coco.boxes import ListedBoxes, parse_boxes
+from lightpose.data.coco.boxes import ListedBoxes
 from lightpose.data.coco.columns import FARTHEST
 from lightpose.errors import UserError
 from lightpose.structures import Array
-
-if TYPE_CHECKING:
-    from lightpose.inference.sources import Source
 
 Detections = tuple[Array, Array]
 """The boxes of one image: (N, 4) float32 xyxy in image pixels, and their scores (N,) float32."""
 
 NO_BOXES: Detections = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
-
-
-def read_boxes(path: str | Path, source: "Source") -> dict[int, Detections]:
-    """Boxes of a file (`lightpose.data.coco.boxes.parse_boxes`) by the id of the image; one without boxes is left out.
-
-    Raises:
-        UserError: when the file can't be used, or is about images that the source doesn't have.
-    """
-    listed = parse_boxes(path)
-    find = source.finder()
-    found = [find(image) for image in listed.images]
-    for image, image_ids in zip(listed.images, found, strict=True):
-        if not image_ids:
-            example = source.name_of(next(iter(source.image_ids), 1))
-            raise UserError(
-                f"boxes={path} has a box for {image}, which the source doesn't have: its names are like {example}. "
-                "Boxes and source must name images alike; image ids count where the source is a COCO JSON or a video"
-            )
-    return by_image(found, listed)
 
 
 def by_image(image_ids: Sequence[Sequence[int]], listed: ListedBoxes) -> dict[int, Detections]:
