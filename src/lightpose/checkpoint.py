@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lightpose.data.pipeline import LISTS, Pipeline
 from lightpose.data.pixels.crop import Warp
@@ -17,6 +19,8 @@ from lightpose.trust import NETWORK, TRANSFORMS, Trust, check_targets, plain
 
 BUILT_BYTES = 4 << 30
 """What a network may take beside its weights while it is built: layers that are cut off, and what is not stored."""
+BUILT_STEPS, STEPS_PER_WEIGHT = 10_000, 20
+"""Operations on tensors that building it may take: in all, and for each tensor among its weights."""
 
 _BEFORE = {
     "lightpose.data.coco": ("lightpose.data.coco.dataset", "CocoInstances CocoImages"),
@@ -204,29 +208,73 @@ def _offline(config: Any) -> Any:
 
 
 class _Budget(TorchDispatchMode):
-    """Stops what is built inside once it has taken more memory than a real network."""
+    """Stops what is built inside once it takes more memory, or more steps, than a real network.
 
-    def __init__(self, most_bytes: int) -> None:
+    Random initial values are left out, since the weights follow.
+
+    Args:
+        most_bytes: of all tensors that are there at once.
+        most_steps: operations on tensors.
+    """
+
+    def __init__(self, most_bytes: int, most_steps: int) -> None:
         super().__init__()
-        self.left = most_bytes
+        self.most_bytes, self.steps_left = most_bytes, most_steps
+        self.held: dict[StorageWeakRef, int] = {}
+        self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.steps_left -= 1
+        if func in _RANDOM:
+            return args[0]
+        self._check(_size_of_result(func, args, kwargs or {}))
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and not any(isinstance(arg, Tensor) for arg in args):
-            self.left -= result.numel() * result.element_size()
-            if self.left < 0:
-                raise UserError(
-                    "the checkpoint's configuration describes a network far larger than the weights beside it; it is "
-                    "damaged"
-                )
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.device.type != "meta":
+                storage = tensor.untyped_storage()
+                known = StorageWeakRef(storage)
+                self.total += storage.nbytes() - self.held.get(known, 0)
+                self.held[known] = storage.nbytes()
+        self._check(0)
         return result
+
+    def _check(self, more: int) -> None:
+        if self.total + more > self.most_bytes:
+            self.held = {ref: size for ref, size in self.held.items() if not ref.expired()}
+            self.total = sum(self.held.values())
+        if self.total + more > self.most_bytes or self.steps_left < 0:
+            raise UserError(
+                "the checkpoint's configuration describes a network far larger than its weights; it is damaged"
+            )
+
+
+_RANDOM = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
+
+
+def _size_of_result(func: Any, args: Any, kwargs: Any) -> int:
+    """Bytes of the new tensors that an operation is about to make; 0 where that can't be told."""
+    schema = func._schema
+    if any(made.alias_info is not None for made in schema.returns):  # a view, or in place
+        return 0
+    try:
+        args, kwargs = tree_map_only(
+            Tensor,
+            lambda each: torch.empty_strided(each.shape, each.stride(), dtype=each.dtype, device="meta"),
+            (args, kwargs),
+        )
+        if any(argument.name == "device" for argument in schema.arguments):
+            kwargs = {**kwargs, "device": torch.device("meta"), "pin_memory": None}
+        made = [each for each in tree_leaves(func(*args, **kwargs)) if isinstance(each, Tensor)]
+    except Exception:  # it depends on values, or isn't known to the meta device
+        return 0
+    return sum(each.numel() * each.element_size() for each in made)
 
 
 def load(path: str | Path, trust: Trust = ()) -> PoseEstimator:
     """The trained estimator in a checkpoint, on the CPU, ready to predict.
 
     Nothing else is read, fetched, written or run, whatever the file says, and what is built takes at most 4 GB and
-    three times the memory of the weights.
+    three times the size of the file.
 
     Args:
         path: a ``.ckpt`` file that lightpose-train wrote; nothing else is needed.
@@ -237,14 +285,8 @@ def load(path: str | Path, trust: Trust = ()) -> PoseEstimator:
     """
     content = read(path)
     state: Mapping[str, Tensor] = content["state_dict"]
-    spoilt = [name for name, tensor in state.items() if tensor.is_floating_point() and tensor.isnan().any()]
-    if spoilt:
-        raise UserError(
-            f"{len(spoilt)} of the {len(state)} tensors in {path} hold NaN, such as {spoilt[0]}: its run has diverged; "
-            "give an earlier checkpoint"
-        )
-    stored = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-    with _Budget(BUILT_BYTES + 3 * stored):
+    stored = Path(path).stat().st_size
+    with _Budget(BUILT_BYTES + 3 * stored, BUILT_STEPS + STEPS_PER_WEIGHT * len(state)):
         estimator = build(content["lightpose"]["config"], skeleton_in(content), trust)
     try:
         estimator.load_state_dict(state)
@@ -254,6 +296,14 @@ def load(path: str | Path, trust: Trust = ()) -> PoseEstimator:
             f"the weights in {path} are not those of the network that its configuration describes ({reason}); it is "
             "damaged, or of another version of lightpose"
         ) from error
+    spoilt = [
+        name for name, tensor in estimator.state_dict().items() if tensor.is_floating_point() and tensor.isnan().any()
+    ]
+    if spoilt:
+        raise UserError(
+            f"{len(spoilt)} of the {len(state)} tensors in {path} hold NaN, such as {spoilt[0]}: its run has diverged; "
+            "give an earlier checkpoint"
+        )
     return estimator.eval()
 
 

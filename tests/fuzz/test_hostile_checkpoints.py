@@ -3,7 +3,9 @@
 import copy
 import itertools
 import pickle
+import resource
 import sys
+import time
 import zipfile
 from collections import OrderedDict
 
@@ -268,3 +270,41 @@ def test_a_network_larger_than_its_weights_is_refused(good, tmp_path):
     torch.save(content, tmp_path / "giant.ckpt")
     with pytest.raises(UserError, match=r"far larger than|can't be built|not those of"):
         lightpose.load(tmp_path / "giant.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("resnet18", {"layers": [100_000] * 4}),  # small layers without end
+        ("vit_tiny_patch16_224", {"depth": 10_000}),
+        ("swin_tiny_patch4_window7_224", {"window_size": 300, "img_size": 4800}),  # each pair of 90,000 positions
+        ("beit_base_patch16_224", {"img_size": 3200}),
+    ],
+)
+def test_a_network_that_grows_while_it_is_built_is_refused(good, tmp_path, model, options):
+    content = copy.deepcopy(good)
+    backbone = content["lightpose"]["config"]["estimator"]["backbone"]
+    backbone |= {"model": model, "model_args": options, "input_hw": None}
+    torch.save(content, tmp_path / "giant.ckpt")
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(UserError, match="far larger than"):
+        lightpose.load(tmp_path / "giant.ckpt")
+    assert time.monotonic() - start < 30
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < checkpoint_module.BUILT_BYTES
+
+
+class Made:
+    def __reduce__(self):
+        return torch.Tensor, (1 << 26,)
+
+
+@pytest.mark.parametrize("place", ["state_dict", "optimizer_states"])
+def test_a_tensor_that_is_not_in_the_file_is_refused(good, trained, tmp_path, place):
+    """The pickle calls for 256 MB by their size alone."""
+    content = pickle.dumps({"lightpose": good["lightpose"], "state_dict": {}, place: {"x": Made()}}, 2)
+    source = trained / "checkpoints/last.ckpt"
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(tmp_path / "made.ckpt", "w") as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, content if entry.filename.endswith("data.pkl") else old.read(entry))
+    with pytest.raises(UserError, match="larger than itself"):
+        lightpose.load(tmp_path / "made.ckpt")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lightpose.errors import UserError
 from lightpose.trust import check_data
@@ -135,7 +136,14 @@ def load_data(path: Path, what: str, whole: bool = False) -> Any:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{what} can't be read as a PyTorch or .safetensors file ({reason}); fetch it again") from error
     check_data(content, what)
+    storages = {each.untyped_storage()._cdata: each.untyped_storage().nbytes() for each in _tensors(content)}
+    if sum(storages.values()) > path.stat().st_size:
+        raise UserError(f"{what} names tensors that are larger than itself; get it from a source you trust")
     return content
+
+
+def _tensors(content: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(content) if isinstance(leaf, Tensor)]
 
 
 def fit_weights(module: nn.Module, state: Mapping[str, Tensor], source: str, prefix: str = "") -> LoadReport:
