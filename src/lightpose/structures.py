@@ -4,7 +4,7 @@ Three frames are always named: *image* (original pixels), *input* (network pixel
 (x, y), sizes are (h, w), boxes are xyxy, and a pixel's centre has integer coordinates.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
@@ -86,6 +86,9 @@ class Sample:
         index: position in the data set; identifies the sample when results of several processes are gathered.
         image_hw: size of the original image.
         photometric: name → parameters of an augmentation of colours and light, see `lightpose.data.pixels.photometric`.
+        ignore: regions that nothing may be learnt from, each a polygon (P, 2) in image pixels. A row of NaN stands
+            between the rings of a region with holes. None where a sample is one person.
+        camera: (3, 3) intrinsic matrix of the image, or None.
     """
 
     image: Any
@@ -95,6 +98,8 @@ class Sample:
     index: int
     image_hw: tuple[int, int]
     photometric: Mapping[str, Array] = field(default_factory=dict)
+    ignore: Sequence[Array] | None = None
+    camera: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
