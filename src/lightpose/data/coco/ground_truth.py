@@ -1,6 +1,6 @@
 """What poses are scored against, in the form of a COCO file."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,12 @@ import numpy as np
 from lightpose.data.pixels.decode import EncodedImage
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Sample
+
+
+def keypoint_categories(categories: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that list keypoints; all, where none does. Only these are trained on, measured on, and predicted."""
+    every = list(categories)
+    return [category for category in every if category.get("keypoints")] or every
 
 
 def annotation(

@@ -16,6 +16,7 @@ import numpy as np
 
 from lightpose.data.coco import columns
 from lightpose.data.coco.columns import FARTHEST
+from lightpose.data.coco.ground_truth import keypoint_categories
 from lightpose.data.coco.json_values import WHOLE, kind, plain_text, shown, whole_number
 from lightpose.data.coco.outlines import outlines
 from lightpose.errors import UserError
@@ -275,7 +276,7 @@ def _categories(path: Path, entries: Sequence[Any]) -> tuple[list[dict[str, Any]
             f"the categories of {path} have different keypoints ({each}), but a model learns one skeleton; "
             "write one file per category"
         )
-    used = named or categories
+    used = [dict(category) for category in keypoint_categories(categories)]
     row_of = {category["id"]: row for row, category in enumerate(used)}
     return used, ids, np.array([*(row_of.get(number, -1) for number in ids.numbers), -1], np.int64)
 
