@@ -88,7 +88,7 @@ class Sample:
         photometric: name → parameters of an augmentation of colours and light, see `lightpose.data.pixels.photometric`.
         ignore: regions that nothing may be learnt from, each a polygon (P, 2) in image pixels. A row of NaN stands
             between the rings of a region with holes. None where a sample is one person.
-        camera: (3, 3) intrinsic matrix of the image, or None.
+        camera: (3, 3) float32, intrinsic matrix, or None; either all samples of a batch have one, or none has.
     """
 
     image: Any

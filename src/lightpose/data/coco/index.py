@@ -106,14 +106,14 @@ class CocoIndex:
         return dict(zip(texts, self.image_ids.tolist(), strict=False))
 
     def ignored(self, image_row: int) -> list[Array]:
-        """The regions of an image that show people, but not such as can be learnt from; see `Sample`."""
+        """The regions of an image with people who can't be learnt from; see `Sample`."""
         first, last = self.ignored_regions[image_row : image_row + 2].tolist()
         return [
             self.ignored_points[start:end] for start, end in pairwise(self.ignored_first[first : last + 1].tolist())
         ]
 
     def boxed(self) -> Array:
-        """(N,) rows of all but crowds that have a box, whatever is known of their keypoints."""
+        """(N,) rows of the annotations that have a box and are no crowds, with or without keypoints."""
         extents = self.boxes_xyxy[:, 2:] > self.boxes_xyxy[:, :2]
         return np.flatnonzero(extents.all(-1) & (self.status != CROWD))
 

@@ -59,7 +59,7 @@ def outlines(segmentations: Sequence[Any], boxes_xyxy: Array, image_hw: Array) -
 
 
 def _polygons(parts: Sequence[Any]) -> tuple[Array, Array]:
-    """Points (P, 2) of flat lists x, y, x, y, ..., and (N,) how many each has: 0 for what is no polygon."""
+    """Points (P, 2) of flat lists x, y, x, y, ..., and (N,) how many each has: 0 if it is no polygon."""
     given = [part if type(part) is list and len(part) >= 6 and len(part) % 2 == 0 else [] for part in parts]
     with np.errstate(over="ignore"):  # becomes infinite, which is noticed
         try:
