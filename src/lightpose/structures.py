@@ -95,6 +95,8 @@ class Sample:
         index: position in the data set; identifies the sample when results of several processes are gathered.
         image_hw: size of the original image.
         photometric: name → parameters of an augmentation of colours and light, see `lightpose.data.pixels.photometric`.
+        ignore: regions that nothing may be learnt from, each a polygon (P, 2) in image pixels. A row of NaN stands
+            between the rings of a region with holes. None where a sample is one person.
         camera: (3, 3) float32, intrinsic matrix, or None; either all samples of a batch have one, or none has.
     """
 
@@ -105,6 +107,7 @@ class Sample:
     index: int
     image_hw: tuple[int, int]
     photometric: Mapping[str, Array] = field(default_factory=dict)
+    ignore: Sequence[Array] | None = None
     camera: Array | None = None
 
 

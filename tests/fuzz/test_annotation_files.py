@@ -18,6 +18,7 @@ from lightpose.cli import app, data, predict, train
 from lightpose.cli.setup import make_skeleton
 from lightpose.data.coco.index import read_coco
 from lightpose.data.pixels.device import collate
+from lightpose.data.pixels.raw import fill
 from lightpose.data.report import check
 from lightpose.errors import UserError
 from lightpose.inference.detections import check_boxes
@@ -31,7 +32,7 @@ NAMES = ["nose", "left_eye", "right_eye"]
 
 
 def content():
-    """Three images, two of one file; four people, one of them a crowd."""
+    """Three images, two of one file; four people, two of them crowds."""
     size = {"width": 64, "height": 48}
     person = {"category_id": 1, "bbox": [10, 5, 40.5, 36], "area": 700.0, "iscrowd": 0, "num_keypoints": 3}
     points = [20.0, 12, 2, 25, 30.5, 1, 40, 22, 2]
@@ -39,7 +40,10 @@ def content():
         "info": {"year": 2026},
         "images": [{"id": n, "file_name": f"{n % 2}.jpg", **size} for n in (1, 2, 3)],
         "annotations": [
-            {"id": 10 * n, "image_id": image_id, **person, "keypoints": points, "iscrowd": int(n == 4)}
+            {
+                **{"id": 10 * n, "image_id": image_id, **person, "keypoints": points, "iscrowd": int(n % 2 == 0)},
+                "segmentation": [[1, 2.5, 30, 4, 22, 40]] if n < 4 else {"size": [48, 64], "counts": [9, 200, 2863]},
+            }
             for n, image_id in enumerate((1, 1, 2, 3), 1)
         ],
         "categories": [
@@ -76,6 +80,8 @@ def starts_training(path, settings):
     batch = collate([dataset[number] for number in range(min(len(dataset), 3))])
     for numbers in (batch.instances.keypoints, batch.instances.boxes_xyxy, batch.instances.areas):
         assert numbers.isfinite().all()
+    for row in range(len(dataset.index.image_ids)):
+        assert fill(dataset.index.ignored(row), np.eye(3), (48, 64)).shape == (48, 64)
     truth = dataset.ground_truth()
     json.dumps(truth["annotations"], allow_nan=False)
     evaluate_oks(truth, [], skeleton.sigmas)

@@ -124,7 +124,7 @@ class HalfBody(Geometry):
 class RandomAffine(Geometry):
     """Scale, turn and shift the crop of a sample of one person. Comes after `CropBox` and `HalfBody`.
 
-    Draws come from the standard normal distribution cut at -1 and 1.
+    Its random numbers come from the standard normal distribution cut at -1 and 1.
 
     Args:
         input_hw: network input size.
@@ -175,7 +175,7 @@ class RandomAffine(Geometry):
 
 
 def _cut_normal(rng: np.random.Generator) -> float:
-    """A draw from the standard normal distribution restricted to [-1, 1]."""
+    """A random number from the standard normal distribution restricted to [-1, 1]."""
     while True:
         value = float(rng.standard_normal())
         if -1 <= value <= 1:

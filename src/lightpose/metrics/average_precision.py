@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
+from lightpose.data.coco.ground_truth import keypoint_categories
 from lightpose.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,7 @@ class GroundTruth:
     """
 
     def __init__(self, coco: Mapping[str, Any], num_keypoints: int) -> None:
-        named = [category for category in coco["categories"] if category.get("keypoints")]
-        self.category_ids = [category["id"] for category in named or coco["categories"]]
+        self.category_ids = [category["id"] for category in keypoint_categories(coco["categories"])]
         self.image_ids = [image["id"] for image in coco["images"]]
         scored = set(self.category_ids)
         entries = [entry for entry in coco["annotations"] if entry["category_id"] in scored]

@@ -137,7 +137,7 @@ def parse_boxes(path: Path | str) -> ListedBoxes:
 
 
 def annotated_boxes(index: CocoIndex) -> ListedBoxes:
-    """The boxes that an annotation file has, without crowds; what is left out for a mistake is counted in the log."""
+    """The boxes that an annotation file has, without crowds; the log counts those that are left out for a mistake."""
     rows = index.boxed()
     lost = {STATUS[BAD_BOX]: int((index.status != CROWD).sum()) - len(rows)}
     lost |= {index.with_example(reason): count for reason, count in index.dropped.items() if reason in MISTAKES}
@@ -212,7 +212,7 @@ def _csv_text(path: Path) -> str:
 
 
 def _image(image_id: Any, file_name: Any) -> BoxedImage | None:
-    """The image that a box is of, or None where nothing says it."""
+    """The image of a box, or None where nothing names it."""
     known = image_id if isinstance(image_id, str) else whole_number(image_id)
     name = file_name if isinstance(file_name, str) and file_name else None
     return None if known is None and name is None else BoxedImage(known, name)
@@ -322,7 +322,7 @@ def _category_rows(path: Path | str, category_ids: Array, index: CocoIndex, want
 
 
 def _only_category(path: Path | str, index: CocoIndex) -> int:
-    """The category of boxes whose ids say nothing: 0, as long as there is but one."""
+    """The category of boxes whose ids say nothing: 0, if there is only one."""
     if len(index.categories) > 1:
         names = ", ".join(f"{category['id']} ({category.get('name')})" for category in index.categories)
         raise UserError(

@@ -73,7 +73,7 @@ def crowds(values: Sequence[Any]) -> Array:
 
 
 def numbers(values: Sequence[Any]) -> Array:
-    """(N,) float64; NaN for what is no number."""
+    """(N,) float64; NaN for anything but a number."""
     if set(map(type, values)) <= {int, float}:
         with suppress(OverflowError):
             return np.array(values, np.float64)
@@ -81,7 +81,7 @@ def numbers(values: Sequence[Any]) -> Array:
 
 
 def boxes(values: Sequence[Any]) -> Array:
-    """(N, 4) float64 x, y, width and height as the file has them; zeros for what is no box."""
+    """(N, 4) float64 x, y, width and height as the file has them; zeros for anything but a box."""
     nothing = (0, 0, 0, 0)
     flat = chain.from_iterable(value if type(value) is list and len(value) == 4 else nothing for value in values)
     found = numbers(list(flat)).reshape(-1, 4)

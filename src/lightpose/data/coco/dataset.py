@@ -149,6 +149,10 @@ class CocoDataset(PoseDataset):
         """The labels of sample ``index``."""
         raise NotImplementedError
 
+    def ignored(self, index: int) -> list[Array] | None:
+        """Regions of the image of sample ``index`` that nothing may be learnt from; None where a sample is a person."""
+        return None
+
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """The sample after all transforms, or with ``on_bad_image=skip`` another one in its place.
 
@@ -184,6 +188,7 @@ class CocoDataset(PoseDataset):
             image_id=int(self.index.image_ids[row]),
             index=index,
             image_hw=image.hw,
+            ignore=self.ignored(index),
         )
 
     def _image(self, row: int) -> EncodedImage:
@@ -301,6 +306,10 @@ class CocoImages(CocoDataset):
         """The usable people of an image; none is an ordinary case."""
         first, last = self.index.first[self.image_rows[index] :][:2]
         return self._annotations(first + np.flatnonzero(self.index.status[first:last] == USABLE))
+
+    def ignored(self, index: int) -> list[Array]:
+        """The regions of crowds and of people who can't be learnt from."""
+        return self.index.ignored(self.image_row(index))
 
 
 def check_skeleton(index: CocoIndex, skeleton: Skeleton) -> None:

@@ -1,6 +1,6 @@
 """What poses are scored against, in the form of a COCO file."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,12 @@ import numpy as np
 from lightpose.data.pixels.decode import EncodedImage
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Sample
+
+
+def keypoint_categories(categories: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that list keypoints; all, where none does. Only these are trained on, measured on, and predicted."""
+    every = list(categories)
+    return [category for category in every if category.get("keypoints")] or every
 
 
 def annotation(
@@ -47,7 +53,8 @@ def annotation(
 def ground_truth_of(samples: Iterable[Sample], skeleton: Skeleton) -> dict[str, Any]:
     """The content of a COCO file that says what samples say.
 
-    Categories are numbered from 1. Instances whose id is -1 are left out, as nothing is labelled of them.
+    Categories are numbered from 1. Instances whose id is -1 are left out, as nothing is labelled of them. Regions to
+    ignore become crowds: the evaluation counts no pose in them.
 
     Args:
         samples: before any transform; several may be of one image.
@@ -76,6 +83,11 @@ def ground_truth_of(samples: Iterable[Sample], skeleton: Skeleton) -> dict[str, 
                     int((labels.visible[row] > 0).sum()),
                 )
             )
+        for region in sample.ignore or ():
+            left_top, right_bottom = np.nanmin(region, 0), np.nanmax(region, 0)
+            box = [*left_top.tolist(), *(right_bottom - left_top).tolist()]
+            nothing = [0.0] * (3 * skeleton.num_keypoints)
+            annotations.append(annotation(-1, sample.image_id, 1, box, box[2] * box[3], nothing, 0, crowd=True))
     names = list(skeleton.keypoints)
     categories = [{"id": number, "name": skeleton.name, "keypoints": names} for number in range(1, most + 1)]
     return {"images": list(images.values()), "categories": categories, "annotations": annotations}

@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from lightpose.structures import Array
 
 log = logging.getLogger(__name__)
 
-READER_VERSION = 2
+READER_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class CocoIndex:
         keypoints: (A, K, 2) float32.
         visible: (A, K) uint8 in {0, 1, 2}.
         status: (A,) uint8, index into `STATUS`.
+        ignored_points: (P, 2) float32, of the regions of annotations that are not usable, such as crowds; a row of NaN
+            stands between the rings of a region.
+        ignored_first: (R + 1,) int64; region r is ``ignored_first[r]:ignored_first[r + 1]`` of the points.
+        ignored_regions: (I + 1,) int64; image i has the regions ``ignored_regions[i]:ignored_regions[i + 1]``.
     """
 
     path: Path
@@ -82,6 +87,9 @@ class CocoIndex:
     keypoints: Array
     visible: Array
     status: Array
+    ignored_points: Array
+    ignored_first: Array
+    ignored_regions: Array
 
     @property
     def num_keypoints(self) -> int:
@@ -97,8 +105,15 @@ class CocoIndex:
         texts = (text.decode() for text in self.image_texts.tolist())
         return dict(zip(texts, self.image_ids.tolist(), strict=False))
 
+    def ignored(self, image_row: int) -> list[Array]:
+        """The regions of an image with people who can't be learnt from; see `Sample`."""
+        first, last = self.ignored_regions[image_row : image_row + 2].tolist()
+        return [
+            self.ignored_points[start:end] for start, end in pairwise(self.ignored_first[first : last + 1].tolist())
+        ]
+
     def boxed(self) -> Array:
-        """(N,) rows of all but crowds that have a box, whatever is known of their keypoints."""
+        """(N,) rows of the annotations that have a box and are no crowds, with or without keypoints."""
         extents = self.boxes_xyxy[:, 2:] > self.boxes_xyxy[:, :2]
         return np.flatnonzero(extents.all(-1) & (self.status != CROWD))
 

@@ -19,7 +19,7 @@ _CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # of Unicode's categories; also halves of 
 
 @dataclass(frozen=True, slots=True)
 class Ambiguous:
-    """Stands for an object that gives one key two values, of which nothing says which is meant.
+    """Stands for an object that gives one key two values: nothing says which is meant.
 
     Attributes:
         key: that key.

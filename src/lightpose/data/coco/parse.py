@@ -16,7 +16,9 @@ import numpy as np
 
 from lightpose.data.coco import columns
 from lightpose.data.coco.columns import FARTHEST
+from lightpose.data.coco.ground_truth import keypoint_categories
 from lightpose.data.coco.json_values import WHOLE, kind, plain_text, shown, whole_number
+from lightpose.data.coco.outlines import outlines
 from lightpose.errors import UserError
 from lightpose.structures import Array
 
@@ -159,6 +161,9 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
     if (status == BAD_BOX).any():
         row = int(np.where(status == BAD_BOX, places, len(annotations)).argmin())
         examples[STATUS[BAD_BOX]] = f"annotations[{places[row]}] has the bbox {kind(entries[row].get('bbox'))}"
+    ignored = np.flatnonzero(status != USABLE)
+    segmentations = [entries[row].get("segmentation") for row in ignored.tolist()]
+    ignored_points, ignored_first, owners = outlines(segmentations, boxes_xyxy[ignored], image_hw[image_rows[ignored]])
     return {
         "categories": categories,
         "dropped": dropped,
@@ -181,6 +186,9 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
         "keypoints": labels[..., :2],
         "visible": visible,
         "status": status.astype(np.uint8),
+        "ignored_points": ignored_points,
+        "ignored_first": ignored_first,
+        "ignored_regions": np.searchsorted(image_rows[ignored[owners]], np.arange(len(images) + 1)),
     }
 
 
@@ -268,7 +276,7 @@ def _categories(path: Path, entries: Sequence[Any]) -> tuple[list[dict[str, Any]
             f"the categories of {path} have different keypoints ({each}), but a model learns one skeleton; "
             "write one file per category"
         )
-    used = named or categories
+    used = [dict(category) for category in keypoint_categories(categories)]
     row_of = {category["id"]: row for row, category in enumerate(used)}
     return used, ids, np.array([*(row_of.get(number, -1) for number in ids.numbers), -1], np.int64)
 

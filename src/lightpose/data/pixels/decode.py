@@ -42,7 +42,7 @@ _UPRIGHT: dict[int, Callable[[Array], Array]] = {
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 _HEADER_BYTES = 65536
 FEW_BITS = 14
-"""If the values of 16-bit images have so many bits at most, 16 is probably not meant."""
+"""16-bit images whose values have no more bits than this were probably not meant to have 16."""
 _said_dark: list[str] = []
 _LOADING = threading.Lock()
 """One picture may be given several times, and threads can't share the file behind it."""

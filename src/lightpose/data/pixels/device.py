@@ -46,6 +46,8 @@ def to_batch(raw: RawBatch) -> Batch:
         image_ids=raw.image_ids,
         indices=raw.indices,
         image_hw=raw.image_hw,
+        ignore=raw.ignore,
+        cameras=raw.cameras,
     )
 
 

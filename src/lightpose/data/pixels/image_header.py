@@ -116,7 +116,7 @@ def check_content(data: bytes, header: Header, name: str) -> None:
 
 
 def read_bytes(path: Path | str, most: int = -1) -> bytes:
-    """The content of a regular file, or its first ``most`` bytes; what is none, such as a pipe, isn't opened.
+    """The content of a regular file, or its first ``most`` bytes; anything else, such as a pipe, isn't opened.
 
     Raises:
         ImageError: for a file that can't be read, or of more than `MAX_BYTES`.

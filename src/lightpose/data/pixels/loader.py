@@ -21,9 +21,9 @@ from lightpose.errors import UserError
 from lightpose.structures import Array, Batch, Sample
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""That this process may use."""
+"""CPU cores that this process may use."""
 MOST_WORKERS = 16
-"""Processes of a loader, where nobody says how many."""
+"""The most worker processes of a loader, unless the user gives a number."""
 GRACE_SECONDS = 20
 """How long a worker outlives SIGTERM."""
 
@@ -134,7 +134,7 @@ class EpochLoader(DataLoader[Sample]):
         self.device, self.to_batch = device, to_batch
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # Persistent workers may still be asked, by the thread of an iteration that wasn't finished, for its next batch.
+        # The thread of an unfinished iteration may still ask persistent workers for its next batch.
         later = isinstance(self.sampler, EpochSampler) or self._iterator is not None
         return self._give(None if later else super().__iter__())
 

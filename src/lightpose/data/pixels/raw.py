@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightpose.geometry import transform_boxes, transform_points
 from lightpose.structures import Array, Instances, Sample, TensorStruct
+
+_SHIFT = 4  # bits of a pixel's fraction, for OpenCV
+_FAR = 2**24  # pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,8 @@ class RawBatch(TensorStruct):
         image_ids: (B,) int64.
         indices: (B,) int64.
         image_hw: (B, 2) int64.
+        ignore: (B, H, W) bool or None.
+        cameras: (B, 3, 3) float32 or None.
     """
 
     images: Tensor | UnwarpedImages
@@ -106,6 +113,8 @@ class RawBatch(TensorStruct):
     image_ids: Tensor
     indices: Tensor
     image_hw: Tensor
+    ignore: Tensor | None = None
+    cameras: Tensor | None = None
 
     def __len__(self) -> int:
         """Batch size."""
@@ -123,6 +132,8 @@ def gather(samples: Sequence[Sample]) -> RawBatch:
         image_ids=torch.tensor([sample.image_id for sample in samples]),
         indices=torch.tensor([sample.index for sample in samples]),
         image_hw=torch.tensor([sample.image_hw for sample in samples]),
+        ignore=_ignored(samples),
+        cameras=_cameras([sample.camera for sample in samples]),
     )
 
 
@@ -149,6 +160,42 @@ def _instances(samples: Sequence[Sample]) -> Instances:
         scores=_pad([label.scores for label in labels], most),
         valid=_pad([np.ones(len(label.ids), bool) for label in labels], most),
     )
+
+
+def _ignored(samples: Sequence[Sample]) -> Tensor | None:
+    """(B, H, W) bool; None where samples are people, so that these pay nothing."""
+    if all(sample.ignore is None for sample in samples):
+        return None
+    sizes = [sample.image.input_hw if isinstance(sample.image, Unwarped) else sample.image.shape for sample in samples]
+    masks = [
+        fill(sample.ignore or (), sample.input_from_image, (size[0], size[1]))
+        for sample, size in zip(samples, sizes, strict=True)
+    ]
+    return torch.from_numpy(np.stack(masks))
+
+
+def fill(regions: Sequence[Array], input_from_image: Array, input_hw: tuple[int, int]) -> Array:
+    """(H, W) bool: which pixels of the input are in a region.
+
+    Args:
+        regions: see `lightpose.structures.Sample`.
+        input_from_image: (3, 3).
+        input_hw: network input size.
+    """
+    mask = np.zeros(input_hw, np.uint8)
+    for region in regions:
+        points = transform_points(input_from_image, region.astype(np.float64))
+        gaps = np.flatnonzero(np.isnan(points[:, 0])).tolist()
+        rings = [points[start + 1 : end] for start, end in pairwise([-1, *gaps, len(points)])]
+        fixed = [np.rint(ring.clip(-_FAR, _FAR) * (1 << _SHIFT)).astype(np.int32) for ring in rings]
+        cv2.fillPoly(mask, fixed, 1, shift=_SHIFT)
+    return mask.view(bool)
+
+
+def _cameras(cameras: Sequence[Array | None]) -> Tensor | None:
+    """(B, 3, 3) float32; None unless every sample has one."""
+    known = [camera for camera in cameras if camera is not None]
+    return torch.from_numpy(np.stack(known).astype(np.float32)) if len(known) == len(cameras) else None
 
 
 def _pad(arrays: Sequence[Array], length: int, fill: float = 0) -> Tensor:

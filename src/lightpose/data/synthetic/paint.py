@@ -164,7 +164,7 @@ def _muted(rng: np.random.Generator) -> Color:
 
 
 def paint_person(canvas: Canvas, body: Body, look: Look, camera: Camera, person: int) -> None:
-    """Draw a body (in the camera's frame) from its farthest part to its nearest, and label its pixels."""
+    """Paint a body (in the camera's frame) from its farthest part to its nearest, and label its pixels."""
     colors = {
         **{UPPER_ARM: look.shirt, FOREARM: look.shirt if look.long_sleeves else look.skin},
         **{THIGH: look.trousers, SHIN: look.trousers if look.long_trousers else look.skin, FOOT: look.shoes},
