@@ -59,7 +59,7 @@ def test_a_file_of_that_very_name_is_that_file(tmp_path, monkeypatch):
 
 def test_each_command_has_its_own_paths():
     assert parsed(*with_literal_paths(["images=1_000"], "data_synthetic")) == 1000
-    assert parsed(*with_literal_paths(["images=1_000"], "data_check")) == "1_000"
+    assert parsed(*with_literal_paths(["data.images=1_000"], "data_check")) == "1_000"
     assert parsed(*with_literal_paths(["data.images=1_000"], "train")) == "1_000"
     assert parsed(*with_literal_paths(["callbacks.pictures.folder=1_000"], "train")) == "1_000"
     with pytest.raises(UserError, match="out= names no file"):

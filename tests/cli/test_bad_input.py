@@ -140,7 +140,7 @@ def test_predict_on_nothing(run, trained, tmp_path):
 def test_check_finds_what_training_would_trip_over(run, copy):
     annotations, content = copy
     (annotations.parent / "images" / content["images"][2]["file_name"]).unlink()
-    code, out, _ = run(data.main, "check", f"data={annotations}")
+    code, out, _ = run(data.main, "check", f"data.train={annotations}")
     assert code == 1 and content["images"][2]["file_name"] in out
 
 

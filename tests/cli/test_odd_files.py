@@ -82,7 +82,7 @@ def test_swap_pairs_of_ones_own_are_obeyed(run, write, tiny, tmp_path, prefix):
     code, out, err = run(data.main, "preview", f"data.train={path}", f"out={tmp_path}/preview.png", *tiny, pairs)
     assert code == 0 and "flips exchange patte_gauche ↔ patte_droite" in out + err
     assert "flips exchange nothing" not in out + err
-    code, out, err = run(data.main, "check", f"data={path}", pairs)
+    code, out, err = run(data.main, "check", f"data.train={path}", pairs)
     assert code == 0 and "mirrored is patte_droite" in out
 
 
@@ -99,7 +99,7 @@ def test_swap_pairs_of_ones_own_are_obeyed(run, write, tiny, tmp_path, prefix):
 )
 def test_what_cannot_be_obeyed_is_refused(run, write, tiny, argument, message):
     path = write()
-    for main, *given in ((train.main, f"data.train={path}", *tiny), (data.main, "check", f"data={path}")):
+    for main, *given in ((train.main, f"data.train={path}", *tiny), (data.main, "check", f"data.train={path}")):
         code, _, err = run(main, *given, argument)
         assert code == 1 and message in err and "Traceback" not in err
 
@@ -124,7 +124,7 @@ def test_links_only_draw(run, write, tiny, tmp_path, links, warning):
     path = write(categories=[{"id": 1, "name": "thing", "keypoints": names, "skeleton": links}])
     code, out, err = run(data.main, "preview", f"data.train={path}", f"out={tmp_path}/preview.png", *tiny)
     assert code == 0 and (warning is None or warning in out + err)
-    code, out, _ = run(data.main, "check", f"data={path}")
+    code, out, _ = run(data.main, "check", f"data.train={path}")
     assert code == 0 and ("links (`skeleton`" in out) == (warning is not None)
 
 
@@ -133,7 +133,7 @@ def test_keypoints_without_names_get_numbers_and_a_notice(trains, write, run):
     said, _ = trains(path)
     assert f"`categories` of {path} name no keypoints, so these are called 0 to 2" in said
     assert "flips exchange nothing" in said and "skeleton.swap_pairs=" in said
-    code, out, _ = run(data.main, "check", f"data={path}", "skeleton.swap_pairs=[[0,2]]")
+    code, out, _ = run(data.main, "check", f"data.train={path}", "skeleton.swap_pairs=[[0,2]]")
     assert code == 0 and "mirrored is 2" in out and "called 0 to 2" in out and "flips exchange nothing" not in out
 
 

@@ -69,7 +69,7 @@ LIGHTNING = "lightning.pytorch"
     [
         (f"+logger.w={{_target_:{LIGHTNING}.loggers.WandbLogger}}", "wandb"),
         (f"+logger.w={{_target_:{LIGHTNING}.loggers.MLFlowLogger}}", "mlflow"),
-        (f"+callbacks.x={{_target_:{LIGHTNING}.callbacks.EarlyStopping}}", "monitor"),
+        (f"+callbacks.x={{_target_:{LIGHTNING}.callbacks.EarlyStopping}}", "data.val"),
         (f"+callbacks.x={{_target_:{LIGHTNING}.callbacks.EarlyStopping,monitor:val/AP}}", "data.val"),
         (f"+callbacks.x={{_target_:{LIGHTNING}.callbacks.ModelCheckpoint,monitor:val/x}}", "data.val"),
         (f"+callbacks.x={{_target_:{LIGHTNING}.callbacks.ModelCheckpoint,save_top_k:2}}", "save_top_k"),

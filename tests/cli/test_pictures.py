@@ -53,8 +53,8 @@ def test_pictures_that_declare_too_many_pixels_are_refused_by_every_command(
     checkpoint = f"ckpt={trained / 'checkpoints' / 'best.ckpt'}"
     training = [f"data.train={path}", *tiny]
     main, *arguments = {
-        "check": (data.main, "check", f"data={path}"),
-        "check decode=true": (data.main, "check", f"data={path}", "decode=true"),
+        "check": (data.main, "check", f"data.train={path}"),
+        "check decode=true": (data.main, "check", f"data.train={path}", "decode=true"),
         "train": (train.main, *training, "output_dir=run"),
         "train device": (train.main, *training, "output_dir=run", "data.decode=device"),
         "preview": (data.main, "preview", *training, "out=preview.png"),
@@ -79,7 +79,7 @@ def camera(image):
 def test_12_of_16_bits_are_said_by_check_and_kept_by_an_option(run, people, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = replaced(people, tmp_path, camera)
-    code, out, _ = run(data.main, "check", f"data={path}")
+    code, out, _ = run(data.main, "check", f"data.train={path}")
     assert code == 0
     assert "the images have 16 bits and their values 12, so they are read almost black" in out
     assert "set reader.image_bits=12" in out

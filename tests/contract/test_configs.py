@@ -113,7 +113,8 @@ def test_an_experiment_becomes_objects_that_fit_together(experiment: str, annota
     datamodule = assemble(data, skeleton=coco17())
     for split in ("train", "val"):
         assert datamodule.dataset(split)[0].image.shape == (*config["input_hw"], 3)
-    config = choose_monitor(config, estimator)
+    written = compose_option("callbacks", "default")["callbacks"]
+    config = choose_monitor(config, written, estimator)
     assert config["monitor"] == "val/AP"
     trainer = make_trainer({**config, "trainer": {**config["trainer"], "precision": "32-true"}})
     assert any(callback.monitor == config["monitor"] for callback in trainer.checkpoint_callbacks)

@@ -44,7 +44,7 @@ def images_of(path):
 def test_public_data_sets(run, tiny, tmp_path, name):
     path = SAMPLES / name
     given = [f"data.train={path}", f"data.images={images_of(path)}", f"output_dir={tmp_path / 'run'}"]
-    checked, out, _ = run(data.main, "check", f"data={path}", f"images={images_of(path)}")
+    checked, out, _ = run(data.main, "check", f"data.train={path}", f"data.images={images_of(path)}")
     code, said, err = run(train.main, *tiny, *given, "trainer.max_steps=2", "input_hw=[64,64]", "data.batch_size=2")
     if name in REFUSED:
         assert code == checked == 1

@@ -139,7 +139,7 @@ def test_damaged_files_through_the_commands(folder, run, tiny, trained):
         ckpt = f"ckpt={trained}/checkpoints/last.ckpt"
         out = [f"out={folder}/out{number}", "draw=false"]
         for main, *arguments in (
-            (data.main, "check", f"data={path}"),
+            (data.main, "check", f"data.train={path}"),
             (train.main, *tiny, *given),
             (predict.main, ckpt, f"source={path}", "device=cpu", *out),
         ):

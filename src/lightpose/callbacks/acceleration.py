@@ -25,7 +25,7 @@ class Acceleration(L.Callback):
         self.speed: Speed = speed
 
     def setup(self, trainer: L.Trainer, pl_module: PoseEstimator, stage: str) -> None:  # type: ignore[override]
-        """Nothing is captured yet: that happens at the first batch."""
+        """Choose how the network runs; a graph is captured at the first batch."""
         self._warm = False
         whole = isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))  # others shard or wrap the weights
         if not whole and self.speed in ("graph", "compile"):
@@ -35,7 +35,7 @@ class Acceleration(L.Callback):
             trainer.strategy.gradients_at_once = is_graphed(pl_module.net)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: PoseEstimator) -> None:  # type: ignore[override]
-        """Warm up before the first validation, whose workers make the first batches meanwhile."""
+        """Warm up before the first validation, while its workers make the first batches."""
         loader = trainer.val_dataloaders
         if not self._warm and not trainer.sanity_checking and isinstance(loader, EpochLoader):
             self._warm = True
@@ -44,5 +44,5 @@ class Acceleration(L.Callback):
                 pl_module.warm_up(batch_size, sum(trainer.num_val_batches))  # type: ignore[arg-type]
 
     def teardown(self, trainer: L.Trainer, pl_module: PoseEstimator, stage: str) -> None:  # type: ignore[override]
-        """Give the graphs' memory back."""
+        """Free the memory of the graphs."""
         speed_up(pl_module.net, "eager", trainer.strategy.root_device)

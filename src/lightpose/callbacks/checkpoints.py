@@ -14,11 +14,11 @@ from lightpose.runtime.whole_files import written_aside
 
 
 class ModelCheckpoint(callbacks.ModelCheckpoint):
-    """Lightning's callback, with a constant ``filename`` for any number of files.
+    """Lightning's callback, whose ``filename`` stays the same however many files it keeps.
 
-    With ``save_top_k`` other than 1 each file has its epoch, its step and the monitored figure in its name, such as
-    ``best_epoch003_step001200_0.7431.ckpt``, and ``best.ckpt`` is another name of the best of them, or of the newest
-    where nothing is monitored. A ``filename`` with fields of its own is left as it is.
+    With ``save_top_k`` other than 1 the name of each file has its epoch, its step and the monitored figure in it, such
+    as ``best_epoch003_step001200_0.7431.ckpt``. ``best.ckpt`` is another name of the best of them, or of the newest
+    where nothing is monitored. A ``filename`` with fields of its own stays as it is.
 
     Args:
         filename: without suffix.
@@ -36,7 +36,7 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
         super().__init__(filename=filename, save_top_k=save_top_k, **options)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the files of the run that goes on, as far as they are in its folder; the rest is forgotten.
+        """Remember the files of the run that goes on which are in its folder, and forget others.
 
         Raises:
             UserError: when the state is not one that this callback wrote.

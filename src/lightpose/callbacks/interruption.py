@@ -1,4 +1,4 @@
-"""Ends training in good order when a signal asks for it."""
+"""Ends training in good order after a signal."""
 
 import os
 import shlex
@@ -22,7 +22,7 @@ STOPPED = "lightpose/stopped"
 class Interruption(L.Callback):
     """After Ctrl-C or SIGTERM, finishes the step, writes ``last.ckpt`` and raises `Interrupted`.
 
-    Of several processes, those other than process 0 go on until it has written: it can't finish a step without them.
+    Of several processes, the others go on until process 0 has written, as it can't finish a step without them.
 
     Args:
         folder: of the checkpoints.
@@ -32,7 +32,7 @@ class Interruption(L.Callback):
         self.folder = Path(folder)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Signals are noted from now on."""
+        """Note signals from now on."""
 
         def note(signum: int) -> None:
             for process in getattr(trainer.strategy.launcher, "procs", []):
@@ -78,7 +78,7 @@ class Interruption(L.Callback):
             self._raise(trainer, f"the run had just finished; its checkpoints are in {self.folder}")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Signals interrupt again what the command does next."""
+        """Let signals interrupt what the command does next."""
         signals.react_by(None)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

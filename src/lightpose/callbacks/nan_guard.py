@@ -1,4 +1,4 @@
-"""Stops a run whose loss is no longer a number, and says where that began."""
+"""Stops a run whose loss is no longer a number, and says at which step that began."""
 
 from collections import deque
 from typing import Any, NamedTuple, NoReturn
@@ -12,7 +12,7 @@ from lightpose.structures import Batch
 
 
 class Step(NamedTuple):
-    """What is remembered of a training step; the tensors stay on the device."""
+    """What the guard remembers of a training step; the tensors stay on the device."""
 
     number: int
     loss: Tensor
@@ -24,8 +24,9 @@ class Step(NamedTuple):
 class NanGuard(L.Callback):
     """Ends training after ``patience`` steps in a row with a NaN or infinite loss.
 
-    Every ``patience`` steps the losses are sent for, and read ``patience`` steps later, when they have long come: a GPU
-    is never made to wait. Weights that are not finite are never written to a checkpoint.
+    Every ``patience`` steps it starts to copy the last losses to the host, and it reads them ``patience`` steps later.
+    The copy has long arrived by then, so a GPU never waits. A checkpoint with weights that are not finite is never
+    written.
 
     Args:
         patience: steps.
@@ -56,15 +57,15 @@ class NanGuard(L.Callback):
                     self._stop("the loss is not finite")
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse to write weights that a NaN has gone through; the checkpoint before stays."""
+        """Refuse to write weights that are not finite; the checkpoint before stays."""
         weights: dict[str, Tensor] = checkpoint["state_dict"]  # whole, also where processes share them out
         if not all(weight.isfinite().all() for weight in weights.values()):
             if not self.steps or not _run_length(self._finite()):
                 raise UserError(
-                    "the weights are not finite, so no checkpoint is written, but the last losses are: look at what "
-                    "the run started from (init_from, backbone.weights), or set trainer.gradient_clip_val=1"
+                    "no checkpoint is written, as the weights are not finite, although the last losses are; look at "
+                    "what the run started from (init_from, backbone.weights), or set trainer.gradient_clip_val=1"
                 )
-            self._stop("the weights are not finite, so no checkpoint is written; the loss is not")
+            self._stop("no checkpoint is written, as the weights are not finite; the loss is not finite")
 
     def _finite(self) -> Tensor:
         return torch.stack([step.loss for step in self.steps]).isfinite()

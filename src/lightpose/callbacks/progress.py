@@ -10,10 +10,11 @@ SHOWN = ("train/loss", "speed/data_wait")
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar, with the loss as it was at most a second ago.
+    """Lightning's bar, which shows the loss as it was at most a second ago.
 
-    Reading a figure waits until the GPU has computed it, and after every step that would keep the GPU waiting in turn.
-    Lightning does so for what is logged with ``prog_bar=True``; here nothing is that is logged at every step.
+    To read a figure, the host waits until the GPU has computed it; then the GPU waits for the host. Lightning reads
+    whatever is logged with ``prog_bar=True`` after every step. This bar reads its figures once a second, and no step
+    logs anything with ``prog_bar=True``.
 
     Args:
         leave: keep the bar of each epoch on the screen.
@@ -25,7 +26,7 @@ class ProgressBar(RichProgressBar):
         self._read_at = float("-inf")
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """What stands beside the bar."""
+        """The figures beside the bar."""
         if time.monotonic() - self._read_at > 1:
             known = trainer.callback_metrics
             self._figures = {name: float(known[name]) for name in SHOWN if name in known}

@@ -11,7 +11,7 @@ class Reseed(L.Callback):
     """Seeds torch before each batch, so that a resumed run draws the dropout of an uninterrupted one.
 
     Args:
-        seed: of the run; epoch, batch and process add to it.
+        seed: of the run; each epoch, batch and process has a seed of its own that follows from it.
     """
 
     def __init__(self, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Lets a resumed run go on within an epoch, with the samples that were not yet seen."""
+"""Lets a resumed run go on within an epoch, with the samples that it has not yet seen."""
 
 import logging
 import zlib
@@ -17,10 +17,10 @@ COUNTED = frozenset({"ready", "started", "processed", "completed"})
 
 
 class Resume(L.Callback):
-    """Goes on after the last batch that was trained on, whichever way its run ended and whatever the batch size is now.
+    """Goes on after the last batch of the run before, however that run ended and whatever the batch size is now.
 
-    Lightning makes the training loader before it restores a checkpoint, since the schedule depends on its length, and
-    so leaves its position out; and it takes an epoch that ``trainer.max_steps`` ended for a whole one.
+    Lightning makes the training loader before it restores a checkpoint, since the schedule depends on the loader's
+    length, and so doesn't restore its position. It also counts an epoch as whole that ``trainer.max_steps`` ended.
     """
 
     def __init__(self) -> None:
@@ -28,11 +28,11 @@ class Resume(L.Callback):
         self._sampler: EpochSampler | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Samples of one batch of all processes, and a check sum of the epoch's order."""
+        """How many samples one batch of all processes has, and a check sum of the epoch's order."""
         return {"step": self._sampler.step, "order": _check_sum(self._sampler)} if self._sampler else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it from a checkpoint."""
+        """Keep what a checkpoint says of them."""
         self.saved = state_dict
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -54,10 +54,10 @@ class Resume(L.Callback):
         batches["is_last_batch"] = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave out what the epoch has seen.
+        """Skip the samples that the epoch has seen.
 
         Raises:
-            UserError: where that is no whole number of this run's optimizer steps, or more than its epochs have.
+            UserError: where they make no whole number of this run's optimizer steps, or more than its epochs have.
         """
         loop, loader = trainer.fit_loop, trainer.train_dataloader
         if not isinstance(loader, EpochLoader) or not isinstance(loader.sampler, EpochSampler):
@@ -86,8 +86,8 @@ class Resume(L.Callback):
         sampler.set_epoch(epoch)
         if self.saved.get("order") != _check_sum(sampler):
             log.warning(
-                "the epoch goes on in another order than it began in, as the data, seed or data.group_by_image is "
-                "another: some of its samples are shown twice, others not"
+                "the epoch goes on in another order than it began in, as the data, seed or data.group_by_image has "
+                "changed: some of its samples are shown twice, others not at all"
             )
         progress.ready = progress.started = progress.processed = done
         progress.completed = done - 1

@@ -12,7 +12,7 @@ class Throughput(L.Callback):
     """Logs ``speed/samples_per_second`` (of all devices) and ``speed/data_wait``, the share of time spent waiting.
 
     A wait near 0 means that the workers keep up; a large one asks for more ``data.num_workers`` or
-    ``data.decode=device``. For the wait to mean that, the host is kept at most two steps ahead of a GPU.
+    ``data.decode=device``. The host stays at most two steps ahead of a GPU, or else the wait would not mean that.
     """
 
     def __init__(self) -> None:

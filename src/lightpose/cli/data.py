@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 USAGE = """lightpose-data: make, check and look at data sets.
 
   lightpose-data synthetic out=DIR images=1000 seed=0       draw people, with COCO annotations
-  lightpose-data check data=annotations.json images=DIR     report what would be used, dropped, or is wrong
+  lightpose-data check data.train=annotations.json ...      report what would be used, dropped, or is wrong
   lightpose-data preview data.train=annotations.json ...    draw training samples as the network sees them
 
 Each takes --help."""
@@ -31,8 +31,9 @@ def main() -> None:
     if name not in tasks:
         app.stop(f"lightpose-data has no command {name!r}; use one of {', '.join(tasks)}")
     del sys.argv[1]
-    if name == "check":  # where `data` is the file, and not the group of that name that Hydra would look for
-        sys.argv[1:] = [re.sub(r"^data=", "annotations=", argument) for argument in sys.argv[1:]]
+    if name == "check":  # earlier spellings
+        sys.argv[1:] = [re.sub(r"^(data|annotations)=", "data.train=", argument) for argument in sys.argv[1:]]
+        sys.argv[1:] = [re.sub(r"^images=", "data.images=", argument) for argument in sys.argv[1:]]
     app.run(f"data_{name}", tasks[name])
 
 
@@ -53,11 +54,12 @@ def check(composed: DictConfig) -> None:
     from lightpose.errors import UserError
 
     config = resolved(composed)
+    annotations, images = config["data"]["train"], config["data"]["images"]
     try:
-        skeleton = choose_skeleton(config["skeleton"], config["annotations"], CocoDataset)
-        report = check_data(config["annotations"], config["images"], skeleton, decode=config["decode"])
+        skeleton = choose_skeleton(config["skeleton"], annotations, CocoDataset)
+        report = check_data(annotations, images, skeleton, decode=config["decode"])
     except UserError:
-        report = check_data(config["annotations"], config["images"], decode=config["decode"])
+        report = check_data(annotations, images, decode=config["decode"])
         if not report.has_errors:  # not the file is wrong, but what was chosen
             raise
     print(report)

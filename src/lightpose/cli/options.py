@@ -189,6 +189,15 @@ def _value(override: str) -> str:
     return override.partition("=")[2].strip("'\"")
 
 
+def needed_options(target: Any) -> set[str]:
+    """Options that a class or function can't do without; none where that can't be told."""
+    try:
+        parameters = inspect.signature(get_object(target)).parameters.values()
+    except Exception:  # whoever builds it will say what is wrong
+        return set()
+    return {parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty}
+
+
 def _taken(target: str) -> tuple[dict[str, Any], bool] | None:
     """Option → type that a class or function takes, and whether it takes no others."""
     try:

@@ -1,6 +1,7 @@
 """From a composed configuration to the objects of a run: skeleton, data, estimator, trainer."""
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +15,7 @@ from lightpose.callbacks.interruption import Interruption
 from lightpose.callbacks.resume import Resume
 from lightpose.checkpoint import assemble, read
 from lightpose.cli.app import group_files
-from lightpose.cli.options import preparing
+from lightpose.cli.options import needed_options, preparing
 from lightpose.data.base import PoseDataset
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
@@ -155,8 +156,16 @@ def fitting_heads(spec: Spec) -> list[str]:
     return fitting
 
 
-def choose_monitor(config: dict[str, Any], estimator: PoseEstimator) -> dict[str, Any]:
+def choose_monitor(config: dict[str, Any], written: Mapping[str, Any], estimator: PoseEstimator) -> dict[str, Any]:
     """The configuration with the monitored figure and its direction filled in, where they were left to the metric.
+
+    A callback gets them if it refers to ``${monitor}``, as that of the best checkpoint does, or if it can't be without
+    a figure and names none, as early stopping. Others stay as they are.
+
+    Args:
+        config: resolved.
+        written: its callbacks, with references as they stand.
+        estimator: whose metrics give the figures.
 
     Raises:
         UserError: for a figure that no metric of the run gives.
@@ -173,12 +182,10 @@ def choose_monitor(config: dict[str, Any], estimator: PoseEstimator) -> dict[str
         raise UserError(f"say whether a high or a low {monitor} is good: add monitor_mode=max or monitor_mode=min")
     if config["monitor_mode"] not in (None, "max", "min"):
         raise UserError(f"monitor_mode={config['monitor_mode']} is unknown; use max or min, or leave it to the metric")
-    chosen = {"monitor": monitor, "mode": config["monitor_mode"] or ("max" if known[monitor] else "min")}
+    modes = {figure: "max" if higher else "min" for figure, higher in known.items()}
+    modes[monitor] = config["monitor_mode"] or modes[monitor]
     callbacks = {
-        name: {key: chosen.get(key) if value is None else value for key, value in callback.items()}
-        if isinstance(callback, dict)
-        else callback
-        for name, callback in config["callbacks"].items()
+        name: _watching(callback, written.get(name), monitor, modes) for name, callback in config["callbacks"].items()
     }
     for name, callback in callbacks.items():
         watched = callback.get("monitor") if isinstance(callback, dict) else None
@@ -186,7 +193,20 @@ def choose_monitor(config: dict[str, Any], estimator: PoseEstimator) -> dict[str
             raise UserError(f"callbacks.{name} watches {watched}, but nothing is validated; add data.val=val.json")
         if str(watched).startswith("val/") and watched not in known and not foreign:
             raise UserError(f"callbacks.{name} watches {watched}, which no metric gives; use one of {figures}")
-    return {**config, "monitor": monitor, "monitor_mode": chosen["mode"], "callbacks": callbacks}
+    return {**config, "monitor": monitor, "monitor_mode": modes[monitor], "callbacks": callbacks}
+
+
+def _watching(callback: Any, written: Any, monitor: str, modes: Mapping[str, str]) -> Any:
+    """A callback that watches ``monitor`` if it is meant to; with the mode of what it watches, if it was left open."""
+    if not isinstance(callback, dict) or not isinstance(written, dict):
+        return callback
+    figure = callback.get("monitor")
+    meant = written.get("monitor") == "${monitor}" or "monitor" in needed_options(callback.get("_target_"))
+    if figure is None and meant:
+        figure = monitor
+    elif written.get("mode") != "${monitor_mode}":
+        return callback
+    return {**callback, "monitor": figure, "mode": callback.get("mode") or modes.get(str(figure))}
 
 
 def _assembled(config: dict[str, Any], group: str) -> list[Any]:

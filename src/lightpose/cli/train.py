@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lightpose.cli import app
 from lightpose.cli.arguments import is_sweep, path_given
@@ -67,7 +67,8 @@ def train(composed: DictConfig) -> float | None:
         estimator = make_estimator(config, skeleton)
         check_reader(estimator, find_reader(config))
         config["callbacks"] = _without_validation(config)
-        config = choose_monitor(config, estimator)
+        written: Any = OmegaConf.to_container(composed.callbacks)
+        config = choose_monitor(config, written, estimator)
         check_options(config["callbacks"], "callbacks")
         estimator.config = config
         run_folder = RunFolder(config)

@@ -1,4 +1,4 @@
-"""What the optimizer is told: parameter groups, and learning rates that change with every step."""
+"""What the optimizer gets: parameter groups, and learning rates that change with every step."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups of a network's trainable parameters, each with ``name``, ``lr``, ``weight_decay`` and ``params``.
 
-    Position embeddings, tokens and whatever else a part of the network lists in ``no_weight_decay()`` never decay.
+    Position embeddings and tokens never decay, nor does what a part of the network lists in ``no_weight_decay()``.
 
     Args:
         net: with ``backbone`` as one of its parts.
-        lr: learning rate of the head, and without layer decay of everything.
+        lr: learning rate of the head; without layer decay, of all parameters.
         weight_decay: of the weights.
         layer_decay: factor on the learning rate from one layer of the backbone to the one before (arXiv:2106.08254):
             of L layers, layer l learns with ``lr * layer_decay ** (L - l)``, the stem being layer 0.
@@ -81,7 +81,7 @@ def _layers(net: nn.Module) -> dict[str, int]:
 
 
 def check_restored(optimizer: Optimizer, scheduler: LRScheduler) -> None:
-    """Refuse states out of a checkpoint that don't fit: a fused optimizer would read past the end of a tensor.
+    """Refuse a checkpoint's states if they don't fit: a fused optimizer would read past the end of a tensor.
 
     Raises:
         UserError: naming what doesn't fit.
@@ -103,7 +103,7 @@ def check_restored(optimizer: Optimizer, scheduler: LRScheduler) -> None:
 
 
 def _is_setting(value: Any) -> bool:
-    """Whether this is a number, or a text or flag, or several: what optimizers and schedules keep of their options."""
+    """Whether a value is a number, text or flag, or several of them, as options of optimizers and schedules are."""
     if isinstance(value, dict):
         return all(map(_is_setting, value.values()))
     if isinstance(value, (list, tuple)):
@@ -120,14 +120,14 @@ def warmup_multistep(
     milestones: Sequence[float] = (170 / 210, 200 / 210),
     gamma: float = 0.1,
 ) -> LRScheduler:
-    """Linear warm-up, then constant but for drops at milestones; to be stepped once per optimizer step.
+    """Linear warm-up, then a constant rate that drops at milestones; step it once per optimizer step.
 
     Args:
         optimizer: its groups' learning rates are the peaks.
         total_steps: length of the run.
         warmup_steps: length of the warm-up.
         warmup_start: factor on the learning rate at the first step.
-        max_warmup_share: the warm-up is cut to this share of the run.
+        max_warmup_share: the warm-up takes at most this share of the run.
         milestones: shares of the run after which the learning rate drops.
         gamma: factor of a drop.
     """
@@ -148,14 +148,14 @@ def warmup_cosine(
     max_warmup_share: float = 0.1,
     final: float = 0.0,
 ) -> LRScheduler:
-    """Linear warm-up, then half a cosine over what is left of the run; to be stepped once per optimizer step.
+    """Linear warm-up, then half a cosine over the rest of the run; step it once per optimizer step.
 
     Args:
         optimizer: its groups' learning rates are the peaks.
         total_steps: length of the run.
         warmup_steps: length of the warm-up.
         warmup_start: factor on the learning rate at the first step.
-        max_warmup_share: the warm-up is cut to this share of the run.
+        max_warmup_share: the warm-up takes at most this share of the run.
         final: factor on the learning rate at the end.
     """
 

@@ -27,7 +27,7 @@ EAGERLY = "eagerly, as speed=eager does from the start"
 
 
 def obstacle(net: HookedNet, device: torch.device) -> str | None:
-    """What keeps a network from being captured, as far as can be told before trying."""
+    """Why a network can't be captured, as far as that shows before trying."""
     if device.type != "cuda":
         return f"device {device.type}, which has no CUDA graphs"
     if any(getattr(module, "grad_checkpointing", False) for module in net.modules()):
@@ -67,7 +67,7 @@ class GraphedTrunk:
 
     Args:
         net: its weights may change in place, but must not move or be replaced.
-        compiled: what runs if a capture fails; given, `torch.compile` makes what is captured.
+        compiled: what runs if a capture fails; if given, `torch.compile` makes what is captured.
 
     Attributes:
         patience: how many calls of a kind run eagerly without gradients.
@@ -87,7 +87,7 @@ class GraphedTrunk:
         return list(self.net.modules()), list(self.net.parameters())
 
     def __call__(self, inputs: Tensor) -> list[Tensor]:
-        """Feature maps. With gradients they are valid until the next call, otherwise for good."""
+        """Feature maps; with gradients they are valid only until the next call."""
         count = len(inputs)
         kind = self._kind(inputs)
         size, trunk = self.graphs.get(kind, (0, None))
@@ -100,7 +100,7 @@ class GraphedTrunk:
             try:
                 trunk = self._capture(inputs)
             except Exception as error:
-                if "DataLoader worker" in str(error):  # ended meanwhile, which torch says here, too
+                if "DataLoader worker" in str(error):  # torch says here, too, that a worker has ended
                     raise
                 torch.cuda.synchronize()
                 give_up("captured as a CUDA graph", error, "only compiled" if self.compiled else EAGERLY)
@@ -162,8 +162,8 @@ class _Features(nn.Module):
 class Replay:
     """A module's forward pass as one CUDA graph, and if gradients are enabled its backward pass as another.
 
-    Like `torch.cuda.make_graphed_callables`, but other threads may use the GPU during the capture, as those that pin
-    batches do, and the parameters' gradients are not bound to the stream of the capture.
+    It is like `torch.cuda.make_graphed_callables`, but other threads, such as those that pin batches, may use the GPU
+    during the capture, and the parameters' gradients are not bound to the stream of the capture.
 
     Args:
         module: takes ``inputs`` and gives a list of tensors.

@@ -4,7 +4,12 @@ import torch
 
 
 def precision(choice: str, accelerator: str) -> str:
-    """``auto`` becomes the fastest precision that trains well on this machine, in Lightning's words."""
+    """The chosen precision; for ``auto`` the fastest that trains well on this machine.
+
+    Args:
+        choice: ``auto``, or one of Lightning's names.
+        accelerator: of the trainer.
+    """
     if choice != "auto":
         return choice
     if torch.cuda.is_available() and accelerator != "cpu":

@@ -74,7 +74,7 @@ class LeanDDP(DDPStrategy):
             self._accumulating = False
 
     def teardown(self) -> None:
-        """Let go of the gradients."""
+        """Free the gradients' memory."""
         self._mean = None
         super().teardown()
 
@@ -87,7 +87,7 @@ class LeanDDP(DDPStrategy):
 
 
 class GradientMean:
-    """Replaces the gradients by their mean over all processes, in one exchange for each type.
+    """Replaces gradients by their mean over all processes, in one exchange for each data type.
 
     Args:
         parameters: every process must have the same, and train the same. Those that train and have no gradient get one
@@ -102,7 +102,7 @@ class GradientMean:
 
     @torch.no_grad()
     def __call__(self) -> None:
-        """Exchange; gradients lie in one vector from then on."""
+        """Exchange the gradients, which are views of one vector from then on."""
         trained = [parameter for parameter in self.parameters if parameter.requires_grad]
         if self._trained != [id(parameter) for parameter in trained]:
             self._lay_out(trained)
@@ -151,7 +151,7 @@ def orderly_signals(trainer: L.Trainer) -> None:
 
 @contextmanager
 def ending_together(trainer: L.Trainer) -> Iterator[None]:
-    """When this fails, the processes that Lightning started for it end, too."""
+    """If the run fails in here, end the processes that Lightning started for it, too."""
     try:
         yield
     except BaseException:
@@ -162,9 +162,9 @@ def ending_together(trainer: L.Trainer) -> Iterator[None]:
 
 @torch.no_grad()
 def share_buffers(net: nn.Module) -> None:
-    """Give every process the buffers of process 0, such as BatchNorm's statistics; those are what a checkpoint holds.
+    """Give every process the buffers of process 0, such as BatchNorm's statistics: a checkpoint holds those.
 
-    Each process gathers statistics of its own batches. Without this each would validate with its own.
+    Each process gathers statistics of its own batches, and would validate with them otherwise.
     """
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         for buffer in net.buffers():
@@ -177,11 +177,11 @@ def share_buffers(net: nn.Module) -> None:
 def agree(value: str, devices: Any, num_nodes: int) -> str:
     """Process 0's ``value`` in every process of a run that torchrun or srun started; else ``value`` itself.
 
-    Processes that Lightning starts take such things from their command line.
+    Processes that Lightning starts get such values on their command line.
 
     Args:
         value: what each process would choose by itself.
-        devices: the trainer's; with ``1``, and one node, processes started together are runs of their own.
+        devices: the trainer's; with ``1`` and one node, processes that start together are runs of their own.
         num_nodes: the trainer's.
     """
     environment = _environment()
@@ -198,15 +198,15 @@ _agreements = itertools.count()
 
 @functools.cache
 def _environment() -> ClusterEnvironment | None:
-    """What started several processes at once, if anything did."""
+    """The launcher that started several processes at once, or None."""
     kind = next((kind for kind in (TorchElasticEnvironment, SLURMEnvironment) if kind.detect()), None)
     environment = kind() if kind else None
     return environment if environment and environment.world_size() > 1 else None
 
 
-@functools.cache  # its server must outlive the exchange: the process group will use the same one
+@functools.cache  # the process group uses the same server later
 def _store() -> PrefixStore:
-    """Keys and values that all processes see; kept by process 0, or by torchrun."""
+    """Keys and values that all processes see; process 0 or torchrun keeps them."""
     environment = _environment()
     assert environment is not None
     os.environ |= {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}

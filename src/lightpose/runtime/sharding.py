@@ -1,4 +1,4 @@
-"""Weights that several GPUs share out among them (FSDP)."""
+"""Weights that are split over several GPUs (FSDP)."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -16,14 +16,14 @@ from lightpose.errors import UserError
 
 
 def check_precision(strategy: Any, precision: str) -> None:
-    """Refuse a precision that split weights don't go with.
+    """Refuse a precision that doesn't go with split weights.
 
     Args:
         strategy: of the trainer, as configured.
         precision: of the trainer.
 
     Raises:
-        UserError: with those that do.
+        UserError: naming those that do.
     """
     if isinstance(strategy, dict) and "ShardedStrategy" in strategy["_target_"] and precision == "16-mixed":
         raise UserError(
@@ -35,8 +35,8 @@ def check_precision(strategy: Any, precision: str) -> None:
 class ShardedStrategy(ModelParallelStrategy):
     """FSDP (fully sharded data parallelism, arXiv:2304.11277): every GPU holds a share of weights and optimizer state.
 
-    They are shared out over the GPUs of a node, of which every node has a copy; over the nodes, if each has one GPU.
-    Checkpoints are those of any other run.
+    Weights are split over the GPUs of a node, and every node has a copy; where each node has one GPU, they are split
+    over the nodes. Checkpoints are those of any other run.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
-        """Every process has data of its own; Lightning would give one node's processes the same."""
+        """Every process has data of its own; Lightning would give the same to all processes of a node."""
         return {"num_replicas": self.world_size, "rank": self.global_rank}
 
     def setup_environment(self) -> None:
@@ -72,7 +72,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return True
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Content of a checkpoint, whoever wrote it."""
+        """Content of a checkpoint of any strategy."""
         return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -81,7 +81,7 @@ class ShardedStrategy(ModelParallelStrategy):
         set_model_state_dict(self.lightning_module, checkpoint["state_dict"], options=options)  # type: ignore[arg-type]
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """State of an optimizer as one that holds whole weights would give it."""
+        """State of an optimizer, as if it held whole weights."""
         content: dict[str, Any] = super(ModelParallelStrategy, self).optimizer_state(optimizer)
         state = {i: {key: _whole(value) for key, value in one.items()} for i, one in content["state"].items()}
         return {**content, "state": state}
@@ -111,11 +111,13 @@ def _split_like(value: Any, weight: DTensor) -> Any:
 
 
 def shard(net: nn.Module, mesh: DeviceMesh) -> None:
-    """Split every weight over the devices of ``mesh``, in place; blocks of a transformer are put together one by one.
+    """Split every weight over the devices of ``mesh``, in place.
+
+    The weights of each block of a transformer are gathered by themselves when it is computed.
 
     Args:
         net: with the same weights in every process.
-        mesh: one row of devices, or rows with a copy each.
+        mesh: one row of devices, or several rows, each with a copy.
     """
     from torch.distributed.fsdp import FSDPModule, fully_shard
 

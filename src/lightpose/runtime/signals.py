@@ -19,7 +19,7 @@ class Interrupted(BaseException):
 
     Args:
         signum: of the signal.
-        message: where the command was, what is left of it and how to go on; empty where another process says so.
+        message: where the command was, what is left and how to go on; empty where another process says it.
     """
 
     def __init__(self, signum: int, message: str = "") -> None:
@@ -28,7 +28,10 @@ class Interrupted(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """As shells count it. Lightning kills the main process if one that it started fails: to it, none does."""
+        """128 plus the signal's number, as in shells.
+
+        A process that Lightning started gives 0: if one failed, Lightning would kill the main process.
+        """
         return 0 if is_started_by_lightning() else 128 + self.signum
 
 
@@ -47,9 +50,9 @@ def _interrupt(signum: int) -> None:
 
 
 def leave_after(signum: int, done: Callable[[], bool] = lambda: False) -> None:
-    """End this process, one of several, once process 0 needs it no more: when its parent is gone, or ``done()``.
+    """End this process, one of several, when its parent is gone or ``done()``: process 0 needs it no more then.
 
-    Until then process 0 may wait for it, where no signal can reach it.
+    Until then process 0 may be waiting for it, in a place where no signal reaches process 0.
     """
     parent, deadline = os.getppid(), time.monotonic() + PATIENCE_SECONDS
 
@@ -104,7 +107,7 @@ def watched() -> Iterator[None]:
 
 @contextmanager
 def kept_back() -> Iterator[None]:
-    """Signals wait; to processes that are started in here, until they are ready for them."""
+    """Hold signals back in here; a process that starts in here gets them once it is ready for them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -117,7 +120,7 @@ def kept_back() -> Iterator[None]:
 
 @contextmanager
 def saying(message: str) -> Iterator[None]:
-    """In here, a signal that interrupts the command leaves it as ``message`` says."""
+    """In here, `Interrupted` says ``message``, which tells how a signal leaves things."""
     try:
         yield
     except Interrupted as interruption:
