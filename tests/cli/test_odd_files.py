@@ -192,3 +192,19 @@ def test_annotations_of_which_none_gives_a_box_are_no_images_without_people(run,
     assert code == 1 and "has annotations, but none that gives a box" in err and "detector=whole_image" in err
     assert predicted(path, "detector=whole_image")[0] == [1, 2]
     assert predicted(write(2, annotations=[]))[0] == [1, 2]
+
+
+def test_names_from_files_give_the_terminal_no_commands(run, people, tiny, trained, tmp_path):
+    content = json.loads(people.read_text())
+    for image in content["images"]:
+        image["file_name"] = f"\x1b]0;x\x07{image['file_name']}"
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps(content))
+    images, checkpoint = people.parent / "images", trained / "checkpoints/last.ckpt"
+    for main, *arguments in (
+        (data.main, "check", f"data={bad}", f"images={images}"),
+        (train.main, f"data.train={bad}", f"data.images={images}", *tiny, f"output_dir={tmp_path}/run"),
+        (predict.main, f"ckpt={checkpoint}", f"source={bad}", f"images={images}", f"out={tmp_path}/out"),
+    ):
+        code, out, err = run(main, *arguments)
+        assert code == 1 and "\\x1b]0;x" in out + err and "\x1b]0;x" not in out + err

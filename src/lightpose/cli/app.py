@@ -175,8 +175,24 @@ def stop(message: str) -> NoReturn:
     """Print the message, with the traceback of the exception at hand if the user debugs, and exit with code 1."""
     if os.environ.get("LIGHTPOSE_DEBUG") == "1":
         traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
+    print(visible(f"error: {message}"), file=sys.stderr)
     sys.exit(1)
+
+
+def visible(text: str) -> str:
+    """The text with control characters spelt out: names from files may hold commands for the terminal."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+class VisibleFormatter(logging.Formatter):
+    """Log lines as `visible` text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record."""
+        return visible(super().format(record))
 
 
 def explain(error: Exception, config_name: str) -> str:

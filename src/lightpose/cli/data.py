@@ -62,7 +62,7 @@ def check(composed: DictConfig) -> None:
         report = check_data(annotations, images, decode=config["decode"])
         if not report.has_errors:  # not the file is wrong, but what was chosen
             raise
-    print(report)
+    print(app.visible(str(report)))
     if report.has_errors:
         sys.exit(1)
 
