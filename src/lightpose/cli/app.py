@@ -35,7 +35,7 @@ _PARTS = ("augment", "callbacks", "logger", "metric", "skeleton")
 
 
 def _experiment() -> str:
-    """The experiment that the command line chooses; Hydra says so too late for the folder of a sweep."""
+    """The experiment on the command line; Hydra resolves it too late for the folder of a sweep."""
     chosen = [argument.removeprefix("experiment=") for argument in sys.argv if argument.startswith("experiment=")]
     return chosen[-1] if chosen else "custom"
 
@@ -51,7 +51,7 @@ def conf_dir() -> Path:
 
 
 def conf_dirs() -> list[Path]:
-    """Where options may stand, the user's own folders first."""
+    """Folders of options, the user's own first."""
     if HydraConfig.initialized():
         return [Path(source.path) for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
     arguments = get_args_parser().parse_known_args()[0]
@@ -59,7 +59,7 @@ def conf_dirs() -> list[Path]:
 
 
 def groups_of(config_name: str) -> list[str]:
-    """Names of the groups that a command's configuration is composed of."""
+    """Names of the groups in a command's configuration."""
     root: Any = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
     defaults = root.get("defaults", [])
     nested = [group for name in defaults if isinstance(name, str) and name != "_self_" for group in groups_of(name)]
@@ -286,7 +286,7 @@ def _group_lines(config_name: str) -> str:
 
 
 def group_files(group: str) -> dict[str, Path]:
-    """Option → file, of one group, sorted; an option of the user's stands in for ours of the same name."""
+    """Option → file of one group, sorted; the user's option replaces ours of the same name."""
     folders = [folder / group for folder in reversed(conf_dirs())]
     files = {
         path.relative_to(folder).with_suffix("").as_posix(): path
@@ -329,11 +329,11 @@ class FoldersBefore(Callback):
     _record: tuple[Path, bytes | None] | None = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Of one run."""
+        """Look before one run."""
         self._look(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Of a sweep."""
+        """Look before a sweep."""
         folder = Path(config.hydra.sweep.dir)
         self._look(folder)
         record = folder.absolute() / "multirun.yaml"

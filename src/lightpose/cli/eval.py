@@ -128,7 +128,7 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
 
 @contextmanager
 def place_for(out: Path) -> Iterator[None]:
-    """Make the folder before the work whose results go there; without it, if the work fails."""
+    """Make the folder before the work whose results go there, and remove it if the work fails."""
     existed = out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -141,7 +141,7 @@ def place_for(out: Path) -> Iterator[None]:
 
 
 def write(out: Path, figures: dict[str, float], estimator: Any, dataset: Any) -> None:
-    """``metrics.json``, and where poses were ranked, ``predictions.json`` (COCO results) and ``predictions.csv``."""
+    """Write ``metrics.json``; where poses were ranked, also ``predictions.json`` (COCO results) and a CSV."""
     from lightpose.data.coco.results import coco_results, csv_rows, write_coco_results, write_csv
     from lightpose.metrics.oks import OKS
 
@@ -155,7 +155,7 @@ def write(out: Path, figures: dict[str, float], estimator: Any, dataset: Any) ->
 
 
 def write_figures(out: Path, figures: dict[str, float]) -> None:
-    """``metrics.json``; null stands for a figure without instances."""
+    """Write ``metrics.json``; null stands for a figure without instances."""
     from lightpose.data.coco.results import write_text
 
     numbers = {name: None if math.isnan(value) else value for name, value in figures.items()}

@@ -1,4 +1,4 @@
-"""Options that don't fit what they are for: found before anything is built, or named when a library refuses them."""
+"""Finds options that don't fit their class before anything is built, and names those that a library refuses."""
 
 import inspect
 import re
@@ -114,7 +114,7 @@ def _check_least(where: str, value: Any) -> None:
 
 
 def given(where: str, value: Any) -> str:
-    """``key=value`` as the user gave it, which may stand where the option comes from: ``input_hw`` for all crops."""
+    """``key=value`` as the user gave it, perhaps by the key it comes from, such as ``input_hw`` for a crop's size."""
     leaf = where.rpartition(".")[2]
     same = [override for override in _overrides() if _key(override) == where]
     same += [override for override in _overrides() if _key(override).rpartition(".")[2] == leaf]
@@ -123,7 +123,7 @@ def given(where: str, value: Any) -> str:
 
 @contextmanager
 def preparing(part: str = "") -> Iterator[None]:
-    """In here, what a library says of an option becomes a `UserError` that names the option.
+    """Turn what a library says of an option in here into a `UserError` that names the option.
 
     Args:
         part: of the configuration, that is built in here.
@@ -190,7 +190,7 @@ def _value(override: str) -> str:
 
 
 def needed_options(target: Any) -> set[str]:
-    """Options that a class or function can't do without; none where that can't be told."""
+    """Options that a class or function needs; an empty set if nobody can tell."""
     try:
         parameters = inspect.signature(get_object(target)).parameters.values()
     except Exception:  # whoever builds it will say what is wrong
@@ -213,7 +213,7 @@ def _taken(target: str) -> tuple[dict[str, Any], bool] | None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value may be of a type, where that can be told."""
+    """Whether a value may be of a type; True if nobody can tell."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True

@@ -118,11 +118,11 @@ def inputs(config: dict[str, Any], source: "Source") -> "list[Path]":
 def people_of(
     config: dict[str, Any], source: "Source", takes_boxes: bool
 ) -> "tuple[Mapping[int, Detections] | None, Detector | None]":
-    """Boxes by the id of the image, from the file or the source's own annotations, or a detector; or neither.
+    """Boxes by the id of the image, from the file or the source's own annotations; or a detector; or neither.
 
     Raises:
-        UserError: for both a file and a detector, or either where the model takes no boxes, for unusable ones, and
-            where the source's annotations are to give boxes and have none.
+        UserError: for a file and a detector together, for either if the model takes no boxes, for boxes that can't be
+            used, and if the source's annotations should give the boxes and have none.
     """
     from lightpose.checkpoint import assemble
     from lightpose.cli.options import check_options, preparing
@@ -159,7 +159,7 @@ def box_finder(boxes: "Mapping[int, Detections] | None", detector: "Detector | N
 
 
 def until_interrupt(frames: "Iterable[Frame]") -> "Iterator[Frame]":
-    """The frames until Ctrl-C, which then ends the recording and not the program."""
+    """The frames until Ctrl-C, which ends the recording and not the program."""
     stopped = threading.Event()
     react_by(lambda _: stopped.set())
     log.info("Ctrl-C ends the recording")

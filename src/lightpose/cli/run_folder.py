@@ -1,4 +1,4 @@
-"""What a training run keeps in its folder, and that one which never trained leaves nothing."""
+"""What a training run keeps in its folder; a run that never trained leaves nothing."""
 
 import errno
 import shutil
@@ -22,7 +22,7 @@ LIGHTNINGS = ("lightning.pytorch.callbacks", "lightning.pytorch.loggers")
 
 
 class RunFolder(L.Callback):
-    """Writes ``config.yaml`` once a step is done; a run that comes to no step takes back what it wrote.
+    """Writes ``config.yaml`` after the first step; a run that does no step removes what it wrote.
 
     Args:
         config: the resolved configuration.
@@ -43,7 +43,7 @@ class RunFolder(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """All that options can spoil before a step is built and read."""
+        """Note that options can spoil nothing from now on: all is built, and a batch is read."""
         self.began = True
 
     def on_train_batch_end(
@@ -60,14 +60,14 @@ class RunFolder(L.Callback):
             part.write_text(content)
 
     def take_back(self) -> None:
-        """Remove the logs of a run that never trained, and folders that are empty without them."""
+        """Remove the logs of a run that never trained, and the folders that are then empty."""
         if not self.trained:
             for place in self._new:
                 shutil.rmtree(place, ignore_errors=True)
             prune(self.path)
 
     def explained(self, error: BaseException, trainer: L.Trainer) -> BaseException | None:
-        """What to raise in place of an exception that ended the run; None for that one itself."""
+        """What to raise in place of the exception that ended the run; None to raise the exception itself."""
         signum, saved = signals.received(), self.path / "checkpoints"
         where = (
             f"epoch {trainer.current_epoch}, step {trainer.global_step}" if self.trained else "before the first step"
@@ -93,6 +93,6 @@ class RunFolder(L.Callback):
 
 
 def _is_of_a_callback(error: BaseException) -> bool:
-    """Whether a callback or logger of Lightning's raised it: for want of a figure, say, that comes to light late."""
+    """Whether a callback or logger of Lightning's raised it, as they do late for a figure that is missing."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(frames) and frames[-1].f_globals["__name__"].startswith(LIGHTNINGS)

@@ -1,4 +1,4 @@
-"""From a composed configuration to the objects of a run: skeleton, data, estimator, trainer."""
+"""Makes the objects of a run from its configuration: skeleton, estimator, trainer."""
 
 import logging
 from collections.abc import Mapping
@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain data, interpolations resolved, without Hydra's own part.
+    """The configuration as plain data, with interpolations resolved and without Hydra's own part.
 
     Raises:
-        UserError: naming all the keys that must be given and were not, and for an input size that is none.
+        UserError: naming all required keys that are missing; and for an input size that isn't one.
     """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
@@ -97,10 +97,10 @@ def make_skeleton(config: dict[str, Any], annotations: str | None = None) -> Ske
 
 
 def choose_skeleton(choice: dict[str, Any], annotations: str | None, reader: type[PoseDataset]) -> Skeleton:
-    """The chosen skeleton, or with ``skeleton=auto`` that of the annotation file, with what else is chosen of it.
+    """The chosen skeleton; with ``skeleton=auto`` that of the annotation file, changed as other options say.
 
     Raises:
-        UserError: when there is neither, and for a choice that can't be.
+        UserError: when there is neither, and for an impossible choice.
     """
     if "_target_" in choice:
         skeleton: Skeleton = assemble(choice)
@@ -112,9 +112,9 @@ def choose_skeleton(choice: dict[str, Any], annotations: str | None, reader: typ
 
 
 def recognise(skeleton: Skeleton) -> Skeleton:
-    """The option of the ``skeleton`` group with these keypoints, if a file says nothing of sigmas; else as it is.
+    """The option of the ``skeleton`` group with these keypoints, if a file has no sigmas; else the skeleton itself.
 
-    So a file with COCO's 17 keypoints is scored with COCO's sigmas, without being told.
+    So a file with COCO's 17 keypoints is scored with COCO's sigmas, and nobody has to say so.
     """
     if not skeleton.sigmas_known:
         for path in group_files("skeleton").values():
@@ -157,10 +157,10 @@ def fitting_heads(spec: Spec) -> list[str]:
 
 
 def choose_monitor(config: dict[str, Any], written: Mapping[str, Any], estimator: PoseEstimator) -> dict[str, Any]:
-    """The configuration with the monitored figure and its direction filled in, where they were left to the metric.
+    """The configuration with the monitored figure and its direction filled in, where the metric is to choose them.
 
-    A callback gets them if it refers to ``${monitor}``, as that of the best checkpoint does, or if it can't be without
-    a figure and names none, as early stopping. Others stay as they are.
+    A callback gets them if it refers to ``${monitor}``, as the best checkpoint does, or if it needs a figure and names
+    none, as early stopping may. Other callbacks stay as they are.
 
     Args:
         config: resolved.
@@ -197,7 +197,7 @@ def choose_monitor(config: dict[str, Any], written: Mapping[str, Any], estimator
 
 
 def _watching(callback: Any, written: Any, monitor: str, modes: Mapping[str, str]) -> Any:
-    """A callback that watches ``monitor`` if it is meant to; with the mode of what it watches, if it was left open."""
+    """A callback with the figure it is meant to watch, and the mode of that figure, where they are left open."""
     if not isinstance(callback, dict) or not isinstance(written, dict):
         return callback
     figure = callback.get("monitor")

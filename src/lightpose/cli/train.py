@@ -97,7 +97,7 @@ def train(composed: DictConfig) -> float | None:
 
 
 def _without_validation(config: dict[str, Any]) -> dict[str, Any]:
-    """The callbacks, less those that need figures which this run won't have."""
+    """The callbacks without those whose figures this run won't have."""
     callbacks: dict[str, Any] = dict(config["callbacks"])
     if config["data"]["val"] is None:
         log.info("no data.val: nothing is validated, and no best checkpoint is chosen; last.ckpt is kept")

@@ -235,8 +235,8 @@ class _ReplayFunction(torch.autograd.Function):
         replay: Replay = ctx.replay
         if ctx.call != replay.calls:
             raise UserError(
-                "the network was called again before the backward pass of its last call, whose activations a CUDA "
-                "graph has overwritten; use speed=eager"
+                "the network was called again before the backward pass of its last call, and the CUDA graph has "
+                "overwritten the activations of that call; use speed=eager"
             )
         for parameter, static in zip(replay.parameters, replay.parameter_grads, strict=True):
             # A gradient that is still there, since gradients accumulate, may lie where the replay writes the next one.

@@ -36,7 +36,7 @@ class Interrupted(BaseException):
 
 
 def is_started_by_lightning() -> bool:
-    """Whether this is a further process of a run, of which the user has only started the first."""
+    """Whether Lightning started this process; the user has started only the first process of the run."""
     return int(os.environ.get("LOCAL_RANK", 0)) > 0 and not is_started_by_launcher()
 
 
