@@ -74,6 +74,13 @@ def test_bottom_up_batches_are_padded(make, write_coco, person):
     assert [len(batch) for batch in module.val_dataloader()] == [2, 1]  # evaluation visits every image
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_crops_of_one_person_are_not_made_of_whole_images(make, split):
+    module = make("data.train=FILE", "data.val=FILE", data="bottomup", augment="topdown")
+    with pytest.raises(UserError, match="CropBox is for samples of one person, but a sample of CocoImages is a whole"):
+        module.dataset(split)
+
+
 @pytest.mark.parametrize("augment", sorted(path.stem for path in (CONF / "augment").glob("*.yaml")))
 def test_every_augmentation_is_deterministic(make, augment):
     modules = [make("data.train=FILE", augment=augment) for _ in range(2)]

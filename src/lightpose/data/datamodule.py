@@ -14,6 +14,7 @@ from lightpose.data.pixels.image_files import ImagesNotFound
 from lightpose.data.pixels.loader import CORES, MOST_WORKERS, EpochLoader, EpochSampler, one_thread
 from lightpose.data.pixels.photometric import Photometric
 from lightpose.data.pixels.raw import gather
+from lightpose.data.transforms import Geometry
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
 
@@ -107,15 +108,18 @@ class PoseDataModule(LightningDataModule):
         annotations = self.annotations[split]
         if annotations is None:
             raise UserError(f"there is no annotation file to {_USE[split]}; give one as `{split}`")
+        pipeline = self._pipeline("train" if split == "train" else "eval")
         dataset = self.reader(
             annotations=annotations,
             images=images,
             skeleton=self.skeleton,
-            transforms=self._pipeline("train" if split == "train" else "eval"),
+            transforms=pipeline,
             seed=self.seed,
             **({"boxes": self.boxes[split]} if self.boxes[split] else {}),
         )
         dataset.training = split == "train"
+        if not dataset.one_person:
+            _check_for_images(pipeline, dataset)
         return dataset
 
     @property
@@ -186,3 +190,17 @@ class PoseDataModule(LightningDataModule):
 
     def _free_cores(self) -> int:
         return max(1, min(MOST_WORKERS, CORES // (self.trainer.num_devices if self.trainer else 1)))
+
+
+def _check_for_images(pipeline: Pipeline, dataset: PoseDataset) -> None:
+    """Refuse geometry that looks at the first person of a whole image and at no other.
+
+    Raises:
+        UserError: naming the step.
+    """
+    for step in pipeline.geometry:
+        if isinstance(step, Geometry) and step.one_person:
+            raise UserError(
+                f"{type(step).__name__} is for samples of one person, but a sample of {type(dataset).__name__} is a "
+                "whole image; use augment=bottomup, or leave that step out"
+            )

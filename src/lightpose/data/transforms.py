@@ -8,6 +8,7 @@ Defaults are those of the published top-down recipe (HRNet, arXiv:1902.09212; ha
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,7 +18,13 @@ from lightpose.structures import Annotations, Array, Sample
 
 
 class Geometry:
-    """Base of what may stand under ``geometry``: changes ``input_from_image`` and labels, and no pixel."""
+    """Base of what may stand under ``geometry``: changes ``input_from_image`` and labels, and no pixel.
+
+    Attributes:
+        one_person: whether it is for samples of one person only.
+    """
+
+    one_person: ClassVar[bool] = False
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """A new sample."""
@@ -38,6 +45,8 @@ class CropBox(Geometry):
         grid: pixel grid, see `lightpose.geometry`.
         padding: factor on the box.
     """
+
+    one_person = True
 
     def __init__(self, input_hw: Sequence[int], grid: Grid, padding: float = 1.25) -> None:
         check_grid(grid)
@@ -85,6 +94,8 @@ class HalfBody(Geometry):
         padding: factor on the hull of the chosen joints.
         upper_probability: of choosing the upper half where both would do.
     """
+
+    one_person = True
 
     def __init__(
         self,
@@ -134,6 +145,8 @@ class RandomAffine(Geometry):
         shift: largest shift, as a share of the padded box's width and height.
         shift_probability: of shifting at all.
     """
+
+    one_person = True
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 
 from lightpose.data.synthetic.body import NECK, sample_body, turn
 from lightpose.data.synthetic.generate import generate
-from lightpose.data.synthetic.paint import Camera, Canvas, Look, paint_background, paint_person, visibility
+from lightpose.data.synthetic.paint import Camera, Look, Painting, paint_background, paint_person, visibility
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
 
@@ -118,7 +118,7 @@ def test_an_object_in_front_hides_joints() -> None:
     rng = np.random.default_rng(0)
     camera = Camera(400.0, (159.5, 119.5))
     body = sample_body(rng).moved(turn(0, 180), np.array([0, 0, 4000.0]))
-    canvas = Canvas(paint_background(rng, (240, 320)))
+    canvas = Painting(paint_background(rng, (240, 320)))
     paint_person(canvas, body, Look.sample(rng), camera, person=2)
     before = visibility(canvas, body, camera, person=2)
     assert (before[[0, 5, 6, 13, 14]] == 2).all()

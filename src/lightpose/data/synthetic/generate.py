@@ -15,8 +15,8 @@ from lightpose.data.synthetic.body import KEYPOINTS, LINKS, Body, sample_body, t
 from lightpose.data.synthetic.paint import (
     PARTS,
     Camera,
-    Canvas,
     Look,
+    Painting,
     paint_background,
     paint_occluder,
     paint_person,
@@ -99,7 +99,7 @@ def draw_scene(rng: np.random.Generator, image_hw: tuple[int, int]) -> tuple[Arr
     """One picture (H, W, 3) uint8 RGB, its camera, and an annotation for each person that shows in it."""
     height, width = image_hw
     camera = Camera(round(float(rng.uniform(1.2, 2.0)) * height, 3), ((width - 1) / 2, (height - 1) / 2))
-    canvas = Canvas(paint_background(rng, image_hw))
+    canvas = Painting(paint_background(rng, image_hw))
     bodies = sorted(_place_people(rng, camera, image_hw), key=lambda body: -body.points[:, 2].mean())
     hidden_by_object = rng.random(len(bodies)) < 0.15
     for person, body in enumerate(bodies):
@@ -153,7 +153,7 @@ def _cover(first_xyxy: Array, second_xyxy: Array) -> float:
     return float(np.prod(overlap.clip(0)) / smaller)
 
 
-def _annotation(canvas: Canvas, body: Body, camera: Camera, person: int) -> dict[str, Any]:
+def _annotation(canvas: Painting, body: Body, camera: Camera, person: int) -> dict[str, Any]:
     """A COCO annotation, but for its ids."""
     height, width = canvas.labels.shape
     mask = (canvas.labels > person * PARTS) & (canvas.labels <= (person + 1) * PARTS)

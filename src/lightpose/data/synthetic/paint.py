@@ -105,7 +105,7 @@ class Look:
         )
 
 
-class Canvas:
+class Painting:
     """A picture in the making.
 
     Attributes:
@@ -163,7 +163,7 @@ def _muted(rng: np.random.Generator) -> Color:
     return _hsv(rng.random(), rng.uniform(0, 0.4), rng.uniform(0.25, 0.95))
 
 
-def paint_person(canvas: Canvas, body: Body, look: Look, camera: Camera, person: int) -> None:
+def paint_person(canvas: Painting, body: Body, look: Look, camera: Camera, person: int) -> None:
     """Paint a body (in the camera's frame) from its farthest part to its nearest, and label its pixels."""
     colors = {
         **{UPPER_ARM: look.shirt, FOREARM: look.shirt if look.long_sleeves else look.skin},
@@ -194,7 +194,7 @@ def paint_person(canvas: Canvas, body: Body, look: Look, camera: Camera, person:
             _paint_front(canvas, body, look, camera)
 
 
-def _paint_front(canvas: Canvas, body: Body, look: Look, camera: Camera) -> None:
+def _paint_front(canvas: Painting, body: Body, look: Look, camera: Camera) -> None:
     """A neckline and a row of buttons, where the chest faces the camera."""
     neck, middle = body.points[NECK], body.points[LEFT_PELVIS : LEFT_PELVIS + 2].mean(0)
     up = _unit(neck - middle)
@@ -211,7 +211,7 @@ def _paint_front(canvas: Canvas, body: Body, look: Look, camera: Camera) -> None
         canvas.hull(_discs(center[None], np.array([max(radius, 0.7)])), _mix(look.shirt, _opposite(look.shirt), 0.75))
 
 
-def _paint_head(canvas: Canvas, body: Body, look: Look, camera: Camera, label: int) -> None:
+def _paint_head(canvas: Painting, body: Body, look: Look, camera: Camera, label: int) -> None:
     """An ellipsoid of hair with a face in front; ears and nose stick out, on whichever side of it they are."""
     center = body.points[HEAD]
     size = np.linalg.norm(body.points[1] - body.points[2]) / np.linalg.norm(FACE[1] - FACE[2])
@@ -254,7 +254,7 @@ def _faces_camera(body: Body) -> Array:
     return normals @ _unit(body.points[HEAD]) < (0.15, -0.05, -0.05, 0.3, 0.3)
 
 
-def visibility(canvas: Canvas, body: Body, camera: Camera, person: int) -> Array:
+def visibility(canvas: Painting, body: Body, camera: Camera, person: int) -> Array:
     """(17,) int: 0 outside the picture, 1 inside but hidden, 2 visible, once the canvas is finished."""
     height, width = canvas.labels.shape
     points_px = camera.project(body.points[:17])
@@ -286,14 +286,14 @@ def paint_background(rng: np.random.Generator, image_hw: tuple[int, int]) -> Arr
         if rng.random() < 0.5:
             wave *= np.sin(pitch * (y * np.cos(tilt) - x * np.sin(tilt)))
         image += rng.uniform(6, 25) * wave[..., None]
-    canvas = Canvas(image.clip(0, 255).astype(np.uint8))
+    canvas = Painting(image.clip(0, 255).astype(np.uint8))
     for _ in range(rng.integers(2, 9)):
         paint_shape(canvas, rng, rng.uniform((0, 0), (width, height)), rng.uniform(0.06, 0.5) * height, _muted(rng))
     return canvas.image
 
 
 def paint_shape(
-    canvas: Canvas, rng: np.random.Generator, center: Array, size_px: float, color: Color, label: int | None = None
+    canvas: Painting, rng: np.random.Generator, center: Array, size_px: float, color: Color, label: int | None = None
 ) -> None:
     """A random disc, box, bar or polygon."""
     kind = rng.integers(4)
@@ -311,7 +311,7 @@ def paint_shape(
         canvas.hull(center + rng.uniform(-size_px / 2, size_px / 2, (7, 2)), color, label)
 
 
-def paint_occluder(canvas: Canvas, rng: np.random.Generator, body: Body, camera: Camera) -> None:
+def paint_occluder(canvas: Painting, rng: np.random.Generator, body: Body, camera: Camera) -> None:
     """A shape in front of one of the body's joints, from a tenth to a quarter of the person's size."""
     points_px = camera.project(body.points)
     size_px = rng.uniform(0.1, 0.28) * np.ptp(points_px, axis=0).max()
