@@ -70,7 +70,7 @@ def test_predict(refused, people, trained, option):
 
 @pytest.mark.parametrize("option", CHECK.split())
 def test_check(refused, people, option):
-    assert names(refused(data.main, "check", f"data={people}", option), option.replace("data=", "annotations="))
+    assert names(refused(data.main, "check", f"data={people}", option), option.replace("data=", "data.train="))
 
 
 @pytest.mark.parametrize("option", PREVIEW.split())

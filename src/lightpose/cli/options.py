@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
 from lightpose.errors import UserError
 
@@ -51,7 +52,7 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
         "draw": bool,
         "threshold": float,
     },
-    "data_check": {"annotations": str, "decode": bool},
+    "data_check": {"data.train": str, "decode": bool},
     "data_preview": {"out": str, "count": int, "columns": int, "names": bool, "seed": int},
     "data_synthetic": {"out": str, "images": int, "seed": int, "image_hw": tuple[int, int]},
 }
@@ -100,9 +101,11 @@ def check_types(config: DictConfig, command: str) -> None:
         UserError: for a value of another type, or one that is too small.
     """
     for key, hint in TYPES[command].items():
-        if OmegaConf.is_missing(config, key):
+        try:
+            value = OmegaConf.select(config, key, throw_on_missing=True)
+        except MissingMandatoryValue:
             continue
-        value = OmegaConf.to_container(config[key]) if OmegaConf.is_config(config[key]) else config[key]
+        value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         if not _fits(value, hint):
             raise UserError(f"{given(key, value)}: expected {_words(hint)}")
         _check_least(key, value)
