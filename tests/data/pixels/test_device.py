@@ -249,7 +249,6 @@ def test_batches_are_prepared_one_ahead_on_the_device(photographs):
     loader = EpochLoader(dataset, torch.device("cuda", 0), noted, pin_memory=True, **options)
     for number, batch in enumerate(loader):
         assert number + 1 <= len(prepared) <= min(number + 2, 3)
-        assert loader.state_dict()["batches"] == number + 1
         assert all(getattr(batch.instances, field.name).is_cuda for field in fields(batch.instances))
         torch.cuda._sleep(10**8)  # the inputs must survive while they wait for their turn
         copy = batch.inputs * 1
