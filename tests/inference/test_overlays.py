@@ -15,8 +15,8 @@ from lightpose.cli.predict import main
 from lightpose.data.coco.results import read_coco_results
 from lightpose.errors import UserError
 from lightpose.inference import overlays as module
+from lightpose.inference.frames import Frame
 from lightpose.inference.overlays import SafePaths, VideoWriter, video_rate
-from lightpose.inference.sources import Frame
 from lightpose.inference.writers import check_out, staged
 
 

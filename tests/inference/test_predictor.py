@@ -15,9 +15,9 @@ from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.geometry import apply_affine
 from lightpose.inference.crops import Job
+from lightpose.inference.frames import Frame
 from lightpose.inference.predictor import FIND_AT_ONCE
 from lightpose.inference.prefetch import AHEAD
-from lightpose.inference.sources import Frame
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Batch, Poses
 

@@ -18,8 +18,9 @@ from lightpose.runtime.signals import react_by, saying
 if TYPE_CHECKING:
     from lightpose.inference.detections import Detections
     from lightpose.inference.detectors import Detector
+    from lightpose.inference.frames import Frame
     from lightpose.inference.predictor import Find
-    from lightpose.inference.sources import Frame, Source
+    from lightpose.inference.sources import Source
     from lightpose.structures import Array, Poses
 
 log = logging.getLogger(__name__)
@@ -36,9 +37,10 @@ def predict(composed: DictConfig) -> None:
     from rich.progress import track
 
     from lightpose.cli.setup import resolved
+    from lightpose.inference.frames import Camera
     from lightpose.inference.overlays import ImageWriter, Overlays, PictureWriter, VideoWriter
     from lightpose.inference.predictor import Predictor
-    from lightpose.inference.sources import Camera, ImageFiles, check_on_bad_image, open_source
+    from lightpose.inference.sources import ImageFiles, check_on_bad_image, open_source
     from lightpose.inference.writers import OVERLAYS, PREDICTIONS, check_out, staged, write_predictions
 
     config = resolved(composed)
@@ -105,7 +107,8 @@ def finite(results: "Iterable[tuple[Frame, Poses[Array]]]", ckpt: str) -> "Itera
 
 def inputs(config: dict[str, Any], source: "Source") -> "list[Path]":
     """The files that a prediction reads."""
-    from lightpose.inference.sources import ImageFiles, Video
+    from lightpose.inference.frames import Video
+    from lightpose.inference.sources import ImageFiles
 
     given = [Path(str(config[name])) for name in ("ckpt", "boxes", "source") if config[name] is not None]
     if isinstance(source, ImageFiles):

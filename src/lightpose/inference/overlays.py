@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 
 from lightpose.draw import draw_poses
+from lightpose.inference.frames import Frame
 from lightpose.inference.prefetch import THREADS, prefetch
-from lightpose.inference.sources import Frame
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Poses
 

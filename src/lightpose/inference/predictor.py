@@ -29,9 +29,10 @@ from lightpose.inference.crops import (
     made_by_processes,
 )
 from lightpose.inference.detections import NO_BOXES, Detections, check_boxes
+from lightpose.inference.frames import Frame
 from lightpose.inference.inputs import Image, given_boxes, is_one
 from lightpose.inference.prefetch import AHEAD, batched, prefetch
-from lightpose.inference.sources import Frame, ImageFiles, check_on_bad_image, without_bad
+from lightpose.inference.sources import ImageFiles, check_on_bad_image, without_bad
 from lightpose.inference.transfer import Transfer
 from lightpose.runtime.precision import precision
 from lightpose.runtime.speed import Speed, speed_up

@@ -3,26 +3,22 @@
 import glob
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count, repeat
 from pathlib import Path
 from typing import TypeVar
-
-import cv2
 
 from lightpose.data.coco.box_formats import warn_of_boxes
 from lightpose.data.coco.boxes import BoxedImage, KnownImages, annotated_boxes
 from lightpose.data.coco.index import read_coco
-from lightpose.data.coco.json_values import whole_number
 from lightpose.data.pixels.decode import read_image
 from lightpose.data.pixels.image_files import expanded, image_folder
 from lightpose.data.pixels.image_header import ImageError
 from lightpose.errors import UserError
 from lightpose.inference.detections import Detections, by_image
+from lightpose.inference.frames import Camera, Frame, Video, open_camera
 from lightpose.inference.prefetch import AHEAD, prefetch
-from lightpose.inference.video import Timeline, read_frames, read_timeline
+from lightpose.inference.video import read_timeline
 from lightpose.structures import Array
 
 log = logging.getLogger(__name__)
@@ -33,31 +29,6 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".m
 _KINDS = "give an image, folder, glob, video, camera number or COCO JSON"
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One picture.
-
-    Attributes:
-        name: unique in its source: a path relative to the folder, or the video's name and the frame's number.
-        image: (H, W, 3) uint8 RGB, or the path of a file.
-        image_id: the COCO file's id, or 1, 2, ... in order.
-        image_bits: of a 16-bit file, see `lightpose.data.pixels.decode.read_image`.
-    """
-
-    name: str
-    image: Array | Path
-    image_id: int
-    image_bits: int = 16
-
-    def pixels(self) -> Array:
-        """(H, W, 3) uint8 RGB; a file is read.
-
-        Raises:
-            UserError: for a file that can't be decoded.
-        """
-        return read_image(self.image, self.image_bits) if isinstance(self.image, Path) else self.image
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,143 +95,6 @@ class ImageFiles:
         yield from without_bad(prefetch(read, enumerate(self.names.items()), ahead), bad)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Video:
-    """A video file.
-
-    Attributes:
-        path: of the file.
-        timeline: which frames it has.
-    """
-
-    path: str
-    timeline: Timeline
-    has_ids: bool = True
-    boxes: None = None
-    category_id: int = 1
-
-    @property
-    def fps(self) -> float:
-        """Frames per second."""
-        return float(self.timeline.fps)
-
-    @property
-    def stem(self) -> str:
-        """Name of the video without folder and suffix."""
-        return Path(self.path).stem
-
-    @property
-    def image_ids(self) -> range:
-        """Numbers of the frames, from 1, as many as the file announces."""
-        return range(1, self.timeline.announced + 1)
-
-    def name_of(self, image_id: int) -> str | None:
-        """Name of the frame with that number, or None where the file announces fewer."""
-        return frame_name(self.stem, image_id) if image_id in self.image_ids else None
-
-    def has(self, name: str) -> bool:
-        """Whether there is a frame of that name."""
-        number = name.rpartition("_")[2]
-        return number.isdecimal() and self.name_of(int(number)) == name
-
-    def finder(self) -> Callable[[BoxedImage], list[int]]:
-        """Gives the number of the frame that a box is of, or nothing."""
-        return lambda image: _frames_of(self, image)
-
-    def frames(self, ahead: int = AHEAD) -> Iterator[Frame]:
-        """The frames, read by a thread, at most ``ahead`` of them before they are asked for.
-
-        Each has its own number, by its time stamp; those that can't be read are named and counted in a warning.
-
-        Raises:
-            UserError: when there is not even one.
-        """
-        decoded = read_frames(self.path, self.timeline)
-        given = last = 0
-        missing: list[tuple[int, int]] = []
-        ahead_of_us = prefetch(lambda _: next(decoded, None), repeat(None), ahead, threads=1)
-        with closing(decoded), closing(ahead_of_us):
-            for numbered in ahead_of_us:
-                if numbered is None:
-                    break
-                number, image = numbered
-                if number > last + 1:
-                    missing.append((last + 1, number - 1))
-                given, last = given + 1, number
-                yield Frame(frame_name(self.stem, number), image, number)
-        if last < self.timeline.announced:
-            missing.append((last + 1, self.timeline.announced))
-        if not given:
-            raise UserError(f"{self.path} gives no frame; it may be damaged, check that a player shows it")
-        if missing:
-            log.warning(
-                "%s: %d of %d frames can't be read: %s; the others are given under their own numbers",
-                self.path,
-                sum(end - start + 1 for start, end in missing),
-                self.timeline.announced,
-                _ranges(missing),
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Camera:
-    """A camera.
-
-    Attributes:
-        number: by which OpenCV knows it.
-        fps: frames per second, as its driver says.
-        image_ids: empty, as nobody knows how many frames there will be.
-    """
-
-    number: int
-    fps: float
-    image_ids: range = range(0)
-    has_ids: bool = True
-    boxes: None = None
-    category_id: int = 1
-
-    @property
-    def stem(self) -> str:
-        """``camera0``."""
-        return f"camera{self.number}"
-
-    def name_of(self, image_id: int) -> str | None:
-        """Name of the frame with that number, from 1."""
-        return frame_name(self.stem, image_id)
-
-    def has(self, name: str) -> bool:
-        """Whether there may be a frame of that name."""
-        number = name.rpartition("_")[2]
-        return number.isdecimal() and self.name_of(int(number)) == name
-
-    def finder(self) -> Callable[[BoxedImage], list[int]]:
-        """Gives the number of the frame that a box is of, or nothing."""
-        return lambda image: _frames_of(self, image)
-
-    def frames(self, ahead: int = AHEAD) -> Iterator[Frame]:
-        """The frames, read by a thread, at most ``ahead`` of them before they are asked for.
-
-        Raises:
-            UserError: when there is not even one.
-        """
-        capture = cv2.VideoCapture(self.number)
-
-        def read(number: int) -> Array | None:
-            found, image = capture.read()
-            return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if found else None
-
-        try:
-            with closing(prefetch(read, count(1), ahead, threads=1)) as images:
-                for number, image in enumerate(images, start=1):
-                    if image is None:
-                        if number == 1:
-                            raise UserError(f"camera {self.number} gives no frame; another program may use it")
-                        return
-                    yield Frame(frame_name(self.stem, number), image, number)
-        finally:
-            capture.release()
-
-
 Source = ImageFiles | Video | Camera
 
 
@@ -281,7 +115,7 @@ def open_source(source: str | int, images: str | None = None) -> Source:
     if not text.strip():
         raise UserError(f"source is empty; {_KINDS}")
     if text.isascii() and text.isdigit() and len(text) < 5 and not os.path.exists(path):  # noqa: PTH110 - as below
-        return _open_camera(int(text))
+        return open_camera(int(text))
     # Unlike a Path's methods, these take names that are too long, or hold a zero byte, for names of nothing.
     if os.path.isdir(path):  # noqa: PTH112
         return _folder(path)
@@ -332,23 +166,6 @@ def without_bad(results: Iterable[T], bad: Mapping[int, str]) -> Iterator[T]:
         if len(bad) == total:
             raise UserError(f"none of the {total} images can be read; check that they are images")
         log.warning("%d of %d images can't be read and were skipped", len(bad), total)
-
-
-def frame_name(stem: str, number: int) -> str:
-    """Name of a video's frame, counted from 1."""
-    return f"{stem}_{number:06d}"
-
-
-def _frames_of(source: Video | Camera, image: BoxedImage) -> list[int]:
-    name = image.file_name
-    number = whole_number(image.image_id if name is None else name.rpartition("_")[2])
-    there = number is not None and number > 0 and (source.name_of(number) if name is None else source.has(name))
-    return [number] if there and number is not None else []
-
-
-def _ranges(ranges: Sequence[tuple[int, int]]) -> str:
-    shown = [str(start) if start == end else f"{start}-{end}" for start, end in ranges[:10]]
-    return ", ".join(shown) + (f" and {len(ranges) - 10} more stretches" if len(ranges) > 10 else "")
 
 
 def _pictures(files: Iterable[Path]) -> list[Path]:
@@ -406,12 +223,3 @@ def _coco_images(path: Path, images: str | None) -> ImageFiles:
         listed = annotated_boxes(index)
         boxes = by_image([[image.image_id] for image in listed.images if isinstance(image.image_id, int)], listed)
     return ImageFiles(files, names, True, boxes, index.categories[0]["id"], id_of_text)
-
-
-def _open_camera(number: int) -> Camera:
-    capture = cv2.VideoCapture(number)
-    opened, fps = capture.isOpened(), capture.get(cv2.CAP_PROP_FPS)
-    capture.release()
-    if not opened:
-        raise UserError(f"camera {number} can't be opened; check that a player shows it, or give images")
-    return Camera(number, fps if fps > 0 else 30.0)

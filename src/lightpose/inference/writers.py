@@ -11,8 +11,8 @@ from pathlib import Path
 
 from lightpose.data.coco.results import coco_results, csv_rows, write_csv
 from lightpose.errors import UserError
+from lightpose.inference.frames import Frame
 from lightpose.inference.prefetch import batched
-from lightpose.inference.sources import Frame
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Poses
 
