@@ -19,6 +19,7 @@ from lightpose.cli.options import needed_options, preparing
 from lightpose.data.base import PoseDataset
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
+from lightpose.metrics.base import NamesFigures
 from lightpose.models.net import PairError, fits
 from lightpose.runtime.processes import lean_ddp, orderly_signals
 from lightpose.runtime.sharding import check_precision
@@ -172,9 +173,10 @@ def choose_monitor(config: dict[str, Any], written: Mapping[str, Any], estimator
     """
     known = {"val/loss": False}
     for metric in estimator.metrics:
-        known |= {f"val/{figure}": bool(metric.higher_is_better) for figure in getattr(metric, "figures", ())}
+        if isinstance(metric, NamesFigures):
+            known |= {f"val/{figure}": bool(metric.higher_is_better) for figure in metric.figures}
     monitor = config["monitor"] or next((name for name in known if name != "val/loss"), "val/loss")
-    foreign = any(not hasattr(metric, "figures") for metric in estimator.metrics)
+    foreign = any(not isinstance(metric, NamesFigures) for metric in estimator.metrics)
     figures = ", ".join(known)
     if monitor not in known and not foreign:
         raise UserError(f"monitor={monitor} is a figure that no metric of this run gives; use one of {figures}")

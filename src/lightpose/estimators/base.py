@@ -18,6 +18,7 @@ from lightpose.codecs.base import Codec
 from lightpose.errors import UserError
 from lightpose.estimators.optim import check_restored, parameter_groups
 from lightpose.geometry import Grid, check_grid
+from lightpose.metrics.base import NeedsGroundTruth
 from lightpose.models.base import FeatureModule, Head
 from lightpose.models.net import PoseNet
 from lightpose.runtime.graphs import expect_calls
@@ -239,7 +240,7 @@ class PoseEstimator(L.LightningModule):
             return
         dataset = self.trainer.val_dataloaders.dataset  # type: ignore[union-attr]
         for metric in cast(Iterable[Any], self.metrics):
-            if hasattr(metric, "set_ground_truth"):
+            if isinstance(metric, NeedsGroundTruth):
                 metric.set_ground_truth(dataset.ground_truth())
         self.log("val/loss", self.val_loss.compute(), prog_bar=True)
         for metric in cast(Iterable[Metric], self.metrics):

@@ -1,6 +1,8 @@
 """What the metrics share: rows of tensors, one per pose, gathered once when the epoch ends."""
 
 import math
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -9,6 +11,28 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lightpose.structures import Batch, Poses
+
+
+@runtime_checkable
+class NamesFigures(Protocol):
+    """A metric that says what it computes, so that a run can choose what to monitor before anything is computed.
+
+    Attributes:
+        figures: names of what ``compute`` gives, the main one first.
+        higher_is_better: whether high figures are good.
+    """
+
+    figures: tuple[str, ...]
+    higher_is_better: bool | None
+
+
+@runtime_checkable
+class NeedsGroundTruth(Protocol):
+    """A metric that scores against all that the validation set holds, and not only against what is in the batches."""
+
+    def set_ground_truth(self, coco: Mapping[str, Any]) -> None:
+        """Take `lightpose.data.base.PoseDataset.ground_truth`; called before each ``compute``."""
+        ...
 
 
 class PoseMetric(Metric):
