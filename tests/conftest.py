@@ -8,6 +8,8 @@ import torch
 
 os.environ.setdefault("LIGHTPOSE_CACHE", "/nonexistent")  # tests read annotation files, not a cache of the developer's
 
+sys.path.append(str(Path(__file__).parent / "contract/strangers"))  # as a user's PYTHONPATH would
+
 SAMPLES = Path(__file__).parents[1] / "../shared/samples"
 
 TINY = [

@@ -135,13 +135,16 @@ def test_a_step_in_the_wrong_list_is_refused(make, place, step, message):
         make("data.train=FILE", f"+augment.train.{place}.mine={step}").setup("fit")
 
 
-def test_a_step_of_pixels_that_moves_keypoints_alone_is_refused():
+@pytest.mark.parametrize("of", ["matrix", "keypoints"])
+def test_a_step_of_pixels_that_moves_keypoints_alone_is_refused(of):
     def shift(sample, rng):
-        return replace(sample, input_from_image=np.diag([2.0, 2.0, 1.0]))
+        if of == "matrix":
+            return replace(sample, input_from_image=np.diag([2.0, 2.0, 1.0]))
+        return replace(sample, instances=replace(sample.instances, keypoints=sample.instances.keypoints + 1))
 
     nobody = unlabelled(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 5)
     sample = Sample(np.zeros((8, 8, 3), np.uint8), nobody, np.eye(3), 1, 0, (8, 8))
-    with pytest.raises(UserError, match="function changes input_from_image and moves no pixel"):
+    with pytest.raises(UserError, match="function changes input_from_image or keypoints and moves no pixel"):
         Pipeline(warp=Warp((8, 8)), pixels=[shift])(sample, np.random.default_rng(0))
 
 

@@ -9,6 +9,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ProgressBar
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from lightpose.callbacks.interruption import Interruption
@@ -211,12 +212,15 @@ def _watching(callback: Any, written: Any, monitor: str, modes: Mapping[str, str
     return {**callback, "monitor": figure, "mode": callback.get("mode") or modes.get(str(figure))}
 
 
-def _assembled(config: dict[str, Any], group: str) -> list[Any]:
+def _assembled(config: dict[str, Any], group: str, base: type) -> list[Any]:
     parts = []
     for name, part in config[group].items():
         if part:
             with preparing(f"{group}.{name}"):
                 parts.append(assemble(part))
+            if not isinstance(parts[-1], base):
+                place = f"{base.__module__}.{base.__qualname__}"
+                raise UserError(f"{group}.{name}: {part['_target_']} is no {place}; derive it from that")
     return parts
 
 
@@ -227,7 +231,7 @@ def make_trainer(config: dict[str, Any], *further: Callback) -> Any:
         config: the resolved configuration.
         further: callbacks beside those of the configuration.
     """
-    callbacks, loggers = (_assembled(config, group) for group in ("callbacks", "logger"))
+    callbacks, loggers = _assembled(config, "callbacks", Callback), _assembled(config, "logger", Logger)
     if not loggers:
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     options = {

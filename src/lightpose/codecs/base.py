@@ -1,9 +1,10 @@
 """The contract of a codec: keypoints to targets, outputs to poses."""
 
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from lightpose.errors import UserError
 from lightpose.structures import Batch, Poses, Spec, Targets
 
 
@@ -40,3 +41,24 @@ class Codec(Protocol):
     def merge(self, plain: dict[str, Tensor], mirrored: dict[str, Tensor]) -> dict[str, Tensor]:
         """One set of outputs of those of an input and those of its mirror image, of which `flip` was undone: means."""
         return {name: (output + mirrored[name]) / 2 for name, output in plain.items()}
+
+
+def check_codec(codec: Any) -> Codec:
+    """The same codec, if it has all that the contract asks for.
+
+    Raises:
+        UserError: naming what it lacks.
+    """
+    kind = type(codec)
+    parts = ("spec", "mirror_lag", "flips", "encode", "decode", "flip", "merge")
+    lacks = [name for name in parts if not hasattr(codec, name)]
+    lacks += [name for name in ("encode", "decode", "flip") if getattr(kind, name, None) is getattr(Codec, name)]
+    if "flip" in lacks and not getattr(codec, "flips", True):
+        lacks.remove("flip")
+    if lacks:
+        raise UserError(
+            f"codec {kind.__name__} has no {' and no '.join(lacks)}; derive it from lightpose.codecs.base.Codec and "
+            "define these"
+        )
+    found: Codec = codec
+    return found

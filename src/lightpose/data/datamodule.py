@@ -109,14 +109,24 @@ class PoseDataModule(LightningDataModule):
         if annotations is None:
             raise UserError(f"there is no annotation file to {_USE[split]}; give one as `{split}`")
         pipeline = self._pipeline("train" if split == "train" else "eval")
-        dataset = self.reader(
-            annotations=annotations,
-            images=images,
-            skeleton=self.skeleton,
-            transforms=pipeline,
-            seed=self.seed,
-            **({"boxes": self.boxes[split]} if self.boxes[split] else {}),
-        )
+        boxes = {"boxes": self.boxes[split]} if self.boxes[split] else {}
+        own = {"skeleton": self.skeleton, "transforms": pipeline, "seed": self.seed, **boxes}
+        try:
+            dataset = self.reader(annotations=annotations, images=images, **own)
+        except (UserError, OSError):
+            raise
+        except Exception as error:
+            kind: Any = getattr(self.reader, "func", self.reader)
+            raise UserError(
+                f"the reader {kind.__name__} can't be built with annotations={annotations}, images={images}, "
+                f"{', '.join(own)} ({type(error).__name__}: {error}); let its __init__ take these, hand the "
+                "last ones to PoseDataset.__init__, and look for the images where images is None"
+            ) from error
+        lacks = [
+            name for name in ("__len__", "load") if getattr(type(dataset), name) is getattr(PoseDataset, name, None)
+        ]
+        if lacks:
+            raise UserError(f"the reader {type(dataset).__name__} has no method {' and no '.join(lacks)}; define it")
         dataset.training = split == "train"
         if not dataset.one_person:
             _check_for_images(pipeline, dataset)

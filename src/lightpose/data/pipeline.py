@@ -52,22 +52,46 @@ class Pipeline:
         """The network's input.
 
         Raises:
-            UserError: for a step of ``pixels`` that changes ``input_from_image`` and leaves the image as it was.
+            UserError: for a step that returns no sample, and for a step of ``pixels`` that changes size or type of the
+                input, or moves keypoints and leaves the image as it was.
         """
         for step in self.geometry:
-            sample = step(sample, rng)
+            sample = _sample_of(step, step(sample, rng))
         if self.warp is not None:
             sample = self.warp(sample, rng)
         elif isinstance(sample.image, EncodedImage):
             sample = replace(sample, image=sample.image.decode()[0])
         for step in self.pixels:
-            before, sample = sample, step(sample, rng)
-            if sample.image is before.image and sample.input_from_image is not before.input_from_image:
-                raise UserError(
-                    f"{type(step).__name__} changes input_from_image and moves no pixel; derive it from "
-                    "lightpose.data.transforms.Geometry and list it under geometry"
-                )
+            before, sample = sample, _sample_of(step, step(sample, rng))
+            self._check_pixels(step, before, sample)
         return sample
+
+    def _check_pixels(self, step: Transform, before: Sample, after: Sample) -> None:
+        moved = after.input_from_image is not before.input_from_image
+        moved |= after.instances.keypoints is not before.instances.keypoints
+        if moved and after.image is before.image:
+            raise UserError(
+                f"{type(step).__name__} changes input_from_image or keypoints and moves no pixel; derive it from "
+                "lightpose.data.transforms.Geometry and list it under geometry"
+            )
+        old, new = before.image, after.image
+        if self.warp is None or not isinstance(old, np.ndarray):
+            return
+        if not isinstance(new, np.ndarray) or (new.shape, new.dtype) != (old.shape, old.dtype):
+            came = f"{new.shape} of {new.dtype}" if isinstance(new, np.ndarray) else f"a {type(new).__name__}"
+            raise UserError(
+                f"{type(step).__name__} turned an input of shape {old.shape} and {old.dtype} into {came}; let it keep "
+                "shape and type, since the network's preprocessor comes later"
+            )
+
+
+def _sample_of(step: Transform, sample: Any) -> Sample:
+    if not isinstance(sample, Sample):
+        raise UserError(
+            f"{type(step).__name__} returns a {type(sample).__name__}; return a new Sample, such as one of "
+            "dataclasses.replace"
+        )
+    return sample
 
 
 def steps_of(lists: Mapping[str, Mapping[str, Any] | None], skeleton: Skeleton | None) -> dict[str, list[Transform]]:

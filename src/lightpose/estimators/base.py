@@ -14,9 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric
 
 import lightpose
-from lightpose.codecs.base import Codec
+from lightpose.codecs.base import Codec, check_codec
 from lightpose.errors import UserError
 from lightpose.estimators.optim import check_restored, parameter_groups
+from lightpose.estimators.rehearsal import check_poses, figures_of, rehearse, total
 from lightpose.geometry import Grid, check_grid
 from lightpose.metrics.base import NeedsGroundTruth
 from lightpose.models.base import FeatureModule, Head
@@ -79,7 +80,7 @@ class PoseEstimator(L.LightningModule):
         self.skeleton = skeleton
         self.input_hw = None if input_hw is None else (int(input_hw[0]), int(input_hw[1]))
         self.grid: Grid = grid
-        self.codec = codec(skeleton=skeleton, input_hw=self.input_hw, grid=grid)
+        self.codec = check_codec(codec(skeleton=skeleton, input_hw=self.input_hw, grid=grid))
         net = PoseNet(preprocessor, backbone, neck, head, self.codec.spec)
         self.net = net.to(memory_format=torch.channels_last)  # as inputs come; faster on CPUs and tensor cores
         self.val_loss = MeanMetric(nan_strategy="disable")  # any other strategy waits for the device at every step
@@ -131,7 +132,12 @@ class PoseEstimator(L.LightningModule):
         """The sum of the head's losses; the terms stand beside it for callbacks."""
         targets = self.codec.encode(batch)
         losses = self.net.head.loss(self.net.features(batch.inputs), targets)
-        loss = torch.stack(list(losses.values())).sum()
+        loss = total(losses, f"head {type(self.net.head).__name__}")
+        if not loss.requires_grad:
+            raise UserError(
+                f"the loss of head {type(self.net.head).__name__} depends on no weight that trains; leave out "
+                ".detach(), and freeze fewer parts"
+            )
         logged = {"loss": loss, **losses}
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch))
         return {"loss": loss, "losses": losses}
@@ -156,6 +162,24 @@ class PoseEstimator(L.LightningModule):
             raise UserError("the schedule needs the length of the run; give trainer.max_epochs or trainer.max_steps")
         schedule = self.scheduler(optimizer, total_steps=int(total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Refuse parts that break their contracts, before anything is computed."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        for split in ("train", "val"):
+            if data is not None and (split == "train" or data.annotations["val"]):
+                rehearse(
+                    data.dataset(split),
+                    self.codec,
+                    self.net.head,
+                    self.net.output_shapes,
+                    self.to_image,
+                    self.flip_test,
+                    self.metrics if split == "val" else (),
+                    self.skeleton,
+                    self.input_hw,
+                    self.device,
+                )
 
     def on_train_start(self) -> None:
         """Look at what a checkpoint brought before the first step uses it."""
@@ -204,7 +228,7 @@ class PoseEstimator(L.LightningModule):
     def _poses(self, outputs: dict[str, Tensor], batch: Batch) -> Poses:
         """Decoded and back-projected, in float32 under autocast: coordinates have more digits than bfloat16."""
         with torch.autocast(self.device.type, enabled=False):
-            return self.to_image(self.codec.decode(outputs), batch)
+            return self.to_image(check_poses(self.codec.decode(outputs), self.codec, self.skeleton), batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Poses:
         """Poses where `to_image` puts them."""
@@ -216,7 +240,7 @@ class PoseEstimator(L.LightningModule):
         poses = self._poses(outputs, batch)
         losses = self.net.head.compare(plain, self.codec.encode(batch))
         labelled = (batch.instances.visible > 0).flatten(1).any(1).sum()  # none where boxes come from a detector
-        self.val_loss.update(torch.stack(list(losses.values())).sum(), labelled)
+        self.val_loss.update(total(losses, f"head {type(self.net.head).__name__}"), labelled)
         for metric in cast(Iterable[Metric], self.metrics):
             metric.update(poses, batch)
         return {"poses": poses}
@@ -249,7 +273,7 @@ class PoseEstimator(L.LightningModule):
 
     def _figures(self, metric: Metric) -> Iterator[tuple[str, Any]]:
         """What a metric computes; a figure of K numbers becomes one of each keypoint, as ``NAME/KEYPOINT``."""
-        for name, value in metric.compute().items():
+        for name, value in figures_of(metric).items():
             shape, keypoints = tuple(np.shape(value)), self.skeleton.keypoints
             if shape == (len(keypoints),):
                 yield from ((f"{name}/{keypoint}", value[place]) for place, keypoint in enumerate(keypoints))

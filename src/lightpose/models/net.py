@@ -1,7 +1,8 @@
 """The network: preprocessor, backbone, neck and head, each told what the one before it gives."""
 
+import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,14 +41,16 @@ class PoseNet(nn.Module):
     ) -> None:
         super().__init__()
         self.preprocessor = preprocessor
-        self.backbone = backbone
-        self.neck = neck(in_channels=backbone.out_channels, strides=backbone.strides)
+        self.backbone = _declaring("backbone", backbone)
+        self.neck = _declaring("neck", neck(in_channels=backbone.out_channels, strides=backbone.strides))
         self.head = _built_head(head, self.neck, backbone.stages, spec)
         check_pair(self.head, spec)
         self.fast_features: Callable[[Tensor], list[Tensor]] | None = None
         """What computes `features` in place of `plain_features`, see `lightpose.runtime.speed`."""
+        self.output_shapes: dict[str, tuple[int, ...]] | None = None
+        """Output → shape without the batch dimension, for inputs of ``spec.input_hw``; None for other inputs."""
         if spec.input_hw is not None:
-            check_shapes(self, spec)
+            self.output_shapes = check_shapes(self, spec)
 
     def features(self, inputs: Tensor) -> list[Tensor]:
         """Feature maps that enter the head."""
@@ -80,9 +83,31 @@ class PairError(UserError):
         self.spec = spec
 
 
+def _declaring(name: str, part: Any) -> FeatureModule:
+    """The same part, if it says what it gives."""
+    lacks = [each for each in ("out_channels", "strides", "stages") if not hasattr(part, each)]
+    if lacks:
+        raise UserError(
+            f"{name} {type(part).__name__} has no {' and no '.join(lacks)}; derive it from "
+            "lightpose.models.base.FeatureModule, and set out_channels and strides"
+        )
+    found: FeatureModule = part
+    return found
+
+
 def _built_head(head: Callable[..., Head], neck: FeatureModule, stages: int, spec: Spec) -> Head:
+    given = {"in_channels": neck.out_channels, "strides": neck.strides, "stages": stages, "spec": spec}
+    kind: Any = getattr(head, "func", head)
+    name = kind.__name__
     try:
-        return head(in_channels=neck.out_channels, strides=neck.strides, stages=stages, spec=spec)
+        inspect.signature(head).bind(**given)
+    except TypeError as error:
+        raise UserError(
+            f"head {name} can't be built with {', '.join(given)} ({error}); let its __init__ take all four next to its "
+            "own options, which the YAML gives"
+        ) from error
+    try:
+        made: Any = head(**given)
     except KeyError as error:
         wanted = error.args[0]
         if wanted in spec.outputs:
@@ -90,6 +115,11 @@ def _built_head(head: Callable[..., Head], neck: FeatureModule, stages: int, spe
         raise PairError(
             f"head asks for the shape of {wanted!r} but codec expects {sorted(spec.outputs)}", spec
         ) from error
+    if not isinstance(made, Head):
+        raise UserError(f"head {name} is no lightpose.models.base.Head; derive it from that")
+    if not isinstance(getattr(made, "emits", None), (set, frozenset)):
+        raise UserError(f"head {name} doesn't say what it emits; set emits = frozenset({set(spec.outputs)})")
+    return made
 
 
 def fits(head: Head, spec: Spec) -> bool:
@@ -110,11 +140,14 @@ def check_pair(head: Head, spec: Spec) -> None:
     raise PairError(f"head needs targets {sorted(head.needs)} but codec makes {sorted(spec.target_names)}", spec)
 
 
-def check_shapes(net: PoseNet, spec: Spec) -> None:
+def check_shapes(net: PoseNet, spec: Spec) -> dict[str, tuple[int, ...]]:
     """Run an image of zeros through a network, without computing anything, and compare what comes with what was said.
 
     A stride that a part declares wrongly would train, on a part of its features; so would outputs of another shape
     than the targets, where they broadcast.
+
+    Returns:
+        Output → its shape without the batch dimension.
 
     Raises:
         UserError: naming the part, what it declares and what it gives.
@@ -128,6 +161,11 @@ def check_shapes(net: PoseNet, spec: Spec) -> None:
     finally:
         for module, training in modes.items():
             module.training = training
+    if not isinstance(outputs, Mapping):
+        raise UserError(
+            f"head {type(net.head).__name__} gives a {type(outputs).__name__}; let its forward return a mapping from "
+            f"{', '.join(spec.outputs)} to tensors"
+        )
     given = {name: tuple(output.shape[1:]) for name, output in outputs.items()}
     expected = dict(spec.outputs)
     if given.keys() != expected.keys() or not all(_is_like(given[name], shape) for name, shape in expected.items()):
@@ -135,6 +173,7 @@ def check_shapes(net: PoseNet, spec: Spec) -> None:
             f"head {type(net.head).__name__} gives {given} for each image of {_by(spec.input_hw)}, but the codec "
             f"expects {expected}; mend its forward, or the options that shape it"
         )
+    return given
 
 
 def _dry_run(net: PoseNet, images: Tensor) -> dict[str, Tensor]:
@@ -160,6 +199,10 @@ def _dry_run(net: PoseNet, images: Tensor) -> dict[str, Tensor]:
 @torch.no_grad()
 def _run_parts(net: PoseNet, images: Tensor, call: Callable[[nn.Module, Any], Any]) -> dict[str, Tensor]:
     maps = call(net.backbone, call(net.preprocessor, images))
+    if isinstance(maps, Tensor):
+        raise UserError(
+            f"backbone {type(net.backbone).__name__} gives one tensor; let its forward return a list of maps"
+        )
     stages, count = net.backbone.stages, len(net.backbone.strides)
     _check_maps("backbone", net.backbone, maps, images.shape[-2:], stages)
     features = [each for stage in range(stages) for each in call(net.neck, maps[stage * count : (stage + 1) * count])]

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from lightpose.data.coco.results import coco_results, csv_rows, read_coco_results, write_coco_results, write_csv
+from lightpose.data.coco.results import (
+    check_extras,
+    coco_results,
+    csv_rows,
+    read_coco_results,
+    write_coco_results,
+    write_csv,
+)
 from lightpose.errors import UserError
 from lightpose.structures import Array, Poses
 
@@ -81,9 +88,10 @@ def test_optional_fields_and_extras_are_keys_and_columns() -> None:
     names = ["track_id", "nose_visibility", "tail_visibility", "age", "nose_depth", "tail_depth"]
     assert header[14:] == [*names, "color_0", "color_1", "color_2"]
     assert rows[2][14:] == [6, 0.5, 1.0, 3.0, 4.0, 5.0, 1, 2, 3]
-    for name in ("score", "visibility"):
+    for name in ("score", "visibility", "bbox", "file_name", "pose", "x1", "nose_x", "nose_visibility", "batch_index"):
         with pytest.raises(UserError, match=f"the extra '{name}' has the name of another field"):
-            coco_results(poses(visibility=torch.zeros(3, 2), extras={name: torch.zeros(3)}), [7, 8, 7], 1)
+            check_extras({name: torch.zeros(3)}, KEYPOINTS)
+    check_extras({"age": torch.zeros(3)}, KEYPOINTS)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -96,8 +97,6 @@ def coco_results(
         N mappings: ``image_id``, ``category_id``, ``keypoints`` (3K numbers, to 1e-4 px) and ``score``, then what else
         there is: ``track_id``, ``visibility`` (K) and the extras; null where one of their numbers isn't finite.
 
-    Raises:
-        UserError: for an extra under a name that is taken.
     """
     xy, scores = poses.keypoints[..., :2].astype(np.float64), poses.keypoint_scores[..., None]
     columns = {
@@ -106,7 +105,7 @@ def coco_results(
         "keypoints": np.concatenate([xy, scores], -1).round(4).reshape(len(poses), 3 * xy.shape[1]).tolist(),
         "score": poses.scores.tolist(),
     }
-    for name, column in _further(poses, columns).items():
+    for name, column in _further(poses).items():
         known = np.ones(column.shape, bool) if column.dtype.kind != "f" else np.isfinite(column)
         values = column.astype(object)
         values[~known] = None
@@ -114,17 +113,33 @@ def coco_results(
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _further(poses: Poses[Array], taken: Iterable[str]) -> dict[str, Array]:
+def check_extras(extras: Mapping[str, Any], keypoints: Sequence[str]) -> None:
+    """Refuse extras under a name that a file of predictions has for something else.
+
+    Args:
+        extras: name → anything.
+        keypoints: names.
+
+    Raises:
+        UserError: naming the extra.
+    """
+    taken = {*_base_columns(keypoints), *FIELDS, *(each.name for each in fields(Poses))}
+    taken |= {"track_id", "bbox", "area", "id", "num_keypoints"} | {f"{name}_visibility" for name in keypoints}
+    for name in extras:
+        if name in taken:
+            raise UserError(
+                f"the extra {name!r} has the name of another field of a pose or of a file of predictions; give it "
+                f"another name, such as {name}_2"
+            )
+
+
+def _further(poses: Poses[Array]) -> dict[str, Array]:
     """The optional fields that the formats show beside the keypoints, by name."""
-    fields = {"track_id": poses.track_ids, "visibility": poses.visibility}
-    found = {name: column for name, column in fields.items() if column is not None}
-    for name, column in poses.extras.items():
-        if name in found or name in taken:
-            raise UserError(f"the extra {name!r} has the name of another field of a pose; give it another name")
-        found[name] = column
+    named = {"track_id": poses.track_ids, "visibility": poses.visibility, **poses.extras}
     return {
         name: column.astype(np.float64).round(6) if column.dtype.kind == "f" else column
-        for name, column in found.items()
+        for name, column in named.items()
+        if column is not None
     }
 
 
@@ -143,12 +158,11 @@ def csv_rows(
         keypoints: names.
     """
     header: list[str] | None = None
-    base = ["image_id", "file_name", "pose", "score", "x1", "y1", "x2", "y2"]
-    base += [f"{name}_{column}" for name in keypoints for column in ("x", "y", "score")]
+    base = _base_columns(keypoints)
     for poses, image_ids, file_names in chunks:
         if not len(poses):
             continue
-        further = _further(poses, base)
+        further = _further(poses)
         if header is None:
             header = base + [column for name, values in further.items() for column in _columns(name, values, keypoints)]
             yield header
@@ -166,6 +180,11 @@ def csv_rows(
             counted[image_id] += 1
     if header is None:
         yield base
+
+
+def _base_columns(keypoints: Sequence[str]) -> list[str]:
+    columns = ["image_id", "file_name", "pose", "score", "x1", "y1", "x2", "y2"]
+    return columns + [f"{name}_{column}" for name in keypoints for column in ("x", "y", "score")]
 
 
 def _columns(name: str, values: Array, keypoints: Sequence[str]) -> list[str]:
