@@ -245,7 +245,7 @@ class PoseEstimator(L.LightningModule):
         self.log("val/loss", self.val_loss.compute(), prog_bar=True)
         for metric in cast(Iterable[Metric], self.metrics):
             for name, value in self._figures(metric):
-                self.log(f"val/{name}", value, prog_bar=name == "AP")
+                self.log(f"val/{name}", value, prog_bar=name in ("AP", "EPE_px"))
 
     def _figures(self, metric: Metric) -> Iterator[tuple[str, Any]]:
         """What a metric computes; a figure of K numbers becomes one of each keypoint, as ``NAME/KEYPOINT``."""
