@@ -229,9 +229,9 @@ def mirror_remarks(skeleton: Skeleton) -> list[str]:
     if skeleton.mirrors:
         return []
     return [
-        f"no two keypoints of skeleton {skeleton.name!r} are named as the left and the right of something, so nothing "
-        "is mirrored, neither in training nor in tests (flip_test). Say which exchange their names in a mirror image "
-        "with skeleton.swap_pairs=[[A,B],...], or that mirror images are fine and none do with skeleton.swap_pairs=[]"
+        f"no two keypoint names of skeleton {skeleton.name!r} differ just in left and right, so nothing is mirrored, "
+        "neither in training nor in tests (flip_test). Say which exchange their names in a mirror image with "
+        "skeleton.swap_pairs=[[A,B],...], or that mirror images are fine and none do with skeleton.swap_pairs=[]"
     ]
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +13,9 @@ from torchmetrics import Metric
 import lightpose
 from lightpose.cli import data, eval, predict, train
 
+SAMPLES = Path(__file__).parents[2] / "../shared/samples"
+FLY = ["eye{}", "wing{}", *(f"{leg}leg{{}}{i}" for leg in ("fore", "mid", "hind") for i in "1234")]
+PAWS = [f"{end}_{joint}" for end in "FB" for joint in ("Elbow", "Knee", "Paw")]
 LABELS = [58.0, 45.0, 2, 75.0, 67.0, 2, 32.0, 27.0, 2]
 
 
@@ -97,6 +101,25 @@ def test_only_what_has_pairs_or_needs_none_is_mirrored(trains, write, run, tmp_p
     for words in ("nothing is mirrored", "skeleton.swap_pairs=[[A,B],...]", "skeleton.swap_pairs=[]"):
         assert code == 0 and (words in said) == (words in out) == (not mirrors)
     assert ("mirrored is unknown" in out) != mirrors
+
+
+@pytest.mark.parametrize(
+    ("file", "pairs"),
+    [
+        ("mirror_mouse/train.json", []),
+        ("zebra/test_zebra.json", ["forelegL1 forelegR1", "hindlegL1 hindlegR1"]),
+        ("fly/test_fly.json", [f"{part.format('L')} {part.format('R')}" for part in FLY]),
+        ("animalpose/test_animalpose.json", [f"L_{part} R_{part}" for part in ("Eye", "EarBase", *PAWS)]),
+    ],
+)
+def test_check_says_which_pairs_it_finds_in_real_names(run, file, pairs):
+    if not (SAMPLES / file).is_file():
+        pytest.skip("real samples are not here")
+    _, out, _ = run(data.main, "check", f"data.train={SAMPLES / file}")
+    found = [line.split()[0] + " " + line.split()[-1] for line in out.splitlines() if "mirrored is " in line]
+    both = [pair for pair in found if pair.split()[1] not in ("itself", "unknown")]
+    assert sorted(both) == sorted(pairs + [" ".join(pair.split()[::-1]) for pair in pairs])
+    assert ("nothing is mirrored" in out) == (not pairs)
 
 
 @pytest.mark.parametrize("prefix", ["", "+"])
