@@ -81,6 +81,7 @@ class MatchedMetric(PoseMetric):
         self._by_box = normalizer == "bbox"
         self._suffix = "bbox" if self._ends is None else "-".join(skeleton.keypoints[end] for end in self._ends)
         self.left_out = 0
+        self._told = False
 
     def update(self, poses: Poses, batch: Batch) -> None:
         """Add poses, in image pixels.
@@ -141,13 +142,15 @@ class MatchedMetric(PoseMetric):
                 f"{type(self).__name__} needs one pose for each sample, but some samples have several; "
                 "use metric=oks for whole images"
             )
-        log.warning(
-            "%s leaves out %d of %d images, in which several people are labelled or found: nothing says which pose is "
-            "whose",
-            type(self).__name__,
-            len(place[~lone].unique()),
-            len(poses),
-        )
+        if not self._told:
+            log.warning(
+                "%s leaves out %d of %d images, in which several people are labelled or found: nothing says which pose "
+                "is whose",
+                type(self).__name__,
+                len(place[~lone].unique()),
+                len(poses),
+            )
+        self._told = True
         return {name: column[lone] for name, column in rows.items()}
 
 
@@ -206,7 +209,7 @@ class AUC(MatchedMetric):
 class EPE(MatchedMetric):
     """End-point error: distances in image pixels, over all keypoints and of each.
 
-    Images in which several people are labelled or found are left out, with a warning.
+    Images in which several people are labelled or found are left out, with a warning the first time.
 
     Args:
         skeleton: the keypoints.
