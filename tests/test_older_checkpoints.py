@@ -35,6 +35,16 @@ def test_outputs_are_those_of_the_version_that_wrote_it(name):
         assert (output - expected).norm() / (expected - expected.mean()).norm() < 1e-3  # maps of a few steps are flat
 
 
+def test_one_that_mirrored_without_pairs_still_does(tmp_path):
+    content = torch.load(FOLDER / "heatmap.ckpt", weights_only=True)
+    skeleton = content["lightpose"]["skeleton"]
+    assert "mirrors" not in skeleton and content["lightpose"]["config"]["estimator"]["flip_test"]
+    count = len(skeleton["keypoints"])
+    skeleton |= {"keypoints": tuple(f"point{i}" for i in range(count)), "swap": tuple(range(count))}
+    torch.save(content, tmp_path / "older.ckpt")
+    assert lightpose.load(tmp_path / "older.ckpt").flip_test
+
+
 @pytest.mark.parametrize("name", ["heatmap", "heatmap_offset"])
 def test_it_predicts_in_the_crops_of_its_evaluation(name, people):
     """Its configuration has all transforms in one list."""

@@ -29,6 +29,32 @@ def face(**changes: Any) -> Skeleton:
         ("LEye", "REye"),
         ("EyeL", "EyeR"),
         ("eye_L", "eye_R"),
+        ("leftear", "rightear"),
+        ("Ankle_Left ", "Ankle_Right"),
+        ("L1", "R1"),
+        ("l1", "r1"),
+        ("forelegL1", "forelegR1"),
+        ("paw_L_top", "paw_R_top"),
+        ("paw.l.top", "paw.r.top"),
+        ("eyeL_top", "eyeR_top"),
+        ("L_F_Paw", "R_F_Paw"),
+        ("LH", "RH"),
+        ("LF", "RF"),
+        ("FL", "FR"),
+        ("LSHO", "RSHO"),
+        ("pawHL", "pawHR"),
+        ("paw_lf", "paw_rf"),
+        ("paw_fl", "paw_fr"),
+        ("paw1LH_top", "paw1RH_top"),
+        ("linkes Ohr", "rechtes Ohr"),
+        ("Pfote_links", "Pfote_rechts"),
+        ("patte_gauche", "patte_droite"),
+        ("Oeil gauche", "Oeil droit"),
+        ("oreja_izquierda", "oreja_derecha"),
+        ("pata_izq", "pata_der"),
+        ("zampa_sinistra", "zampa_destra"),
+        ("olho_esquerdo", "olho_direito"),
+        ("左眼", "右眼"),
     ],
 )
 def test_swap_pairs_follow_from_names(left: str, right: str):
@@ -37,11 +63,35 @@ def test_swap_pairs_follow_from_names(left: str, right: str):
 
 
 @pytest.mark.parametrize(
-    "names", [["lip", "rip"], ["tail", "tair"], ["left_eye", "nose"], ["Lip", "Rip"], ["a1", "a2"]]
+    "names",
+    [["lip", "rip"], ["tail", "tair"], ["left_eye", "nose"], ["Lip", "Rip"], ["a1", "a2"], ["p1LH", "p4RH"]],
 )
 def test_names_without_a_side_are_their_own_mirror_images(names: list[str]):
     assert infer_swap_pairs(names) == []
     assert Skeleton.build(names).swap == (0, 1)
+
+
+def test_four_paws_in_letters_are_told_apart():
+    assert infer_swap_pairs(["LF", "RF", "LH", "RH"]) == [("LF", "RF"), ("LH", "RH")]
+    assert infer_swap_pairs(["FL", "FR", "RL", "RR"]) == [("FL", "FR"), ("RL", "RR")]
+    assert infer_swap_pairs(["LF", "RF", "LR", "RR"]) == [("LF", "RF"), ("LR", "RR")]
+
+
+def test_a_name_with_two_other_halves_is_left_alone():
+    assert infer_swap_pairs(["patte_gauche", "patte_droite", "patte_droit", "left_eye", "right_eye"]) == [
+        ("left_eye", "right_eye")
+    ]
+
+
+def test_what_has_no_pairs_mirrors_only_when_told_so():
+    assert Skeleton.build(FACE).mirrors
+    middle = Skeleton.build(["nose", "chin"])
+    assert not middle.mirrors and not Skeleton.build(["left_eye"]).mirrors
+    assert middle.changed(swap_pairs=[]).mirrors and Skeleton.build(["nose"], swap_pairs=[]).mirrors
+    assert not middle.changed(weights=[1, 2]).mirrors
+    assert not Skeleton.from_dict(middle.to_dict()).mirrors
+    older = {key: value for key, value in middle.to_dict().items() if key != "mirrors"}
+    assert Skeleton.from_dict(older).mirrors
 
 
 def test_given_pairs_replace_inferred_ones():

@@ -28,6 +28,8 @@ class Skeleton:
         upper: indices of the upper half of the body, for half-body augmentation; empty where that has no meaning.
         weights: K factors of the loss.
         colors: K RGB triples.
+        mirrors: False where nobody said which keypoints mirror each other and the names don't tell: then neither
+            training nor tests mirror anything.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Skeleton:
     upper: tuple[int, ...]
     weights: tuple[float, ...]
     colors: tuple[tuple[int, int, int], ...]
+    mirrors: bool = True  # as it was for each skeleton in an older checkpoint
 
     def __post_init__(self) -> None:
         """Refuse a skeleton that would give wrong numbers."""
@@ -83,7 +86,8 @@ class Skeleton:
         Args:
             keypoints: K names.
             name: for messages.
-            swap_pairs: pairs of keypoints that mirror each other; None finds them by "left" and "right" in the names.
+            swap_pairs: pairs of keypoints that mirror each other; an empty list where none do, though mirror images are
+                fine. None finds them by name, see `infer_swap_pairs`; where it finds none, nothing is mirrored.
             links: pairs of keypoints, for drawing.
             sigmas: K OKS constants; None takes `DEFAULT_SIGMA` for all and says so.
             upper: keypoints of the upper half of the body.
@@ -115,8 +119,9 @@ class Skeleton:
                 raise UserError(f"{key} of skeleton {name!r} must be pairs of keypoints, got one of {len(wrong[0])}")
             return tuple((start, end) for start, end in made)
 
+        exchanged = pairs(infer_swap_pairs(names) if swap_pairs is None else swap_pairs, "swap_pairs")
         swap = list(range(len(names)))
-        for left, right in pairs(infer_swap_pairs(names) if swap_pairs is None else swap_pairs, "swap_pairs"):
+        for left, right in exchanged:
             swap[left], swap[right] = right, left
         return cls(
             name=str(name),
@@ -128,6 +133,7 @@ class Skeleton:
             upper=tuple(index(keypoint) for keypoint in _sequence(upper, "upper", name)),
             weights=_numbers(weights, "weights", name) if weights is not None else (1.0,) * len(names),
             colors=tuple(_color(keypoint, i, len(names)) for i, keypoint in enumerate(names)),
+            mirrors=swap_pairs is not None or bool(exchanged),
         )
 
     def changed(self, **options: Any) -> Self:
@@ -180,7 +186,7 @@ class Skeleton:
 
 _FIELDS = {
     "name": ("name",),
-    "swap_pairs": ("swap",),
+    "swap_pairs": ("swap", "mirrors"),
     "links": ("links",),
     "sigmas": ("sigmas", "sigmas_known"),
     "upper": ("upper",),
@@ -219,13 +225,13 @@ def coco_links(given: Any, keypoints: Sequence[str]) -> tuple[list[tuple[int, in
 
 
 def mirror_remarks(skeleton: Skeleton) -> list[str]:
-    """That no keypoint has a mirror image, if so: mirrored samples of what has a left and a right would be wrong."""
-    if skeleton.num_keypoints == 1 or skeleton.swap != tuple(range(skeleton.num_keypoints)):
+    """That nothing is mirrored, if so, and what changes that."""
+    if skeleton.mirrors:
         return []
     return [
-        f"no keypoint of skeleton {skeleton.name!r} has a mirror image, so flips exchange nothing; if there is a left "
-        "and a right of anything, say so with skeleton.swap_pairs=[[A,B],...], or leave mirroring out with "
-        "augment.train.geometry.flip=null estimator.flip_test=false"
+        f"no two keypoint names of skeleton {skeleton.name!r} differ just in left and right, so nothing is mirrored, "
+        "neither in training nor in tests (flip_test). Say which exchange their names in a mirror image with "
+        "skeleton.swap_pairs=[[A,B],...], or that mirror images are fine and none do with skeleton.swap_pairs=[]"
     ]
 
 
@@ -251,21 +257,41 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
-def infer_swap_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of names that differ only in left/right, like ``left_eye``, ``l-eye`` or ``EyeL`` and their other halves.
+_WORDS = (
+    *(("left", "right"), ("link", "recht"), ("gauche", "droite"), ("gauche", "droit"), ("izquierd", "derech")),
+    *(("izq", "der"), ("sinistr", "destr"), ("esquerd", "direit"), ("左", "右")),
+)
+"""Left and right in English, German and Dutch, French, Spanish, Italian, Portuguese, Chinese and Japanese: stems."""
+_LETTERS = (
+    (r"(?<![A-Za-z])l(?![A-Za-z])", "r"),  # l_eye, paw_l_top, eye.l, l1
+    (r"(?<![A-Za-z])L(?![A-Za-z])", "R"),  # L_eye, paw_L_top, L1
+    (r"(?<=[a-z])L(?![A-Za-z])", "R"),  # EyeL, legL1, eyeL_top
+    (r"(?<![A-Z])L(?=[A-Z])", "R"),  # LEye, LH, paw1LH_top, LSHO
+    (r"(?<![A-Z])([A-Z])L(?![A-Z]{2})", r"\1R"),  # FL, pawHL, FLPaw
+    (r"(?<![A-Za-z])l(?=[fmhbr](?![A-Za-z]))", "r"),  # paw_lf: front, middle, hind, back, rear
+    (r"(?<![A-Za-z])([fmhbr])l(?![A-Za-z])", r"\1r"),  # paw_fl
+)
+"""Patterns of a letter for left, and what makes the name of the right of it."""
 
-    A lone ``l`` or ``r`` counts only at an end of the name, set off by a separator or a change of case.
+
+def infer_swap_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of names, left and right, that differ in nothing but the word or the letter for the side.
+
+    Words may stand anywhere in a name and in any case. A letter counts where it stands alone, where a change of case
+    sets it off, or in a code such as LH and RH (left and right hind). A name that would be in two pairs is in none.
     """
 
     def other_side(name: str) -> set[str]:
-        words = {"left": "right", "Left": "Right", "LEFT": "RIGHT"}
-        found = {name.replace(left, right) for left, right in words.items() if left in name}
-        found |= {re.sub(r"^l(?=[_\-. ])", "r", name), re.sub(r"^L(?=[_\-. A-Z])", "R", name)}
-        found |= {re.sub(r"(?<=[_\-. ])l$", "r", name), re.sub(r"(?<=[_\-. a-z])L$", "R", name)}
-        return found - {name}
+        folded = name.strip().casefold()
+        words = {place[folded.replace(left, right)] for left, right in _WORDS if folded.replace(left, right) in place}
+        letters = {re.sub(pattern, right, name.strip()) for pattern, right in _LETTERS}
+        return (words | {known[letter] for letter in letters & known.keys()}) - {name}
 
-    known = set(names)
-    return [(name, right) for name in names for right in sorted(other_side(name) & known)]
+    known = {name.strip(): name for name in names}
+    place = {name.strip().casefold(): name for name in names}
+    found = [(name, right) for name in names for right in sorted(other_side(name))]
+    times = Counter(name for pair in found for name in pair)
+    return [pair for pair in found if times[pair[0]] == times[pair[1]] == 1]
 
 
 def _color(name: str, index: int, count: int) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,8 +10,12 @@ import pytest
 import torch
 from torchmetrics import Metric
 
+import lightpose
 from lightpose.cli import data, eval, predict, train
 
+SAMPLES = Path(__file__).parents[2] / "../shared/samples"
+FLY = ["eye{}", "wing{}", *(f"{leg}leg{{}}{i}" for leg in ("fore", "mid", "hind") for i in "1234")]
+PAWS = [f"{end}_{joint}" for end in "FB" for joint in ("Elbow", "Knee", "Paw")]
 LABELS = [58.0, 45.0, 2, 75.0, 67.0, 2, 32.0, 27.0, 2]
 
 
@@ -76,12 +81,53 @@ def test_one_pose_of_few_keypoints_trains_and_has_figures(trains, write, names):
     assert {line.split()[0] for line in figures.splitlines() if line.startswith("A")} >= {"AP", "AP50", "AR"}
 
 
+@pytest.mark.parametrize(
+    ("names", "argument", "mirrors"),
+    [
+        (["nose", "ear", "tail"], None, False),
+        (["nose"], None, False),
+        (["nose", "ear", "tail"], "skeleton.swap_pairs=[]", True),
+        (["nose", "ear", "tail"], "skeleton.swap_pairs=[[ear,tail]]", True),
+        (["nose", "ear left", "ear right"], None, True),
+        (["nose", "Ohr (a)", "耳-b"], "skeleton.swap_pairs=[['Ohr (a)','耳-b']]", True),
+    ],
+)
+def test_only_what_has_pairs_or_needs_none_is_mirrored(trains, write, run, tmp_path, names, argument, mirrors):
+    path, told = write(names=names), [argument] if argument else []
+    said, _ = trains(path, *told)
+    estimator = lightpose.load(tmp_path / "run/checkpoints/last.ckpt")
+    assert estimator.skeleton.mirrors == estimator.flip_test == mirrors
+    code, out, _ = run(data.main, "check", f"data.train={path}", *told)
+    for words in ("nothing is mirrored", "skeleton.swap_pairs=[[A,B],...]", "skeleton.swap_pairs=[]"):
+        assert code == 0 and (words in said) == (words in out) == (not mirrors)
+    assert ("mirrored is unknown" in out) != mirrors
+
+
+@pytest.mark.parametrize(
+    ("file", "pairs"),
+    [
+        ("mirror_mouse/train.json", []),
+        ("zebra/test_zebra.json", ["forelegL1 forelegR1", "hindlegL1 hindlegR1"]),
+        ("fly/test_fly.json", [f"{part.format('L')} {part.format('R')}" for part in FLY]),
+        ("animalpose/test_animalpose.json", [f"L_{part} R_{part}" for part in ("Eye", "EarBase", *PAWS)]),
+    ],
+)
+def test_check_says_which_pairs_it_finds_in_real_names(run, file, pairs):
+    if not (SAMPLES / file).is_file():
+        pytest.skip("real samples are not here")
+    _, out, _ = run(data.main, "check", f"data.train={SAMPLES / file}")
+    found = [line.split()[0] + " " + line.split()[-1] for line in out.splitlines() if "mirrored is " in line]
+    both = [pair for pair in found if pair.split()[1] not in ("itself", "unknown")]
+    assert sorted(both) == sorted(pairs + [" ".join(pair.split()[::-1]) for pair in pairs])
+    assert ("nothing is mirrored" in out) == (not pairs)
+
+
 @pytest.mark.parametrize("prefix", ["", "+"])
 def test_swap_pairs_of_ones_own_are_obeyed(run, write, tiny, tmp_path, prefix):
     path, pairs = write(), f"{prefix}skeleton.swap_pairs=[[patte_gauche,patte_droite]]"
     code, out, err = run(data.main, "preview", f"data.train={path}", f"out={tmp_path}/preview.png", *tiny, pairs)
     assert code == 0 and "flips exchange patte_gauche ↔ patte_droite" in out + err
-    assert "flips exchange nothing" not in out + err
+    assert "nothing is mirrored" not in out + err
     code, out, err = run(data.main, "check", f"data.train={path}", pairs)
     assert code == 0 and "mirrored is patte_droite" in out
 
@@ -95,6 +141,8 @@ def test_swap_pairs_of_ones_own_are_obeyed(run, write, tiny, tmp_path, prefix):
         ),
         ("+skeleton.swap_pair=[[patte_gauche,patte_droite]]", "skeleton has no key swap_pair; name, swap_pairs, links"),
         ("skeleton.sigmas=[0.1]", "has 3 keypoints but 1 sigmas"),
+        ("skeleton.swap_pairs=[[耳,patte]]", "can't be read; put what has odd characters in quotes, as in"),
+        ("skeleton.swap_pairs=[[x=y,patte]]", "can't be read; put what has odd characters in quotes, as in"),
     ],
 )
 def test_what_cannot_be_obeyed_is_refused(run, write, tiny, argument, message):
@@ -132,9 +180,9 @@ def test_keypoints_without_names_get_numbers_and_a_notice(trains, write, run):
     path = write(2, categories=[{"id": 1, "name": "face"}])
     said, _ = trains(path)
     assert f"`categories` of {path} name no keypoints, so these are called 0 to 2" in said
-    assert "flips exchange nothing" in said and "skeleton.swap_pairs=" in said
+    assert "nothing is mirrored" in said and "skeleton.swap_pairs=" in said
     code, out, _ = run(data.main, "check", f"data.train={path}", "skeleton.swap_pairs=[[0,2]]")
-    assert code == 0 and "mirrored is 2" in out and "called 0 to 2" in out and "flips exchange nothing" not in out
+    assert code == 0 and "mirrored is 2" in out and "called 0 to 2" in out and "nothing is mirrored" not in out
 
 
 def test_a_figure_of_each_keypoint_is_shown_by_name(trains, write, run, tiny):

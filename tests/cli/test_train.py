@@ -2,13 +2,25 @@ import errno
 import json
 import math
 import os
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
 import lightpose
 from lightpose.cli import eval, train
+
+
+class Shown(Callback):
+    """Keeps what the progress bar shows of a validation."""
+
+    names: ClassVar[set[str]] = set()
+
+    def on_validation_end(self, trainer, pl_module):
+        Shown.names |= trainer.progress_bar_metrics.keys()
 
 
 def test_a_run_leaves_all_that_it_promises(trained):
@@ -16,6 +28,15 @@ def test_a_run_leaves_all_that_it_promises(trained):
         assert (trained / name).is_file()
     rows = (trained / "csv/version_0/metrics.csv").read_text()
     assert "val/AP" in rows and "val/loss" in rows and "speed/data_wait" in rows
+
+
+def test_errors_in_pixels_stand_beside_the_figure_that_chooses(run, people, tiny, tmp_path):
+    given = [f"data.train={people}", f"data.val={people}", f"output_dir={tmp_path}/run", "trainer.max_epochs=1"]
+    code, out, err = run(train.main, *given, *tiny, f"+callbacks.shown={{_target_: {__name__}.Shown}}")
+    assert code == 0 and "best val/AP" in out + err
+    logged = (tmp_path / "run/csv/version_0/metrics.csv").read_text().splitlines()[0].split(",")
+    assert set(logged) >= {f"val/EPE_px{which}" for which in ("", "_median", "_p90", "/nose", "/left_knee")}
+    assert {"val/AP", "val/EPE_px"} <= Shown.names and not any("/nose" in name for name in Shown.names)
 
 
 def test_checkpoint_is_self_contained_plain_data(trained):
@@ -116,6 +137,25 @@ def test_eval_writes_what_it_scored_and_scores_it_again(run, people, trained, tm
         assert (value.startswith("n/a") and figures[name] is None) or math.isclose(
             float(value), figures[name], abs_tol=5e-5
         )
+
+
+def test_eval_measures_each_person_against_its_own_labels(run, people, trained, tmp_path):
+    checkpoint, content = trained / "checkpoints/best.ckpt", json.loads(people.read_text())
+    given = [f"annotations={people}", f"out={tmp_path}", "num_workers=0", "precision=32-true"]
+    assert run(eval.main, f"ckpt={checkpoint}", *given)[0] == 0
+    predict, errors = lightpose.Predictor(checkpoint, device="cpu", precision="32-true"), []
+    for image in content["images"]:
+        persons = [entry for entry in content["annotations"] if entry["image_id"] == image["id"]]
+        labels = np.array([entry["keypoints"] for entry in persons]).reshape(len(persons), -1, 3)
+        corners = np.array([entry["bbox"] for entry in persons]).reshape(-1, 2, 2).cumsum(1).reshape(-1, 4)
+        [poses] = predict(str(people.parent / "images" / image["file_name"]), boxes=corners)
+        distances = np.linalg.norm(poses.keypoints - labels[..., :2], axis=-1)
+        errors.append(np.where(labels[..., 2] > 0, distances, np.nan))
+    errors, figures = np.concatenate(errors), json.loads((tmp_path / "metrics.json").read_text())
+    assert figures["EPE_px"] == pytest.approx(np.nanmean(errors), rel=1e-2)
+    assert figures["EPE_px_median"] == pytest.approx(np.nanmedian(errors), rel=1e-2)
+    assert figures["EPE_px_p90"] == pytest.approx(np.nanquantile(errors, 0.9), rel=1e-2)
+    assert figures["EPE_px/nose"] == pytest.approx(np.nanmean(errors[:, 0]), rel=1e-2)
 
 
 def test_ground_truth_as_predictions_scores_one(run, people, tmp_path):

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -142,6 +143,13 @@ def test_half_body_crops_one_half_around_its_mean(sample, rng):
     assert half(1, min_total=10) is sample
     assert half(1, min_upper=4, min_lower=7) is sample
     np.testing.assert_array_equal(half(1, min_upper=4).input_from_image, half(0).input_from_image)
+
+
+def test_what_nobody_says_how_to_mirror_is_not_mirrored(sample, rng):
+    cropped = CropBox(INPUT_HW, "half_pixel")(sample, rng)
+    unsaid = replace(SKELETON, mirrors=False)
+    assert RandomFlip(unsaid, INPUT_HW, 1)(cropped, rng) is cropped
+    assert RandomFlip(replace(unsaid, mirrors=True), INPUT_HW, 1)(cropped, rng) is not cropped
 
 
 def test_flip_mirrors_pixels_and_exchanges_left_and_right(sample, rng):

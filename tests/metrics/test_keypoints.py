@@ -1,5 +1,6 @@
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,11 @@ def test_metrics_measure_in_image_pixels() -> None:
         metric.update(poses, batch)
         return {name: float(value) for name, value in metric.compute().items()}
 
-    assert figure(EPE(skeleton())) == {"EPE_px": pytest.approx(5, abs=1e-4)}
+    errors = figure(EPE(skeleton()))
+    assert math.isnan(errors.pop("EPE_px/joint4"))
+    each = [f"EPE_px/joint{number}" for number in range(4)]
+    expected = dict.fromkeys(["EPE_px", "EPE_px_median", "EPE_px_p90", *each], pytest.approx(5, abs=1e-4))
+    assert errors == expected
     assert figure(NME(skeleton())) == {"NME_bbox": pytest.approx(0.1, abs=1e-5)}
     assert figure(PCK(skeleton(), threshold=0.11)) == {"PCK@0.11_bbox": 1.0}
     assert figure(PCK(skeleton(), threshold=0.09)) == {"PCK@0.09_bbox": 0.0}
@@ -68,6 +73,38 @@ def test_metrics_measure_in_image_pixels() -> None:
     spans = (truth[:, 0] - truth[:, 1]).norm(dim=-1)
     expected = {"NME_joint0-joint1": pytest.approx(float((5 / spans).mean()), rel=1e-4)}
     assert figure(NME(skeleton(), normalizer=["joint0", "joint1"])) == expected
+
+
+def test_errors_are_spread_as_they_are_over_keypoints_and_poses() -> None:
+    truth = torch.rand(20, 5, 2, dtype=torch.float64) * 100
+    errors = torch.arange(100.0).reshape(20, 5)
+    visible = (torch.arange(100) % 7 > 0).float().reshape(20, 5)
+    poses = poses_of((truth + torch.stack([errors, torch.zeros(20, 5)], -1)).float())
+    metric = EPE(skeleton())
+    metric.update(poses, batch_of(truth.float(), list(range(20)), visible=visible))
+    found = {name: float(value) for name, value in metric.compute().items()}
+    counted = errors[visible > 0].numpy()
+    assert found["EPE_px"] == pytest.approx(counted.mean(), rel=1e-4)
+    assert found["EPE_px_median"] == pytest.approx(np.median(counted), rel=1e-4)
+    assert found["EPE_px_p90"] == pytest.approx(np.quantile(counted, 0.9), rel=1e-4)
+    for number in range(5):
+        of_one = errors[:, number][visible[:, number] > 0].mean()
+        assert found[f"EPE_px/joint{number}"] == pytest.approx(float(of_one), rel=1e-4)
+    assert tuple(found) == metric.figures
+
+
+def test_errors_leave_out_images_of_several_people_or_poses(caplog: pytest.LogCaptureFixture) -> None:
+    truth = torch.rand(4, 5, 2) * 100
+    batch = batch_of(truth, [0, 1, 2, 3])
+    two = batch.instances.map(lambda column: torch.cat([column, column], 1))
+    lone = torch.tensor([[True, False], [True, True], [True, False], [False, False]])
+    poses = poses_of(truth[[0, 1, 2, 2, 3]] + torch.tensor([3.0, 4.0]), [0, 1, 2, 2, 3])
+    metric = EPE(skeleton())
+    metric.update(poses, replace(batch, instances=replace(two, valid=lone)))
+    with caplog.at_level(logging.WARNING):
+        found = metric.compute()
+    assert float(found["EPE_px"]) == pytest.approx(5, abs=1e-4)
+    assert "EPE leaves out 2 of 4 images" in caplog.text
 
 
 def test_poses_find_their_sample() -> None:
@@ -108,8 +145,8 @@ def test_instances_without_a_normaliser_are_left_out_and_counted(caplog: pytest.
 def test_nothing_labelled_is_not_a_number() -> None:
     for metric in (PCK(skeleton()), AUC(skeleton()), EPE(skeleton()), NME(skeleton())):
         metric.update(poses_of(torch.empty(0, 5, 2)), batch_of(torch.rand(2, 5, 2), [0, 1]))
-        (value,) = metric.compute().values()
-        assert format_figure(float(value)) == "n/a (0 instances)"
+        for value in metric.compute().values():
+            assert format_figure(float(value)) == "n/a (0 instances)"
     assert format_figure(0.5) == "0.5000"
 
 

@@ -220,6 +220,9 @@ def explain(error: Exception, config_name: str) -> str:
     malformed = re.search(r"Error parsing override '(.*?)'\n", text)
     if malformed:
         return f"{malformed[1]!r} can't be read; expected key=value or group=option, odd characters in quotes"
+    unread = re.search(r"(?:LexerNoViableAltException: |no viable alternative at input )(.*)", text)
+    if unread:
+        return f"{unread[1]} can't be read; put what has odd characters in quotes, as in \"key=['a (b)',c]\""
     return " ".join(text.split())
 
 

@@ -109,7 +109,8 @@ def preview(composed: DictConfig) -> None:
     except OSError as error:
         raise UserError(f"out={out} can't be written ({error.strerror}); give another file") from error
     swapped = [f"{skeleton.keypoints[i]} ↔ {skeleton.keypoints[j]}" for i, j in enumerate(skeleton.swap) if i < j]
-    log.info("flips exchange %s", ", ".join(swapped) or "nothing")
+    if skeleton.mirrors:
+        log.info("flips exchange %s", ", ".join(swapped) or "nothing")
     log.info("%d samples: %s", len(pictures), out)
 
 

@@ -91,10 +91,9 @@ def make_skeleton(config: dict[str, Any], annotations: str | None = None) -> Ske
     choice, reader = config["skeleton"], find_reader(config)
     annotations = annotations or config["data"]["train"] or config["data"]["val"]
     skeleton = choose_skeleton(choice, annotations, reader)
-    if "_target_" not in choice and annotations is not None:
-        told = choice.get("swap_pairs") is not None
-        for remark in [*reader.skeleton_remarks(annotations), *([] if told else mirror_remarks(skeleton))]:
-            log.warning(remark)
+    unsaid = [] if "_target_" in choice or annotations is None else reader.skeleton_remarks(annotations)
+    for remark in [*unsaid, *mirror_remarks(skeleton)]:
+        log.warning(remark)
     return skeleton
 
 

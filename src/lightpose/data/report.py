@@ -70,6 +70,7 @@ def _describe(skeleton: Skeleton, labelled: tuple[float, ...]) -> list[str]:
     lines = [f"skeleton {skeleton.name}: {skeleton.num_keypoints} keypoints; OKS sigmas are {known}"]
     for name, swap, share, sigma in zip(skeleton.keypoints, skeleton.swap, labelled, skeleton.sigmas, strict=True):
         mirror = skeleton.keypoints[swap] if skeleton.keypoints[swap] != name else "itself"
+        mirror = mirror if skeleton.mirrors else "unknown"
         lines.append(f"  {name:<{width}}  labelled {share:4.0%}  sigma {sigma:.3f}  mirrored is {mirror}")
     return lines
 

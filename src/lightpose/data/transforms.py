@@ -199,7 +199,7 @@ class RandomFlip(Geometry):
     """Mirror the input left to right, about the middle of its pixels, and exchange left and right keypoints.
 
     Args:
-        skeleton: says which keypoints are each other's mirror image.
+        skeleton: says which keypoints are each other's mirror image; nothing is mirrored where that is not known.
         input_hw: network input size.
         probability: of doing it.
     """
@@ -210,7 +210,7 @@ class RandomFlip(Geometry):
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Mirror, or not."""
-        if rng.random() >= self.probability:
+        if rng.random() >= self.probability or not self.skeleton.mirrors:
             return sample
         return replace(
             sample,

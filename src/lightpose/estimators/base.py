@@ -45,7 +45,8 @@ class PoseEstimator(L.LightningModule):
         optimizer: builds the optimizer from parameter groups.
         scheduler: builds the schedule from the optimizer and ``total_steps``; it steps once per optimizer step.
         metrics: name → builds a metric from ``skeleton``.
-        flip_test: average the outputs with those of the mirrored input when validating, testing and predicting.
+        flip_test: average the outputs with those of the mirrored input when validating, testing and predicting, unless
+            the skeleton says that nothing is mirrored.
         layer_decay: factor on the learning rate per backbone layer, from the last to the first; 1 for none.
         decay_norm_and_bias: apply weight decay to norms and biases too.
         base_batch: batch size that the optimizer's ``lr`` is meant for; the rate is scaled to the effective batch
@@ -87,7 +88,7 @@ class PoseEstimator(L.LightningModule):
         self.metrics = nn.ModuleList(metric(skeleton=skeleton) for metric in metrics.values())
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self.flip_test = flip_test
+        self.flip_test = flip_test and skeleton.mirrors
         self.layer_decay = layer_decay
         self.decay_norm_and_bias = decay_norm_and_bias
         self.base_batch = base_batch
@@ -269,7 +270,7 @@ class PoseEstimator(L.LightningModule):
         self.log("val/loss", self.val_loss.compute(), prog_bar=True)
         for metric in cast(Iterable[Metric], self.metrics):
             for name, value in self._figures(metric):
-                self.log(f"val/{name}", value, prog_bar=name == "AP")
+                self.log(f"val/{name}", value, prog_bar=name in ("AP", "EPE_px"))
 
     def _figures(self, metric: Metric) -> Iterator[tuple[str, Any]]:
         """What a metric computes; a figure of K numbers becomes one of each keypoint, as ``NAME/KEYPOINT``."""

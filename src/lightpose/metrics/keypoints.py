@@ -1,12 +1,15 @@
 """Distances between predicted and labelled keypoints of matched instances: PCK, AUC, EPE and NME.
 
-A pose answers the only labelled instance of its sample, as in top-down estimation. Only keypoints labelled with v > 0
-count. What distances are divided by stands in the figure's name.
+A pose answers the only labelled instance of its sample, as in top-down estimation with labelled boxes, or in an image
+of one person. A person whom no pose answers doesn't count, nor does a pose in a detected box. Only keypoints labelled
+with v > 0 count. What distances are divided by stands in the figure's name.
 """
 
 import logging
 from collections.abc import Sequence
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,21 +60,28 @@ class MatchedMetric(PoseMetric):
             the distance between their labels; None, nothing.
 
     Attributes:
+        refuses_several: whether samples of several people, or with several poses, are refused; else they are left out.
         left_out: instances left out of the last figures because their normaliser is zero or not labelled.
 
     Raises:
         UserError: for a normaliser that the skeleton doesn't have.
     """
 
+    refuses_several: ClassVar[bool] = True
+
     def __init__(self, skeleton: Skeleton, normalizer: str | Sequence[str] | None = None) -> None:
         count = skeleton.num_keypoints
         super().__init__(
-            distances=torch.empty(0, count), visible=torch.empty(0, count, dtype=torch.bool), norms=torch.empty(0)
+            distances=torch.empty(0, count),
+            visible=torch.empty(0, count, dtype=torch.bool),
+            norms=torch.empty(0),
+            people=torch.empty(0, dtype=torch.int64),
         )
         self._ends = None if normalizer in (None, "bbox") else _ends(skeleton, normalizer)
         self._by_box = normalizer == "bbox"
         self._suffix = "bbox" if self._ends is None else "-".join(skeleton.keypoints[end] for end in self._ends)
         self.left_out = 0
+        self._told = False
 
     def update(self, poses: Poses, batch: Batch) -> None:
         """Add poses, in image pixels.
@@ -80,7 +90,7 @@ class MatchedMetric(PoseMetric):
             UserError: when samples hold several instances, so that it isn't known which one a pose answers.
         """
         labels = batch.instances
-        if labels.keypoints.shape[1] != 1:
+        if self.refuses_several and labels.keypoints.shape[1] != 1:
             raise UserError(
                 f"{type(self).__name__} compares each pose with the one instance of its sample, but samples hold up to "
                 f"{labels.keypoints.shape[1]}; use metric=oks for whole images"
@@ -88,30 +98,26 @@ class MatchedMetric(PoseMetric):
         rows = poses.batch_index
         image_from_input = batch.image_from_input[rows]
         truth = apply_affine(image_from_input, labels.keypoints[rows, 0, :, :2])
-        corners = apply_affine(image_from_input, labels.boxes_xyxy[rows, 0].unflatten(-1, (2, 2)))  # (N, 2, 2)
         visible = (labels.visible[rows, 0] > 0) & labels.valid[rows, 0, None]
         if self._ends is not None:
             start, end = self._ends
             norms = (truth[:, start] - truth[:, end]).norm(dim=-1) * (visible[:, start] & visible[:, end])
         elif self._by_box:
+            corners = apply_affine(image_from_input, labels.boxes_xyxy[rows, 0].unflatten(-1, (2, 2)))  # (N, 2, 2)
             norms = (corners[:, 1] - corners[:, 0]).abs().amax(-1)
         else:
             norms = torch.ones_like(truth[:, 0, 0])
         distances = (poses.keypoints[..., :2].float() - truth).norm(dim=-1)
-        self.append(poses, batch, distances=distances, visible=visible, norms=norms)
+        people = labels.valid.sum(1)[rows]
+        self.append(poses, batch, distances=distances, visible=visible, norms=norms, people=people)
 
     def distances_and_mask(self) -> tuple[Tensor, Tensor]:
         """Distances (N, K) over the normaliser, in float64, and which of them count, (N, K) bool.
 
         Raises:
-            UserError: when a sample has several poses.
+            UserError: when a sample has several poses, if `refuses_several`.
         """
-        rows = self.rows()
-        if (rows["sample_keys"][:, 1] > 0).any():
-            raise UserError(
-                f"{type(self).__name__} needs one pose for each sample, but some samples have several; "
-                "use metric=oks for whole images"
-            )
+        rows = self._of_lone(self.rows())
         norms, visible = rows["norms"].double(), rows["visible"]
         defined = norms > 0
         self.left_out = int((visible.any(1) & ~defined).sum())
@@ -124,6 +130,28 @@ class MatchedMetric(PoseMetric):
                 self._suffix,
             )
         return rows["distances"].double() / norms[:, None], visible & defined[:, None]
+
+    def _of_lone(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The rows of samples with one pose and at most one person; nothing says who else a pose answers."""
+        _, place, poses = rows["sample_keys"][:, 0].unique(return_inverse=True, return_counts=True)
+        lone = (poses[place] == 1) & (rows["people"] <= 1)
+        if lone.all():
+            return rows
+        if self.refuses_several:
+            raise UserError(
+                f"{type(self).__name__} needs one pose for each sample, but some samples have several; "
+                "use metric=oks for whole images"
+            )
+        if not self._told:
+            log.warning(
+                "%s leaves out %d of %d images, in which several people are labelled or found: nothing says which pose "
+                "is whose",
+                type(self).__name__,
+                len(place[~lone].unique()),
+                len(poses),
+            )
+        self._told = True
+        return {name: column[lone] for name, column in rows.items()}
 
 
 def _ends(skeleton: Skeleton, normalizer: str | Sequence[str] | None) -> tuple[int, int]:
@@ -179,21 +207,30 @@ class AUC(MatchedMetric):
 
 
 class EPE(MatchedMetric):
-    """End-point error: mean distance in image pixels.
+    """End-point error: distances in image pixels, over all keypoints and of each.
+
+    Images in which several people are labelled or found are left out, with a warning the first time.
 
     Args:
         skeleton: the keypoints.
     """
 
     higher_is_better = False
-    figures = ("EPE_px",)
+    refuses_several = False
 
     def __init__(self, skeleton: Skeleton) -> None:
         super().__init__(skeleton)
+        self.figures = ("EPE_px", "EPE_px_median", "EPE_px_p90", *(f"EPE_px/{name}" for name in skeleton.keypoints))
 
     def compute(self) -> dict[str, Tensor]:
-        """The figure, under ``EPE_px``; NaN without labelled instances."""
-        return {self.figures[0]: mean_distance(*self.distances_and_mask())}
+        """Mean, median and 90th percentile, and the mean of each keypoint; NaN without labelled instances."""
+        distances, mask = self.distances_and_mask()
+        counted = distances[mask]
+        of_each = torch.where(mask, distances, 0).sum(0) / mask.sum(0)
+        with np.errstate(invalid="ignore"):  # of a model that diverged
+            quantiles = np.quantile(counted.numpy(), [0.5, 0.9]) if len(counted) else np.full(2, np.nan)
+        figures = torch.cat([mean_distance(distances, mask)[None], torch.from_numpy(quantiles), of_each])
+        return dict(zip(self.figures, figures, strict=True))
 
 
 class NME(MatchedMetric):
