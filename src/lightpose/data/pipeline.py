@@ -24,7 +24,7 @@ class Pipeline:
 
     Args:
         geometry: steps that move no pixel.
-        warp: makes the input of the image; None leaves it as it is, but decoded.
+        warp: makes the input from the image; None only decodes it.
         pixels: steps that work on the input. One that moves keypoints must move the pixels, too.
 
     Raises:

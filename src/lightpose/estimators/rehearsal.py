@@ -184,13 +184,16 @@ def rehearse(
         blank = np.zeros((*input_hw, 3), np.uint8)
         sample = replace(sample, image=blank, ignore=None, input_from_image=np.eye(3))
     batch = collate([sample]).to(device)
-    with _naming(f"codec {coder}, which encodes the labels of a sample,"):
-        targets = _checked_targets(codec.encode(batch), codec)
-    if shapes is None:
+    people = batch.instances
+    unseen = replace(batch, instances=replace(people, visible=torch.zeros_like(people.visible)))
+    outputs = {name: torch.zeros(1, *shape, device=device) for name, shape in (shapes or {}).items()}
+    for labels, given in (("the labels of a sample", batch), ("a sample of which nothing is visible", unseen)):
+        with _naming(f"codec {coder}, which encodes {labels},"):
+            targets = _checked_targets(codec.encode(given), codec)
+        if outputs:
+            _check_loss(head, outputs, targets, labels)
+    if not outputs:
         return
-    outputs = {name: torch.zeros(1, *shape, device=device) for name, shape in shapes.items()}
-    with _naming(f"the loss of head {type(head).__name__}, given outputs of zeros,"):
-        total(head.compare(outputs, targets), f"head {type(head).__name__}")
     with torch.inference_mode(), _naming(f"codec {coder}, which decodes outputs of zeros,"):
         joined = codec.merge(outputs, codec.flip(outputs)) if flip_test else outputs
         if not isinstance(joined, Mapping) or joined.keys() != outputs.keys():
@@ -205,6 +208,19 @@ def rehearse(
             metric.update(poses, batch)
             figures_of(metric)
             metric.reset()
+
+
+def _check_loss(head: Head, outputs: dict[str, Tensor], targets: Targets, labels: str) -> None:
+    of = f"head {type(head).__name__}"
+    with _naming(f"the loss of {of}, given outputs of zeros and {labels},"):
+        losses = head.compare(outputs, targets)
+        total(losses, of)
+    odd = [f"{name} is {float(value)}" for name, value in losses.items() if not value.isfinite()]
+    if odd:
+        raise UserError(
+            f"of the losses of {of}, given outputs of zeros and {labels}, {', '.join(odd)}; keep them finite, such as "
+            "by dividing by weights.sum().clamp_min(1)"
+        )
 
 
 def _checked_targets(targets: Any, codec: Codec) -> Targets:
