@@ -39,7 +39,7 @@ class Codec(Protocol):
         ...
 
     def merge(self, plain: dict[str, Tensor], mirrored: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Join outputs of an input and those of its mirror image, which `flip` has turned back. By default their mean."""
+        """Join outputs of an input and those of its mirror image, which `flip` turned back; by default their mean."""
         return {name: (output + mirrored[name]) / 2 for name, output in plain.items()}
 
 
