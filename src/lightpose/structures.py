@@ -86,9 +86,9 @@ class Sample:
     samples to a batch applies it. So geometry can't drift from pixels.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, or a `lightpose.data.pixels.decode.EncodedImage`, of either of which the warp makes
-            the (h, w, 3) input, or a `lightpose.data.pixels.raw.Unwarped`; or (T, K, C) float32, a keypoint sequence,
-            for lifting.
+        image: (H, W, 3) uint8 RGB, or a `lightpose.data.pixels.decode.EncodedImage`. The warp replaces either by the
+            (h, w, 3) input, or by a `lightpose.data.pixels.raw.Unwarped`. For lifting, a keypoint sequence (T, K, C)
+            float32.
         instances: labelled instances in image pixels.
         input_from_image: (3, 3) float64, maps image points to input points.
         image_id: id of the image in the annotation file.
@@ -182,7 +182,7 @@ class Targets(TensorStruct):
 class Poses(TensorStruct, Generic[Column]):
     """Predicted poses, flat over the batch, so that an image without a person is an ordinary case.
 
-    `Poses` are of tensors, ``Poses[Array]`` of NumPy arrays; optional fields are None where nothing says them.
+    `Poses` holds tensors, ``Poses[Array]`` NumPy arrays. An optional field is None where nobody predicts it.
 
     Attributes:
         keypoints: (N, K, D), input pixels out of a codec, image pixels out of an estimator.
@@ -194,7 +194,8 @@ class Poses(TensorStruct, Generic[Column]):
         box_scores: (N,) confidence of the box the pose was found in.
         categories: (N,) int64, index into the data set's categories.
         track_ids: (N,) int64, who it is, over the frames of a video.
-        extras: name → (N, ...), what else a head predicts of each pose.
+        extras: name → (N, ...), what else a head predicts of each pose. Files of predictions show each under its name,
+            which must not be that of another field.
     """
 
     keypoints: Column

@@ -97,6 +97,11 @@ class DetachedLoss(KeypointMSE):
         return {"heatmap": super().forward(outputs, targets)["heatmap"].detach()}
 
 
+class DividingLoss(KeypointMSE):
+    def forward(self, outputs, targets):
+        return {"heatmap": outputs["heatmap"].square().sum() / targets.weights["heatmap"].sum()}
+
+
 class LossOfAReservedName(KeypointMSE):
     def forward(self, outputs, targets):
         return {"loss": super().forward(outputs, targets)["heatmap"]}
@@ -174,6 +179,7 @@ BROKEN = [
         r"the loss 'heatmap' .* shape \(1, 17\) .* return a tensor of one",
     ),
     (f"head.criterion._target_={HERE}DetachedLoss", "depends on no weight that trains; leave out .detach"),
+    (f"head.criterion._target_={HERE}DividingLoss", "of which nothing is visible, heatmap is nan; keep them finite"),
     (f"head.criterion._target_={HERE}LossOfAReservedName", "the name of the sum of all losses; give it another name"),
     (f"codec._target_={HERE}ForgetfulCodec", "makes no target heatmap, which its spec promises; make it"),
     (f"codec._target_={HERE}UndecodingCodec", "UndecodingCodec has no decode; derive it"),

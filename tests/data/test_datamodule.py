@@ -13,6 +13,7 @@ from lightpose.data.coco.dataset import CocoImages, CocoInstances, skeleton_of
 from lightpose.data.pipeline import Pipeline
 from lightpose.data.pixels.crop import Warp
 from lightpose.data.pixels.device import collate
+from lightpose.data.transforms import Geometry
 from lightpose.errors import UserError
 from lightpose.structures import Sample
 
@@ -146,6 +147,17 @@ def test_a_step_of_pixels_that_moves_keypoints_alone_is_refused(of):
     sample = Sample(np.zeros((8, 8, 3), np.uint8), nobody, np.eye(3), 1, 0, (8, 8))
     with pytest.raises(UserError, match="function changes input_from_image or keypoints and moves no pixel"):
         Pipeline(warp=Warp((8, 8)), pixels=[shift])(sample, np.random.default_rng(0))
+
+
+def test_a_step_of_geometry_that_changes_pixels_is_refused():
+    class Inverted(Geometry):
+        def __call__(self, sample, rng):
+            return replace(sample, image=255 - sample.image)
+
+    nobody = unlabelled(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 5)
+    sample = Sample(np.zeros((8, 8, 3), np.uint8), nobody, np.eye(3), 1, 0, (8, 8))
+    with pytest.raises(UserError, match="Inverted is geometry and changes pixels; list it under pixels"):
+        Pipeline([Inverted()], Warp((8, 8)))(sample, np.random.default_rng(0))
 
 
 def test_an_epoch_is_never_empty(make):

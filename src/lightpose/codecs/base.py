@@ -18,8 +18,8 @@ class Codec(Protocol):
         spec: what it decodes and encodes.
         mirror_lag: whole input pixels that a mirrored input must move left before the network sees it, so that `flip`
             is exact (`lightpose.geometry.mirror_lag`); a codec with cells finer than pixels moves them in `flip`.
-        flips: False where outputs of a mirrored input can't be joined with the others, as those of candidates without
-            an order: then there is no flip test.
+        flips: False where outputs of a mirrored input can't be joined with the others, as where candidates have no
+            order. Then `flip` need not be defined, and the flip test is refused.
     """
 
     spec: Spec
@@ -39,7 +39,7 @@ class Codec(Protocol):
         ...
 
     def merge(self, plain: dict[str, Tensor], mirrored: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One set of outputs of those of an input and those of its mirror image, of which `flip` was undone: means."""
+        """Join outputs of an input and those of its mirror image, which `flip` turned back; by default their mean."""
         return {name: (output + mirrored[name]) / 2 for name, output in plain.items()}
 
 

@@ -25,6 +25,8 @@ class PoseDataset(Dataset[Sample]):
         def __init__(self, annotations, images=None, **shared):
             super().__init__(**shared)
 
+    ``images`` is None unless it was given; `lightpose.data.pixels.image_files.image_folder` then looks near the file.
+
     Args:
         skeleton: which keypoints there are.
         transforms: applied to what `load` returns; None only decodes the image.

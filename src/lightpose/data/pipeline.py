@@ -24,7 +24,7 @@ class Pipeline:
 
     Args:
         geometry: steps that move no pixel.
-        warp: makes the input of the image; None leaves it as it is, but decoded.
+        warp: makes the input from the image; None only decodes it.
         pixels: steps that work on the input. One that moves keypoints must move the pixels, too.
 
     Raises:
@@ -52,11 +52,16 @@ class Pipeline:
         """The network's input.
 
         Raises:
-            UserError: for a step that returns no sample, and for a step of ``pixels`` that changes size or type of the
-                input, or moves keypoints and leaves the image as it was.
+            UserError: for a step that returns no sample; for one of ``geometry`` that changes pixels; and for one of
+                ``pixels`` that changes size or type of the input, or moves keypoints and leaves the image as it was.
         """
         for step in self.geometry:
-            sample = _sample_of(step, step(sample, rng))
+            before, sample = sample, _sample_of(step, step(sample, rng))
+            if sample.image is not before.image:
+                raise UserError(
+                    f"{type(step).__name__} is geometry and changes pixels; list it under pixels, and don't derive it "
+                    "from Geometry"
+                )
         if self.warp is not None:
             sample = self.warp(sample, rng)
         elif isinstance(sample.image, EncodedImage):

@@ -16,8 +16,8 @@ from torchmetrics import MeanMetric, Metric
 import lightpose
 from lightpose.codecs.base import Codec, check_codec
 from lightpose.errors import UserError
+from lightpose.estimators.contracts import check_poses, figures_of, total
 from lightpose.estimators.optim import check_restored, parameter_groups
-from lightpose.estimators.rehearsal import check_poses, figures_of, rehearse, total
 from lightpose.geometry import Grid, check_grid
 from lightpose.metrics.base import NeedsGroundTruth
 from lightpose.models.base import FeatureModule, Head
@@ -163,24 +163,6 @@ class PoseEstimator(L.LightningModule):
             raise UserError("the schedule needs the length of the run; give trainer.max_epochs or trainer.max_steps")
         schedule = self.scheduler(optimizer, total_steps=int(total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_fit_start(self) -> None:
-        """Refuse parts that break their contracts, before anything is computed."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        for split in ("train", "val"):
-            if data is not None and (split == "train" or data.annotations["val"]):
-                rehearse(
-                    data.dataset(split),
-                    self.codec,
-                    self.net.head,
-                    self.net.output_shapes,
-                    self.to_image,
-                    self.flip_test,
-                    self.metrics if split == "val" else (),
-                    self.skeleton,
-                    self.input_hw,
-                    self.device,
-                )
 
     def on_train_start(self) -> None:
         """Look at what a checkpoint brought before the first step uses it."""

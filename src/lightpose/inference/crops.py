@@ -32,7 +32,8 @@ class Crops:
     Attributes:
         batch: B samples; None for none.
         detections: box and score of each sample.
-        ends: how many samples there are up to the end of each image that ends here.
+        ends: one number for each image whose last sample is in this batch: how many samples of the batch come up to
+            there.
         bad: number of an image that was left out → why.
     """
 
@@ -174,10 +175,10 @@ def _or_raise(crops: Crops | UserError) -> Crops:
 
 @contextmanager
 def deaths_explained() -> Iterator[None]:
-    """Torch says in the main thread, whatever it does at that time, that a worker was killed; here as a `UserError`.
+    """Turn what torch raises when a worker was killed, wherever the main thread is then, into a `UserError`.
 
     Raises:
-        UserError: with what may help, such as for want of shared memory.
+        UserError: with what may help, as where shared memory is too small.
     """
     try:
         yield
@@ -199,13 +200,13 @@ def collated(given: tuple[list[Sample], list[int]]) -> Crops:
 
 
 def cut(images: Iterable[list[T]], size: int, most_images: int | None = None) -> Iterator[tuple[list[T], list[int]]]:
-    """The people of consecutive images in lists of ``size``, each with the places in it where an image ends.
+    """The people of consecutive images in lists of ``size``; beside each list, the places in it where images end.
 
     Args:
         images: the people of each.
         size: of all lists but the last.
-        most_images: where so many images end in a list it is not filled up, so that a video without people doesn't
-            fill the memory.
+        most_images: a list in which so many images end is given at once, so that a video without people doesn't fill
+            the memory.
 
     Raises:
         UserError: for a size below 1.

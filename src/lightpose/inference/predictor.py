@@ -47,7 +47,7 @@ FIND_AT_ONCE = 16
 """Frames that `Predictor.stream` collects for a detector."""
 
 FEW_BATCHES = 4
-"""For less, starting worker processes would take longer than they save."""
+"""For fewer, worker processes take longer to start than they save."""
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Precision, in Lightning's words, to the type of autocast."""
@@ -56,8 +56,8 @@ AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.flo
 class Predictor:
     """A trained estimator as a function of images.
 
-    Threads (in `stream_files` processes) decode and crop, the device computes one batch while the results of the one
-    before are handed out.
+    Threads decode and crop; in `stream_files` processes do. While the device computes one batch, the results of the
+    batch before are handed out.
 
     Args:
         checkpoint: a ``.ckpt`` file that lightpose-train wrote.
@@ -141,8 +141,8 @@ class Predictor:
     ) -> Iterator[tuple[Frame, Poses[Array]]]:
         """The poses of every frame, in order; the people of consecutive frames share batches.
 
-        In memory are those frames whose people fill three batches, at most as many for each as ``batch_size`` says, a
-        few that are being cropped, and those that ``frames`` reads ahead.
+        Memory holds the frames of three batches, each of at most ``batch_size`` frames, a few frames that are being
+        cropped, and those that ``frames`` reads ahead.
 
         Args:
             frames: such as ``open_source("clip.mp4").frames()``.
@@ -175,8 +175,8 @@ class Predictor:
 
         Args:
             source: such as ``open_source("val.json")``.
-            boxes: by the id of the image, of which one that is missing has none and isn't read; None poses each whole
-                image as one person.
+            boxes: image id → boxes. An image whose id is missing has none, and isn't read. None poses each whole image
+                as one person.
             batch_size: as in `__call__`.
             num_workers: processes; 0 leaves their work to threads of this one. None takes the CPU cores there are, 16
                 at most, and threads for less than four batches.

@@ -61,7 +61,7 @@ class PoseMetric(Metric):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all rows. What stays has none but its shape, so a process without poses can take part in gathering."""
+        """Forget all rows. Each column keeps a tensor of no rows, so a process without poses can gather with others."""
         super().reset()
         for name, empty in self._columns.items():
             getattr(self, name).append(empty.to(self.device))

@@ -93,7 +93,7 @@ def _decode_jpegs(files: list[Tensor], device: torch.device) -> list[Tensor]:
 
 @functools.cache
 def stream(device: torch.device, use: str) -> torch.cuda.Stream:
-    """One stream for each use, as memory that a stream has used is kept for it alone. It runs before the network's."""
+    """The stream for one use; memory that it has used is kept for it alone. Its work goes before the network's."""
     return torch.cuda.Stream(device, priority=-1)
 
 

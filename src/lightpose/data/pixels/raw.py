@@ -79,7 +79,7 @@ class UnwarpedImages:
 
 @dataclass(frozen=True, slots=True)
 class Parameters(TensorStruct):
-    """Those of one kind of augmentation, for the samples of a batch that it is applied to.
+    """The parameters of one kind of augmentation, for those samples of a batch that get it.
 
     Attributes:
         rows: (n,) int64, which samples.
