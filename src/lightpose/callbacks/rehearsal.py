@@ -19,6 +19,7 @@ from lightpose.data.pixels.device import collate
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.estimators.contracts import check_poses, check_sample, check_targets, figures_of, kind_of, total
+from lightpose.metrics.base import NeedsGroundTruth
 from lightpose.models.base import Head
 from lightpose.structures import Targets
 
@@ -91,7 +92,7 @@ def rehearse(estimator: PoseEstimator, dataset: PoseDataset, metrics: Iterable[A
             poses = check_poses(estimator.to_image(poses, batch), codec, skeleton)
         for metric in metrics:
             with _naming(f"metric {type(metric).__name__}"):
-                if hasattr(metric, "set_ground_truth"):
+                if isinstance(metric, NeedsGroundTruth):
                     metric.set_ground_truth(ground_truth_of([found], skeleton))
                 metric.update(poses, batch)
                 figures_of(metric)
