@@ -138,7 +138,7 @@ def corrupt(name: str, length: int) -> ImageError:
     """What is said of a file that can't be decoded."""
     return ImageError(
         f"image {name} ({length} bytes) is truncated or not an image; replace it, or go on without it: "
-        "on_bad_image=skip (data.dataset.on_bad_image=skip in training)"
+        "on_bad_image=skip (reader.on_bad_image=skip in training)"
     )
 
 
