@@ -53,6 +53,6 @@ def test_public_data_sets(run, tiny, tmp_path, name):
         assert (checked, code) == (0, 0), (out, err)
     names = json.loads(path.read_bytes())["categories"][0].get("keypoints")
     if not names and name not in REFUSED:
-        assert "name no keypoints, so these are called 0 to" in said + err and "flips exchange nothing" in said + err
+        assert "name no keypoints, so these are called 0 to" in said + err and "so nothing is mirrored" in said + err
     other = {"coco/test_coco_wholebody.json": "face_kpts (204 numbers), foot_kpts (18 numbers), lefthand_kpts (63"}
     assert other.get(name, "") in out
