@@ -115,7 +115,6 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
             logger=False,
             enable_model_summary=False,
         )
-    out = Path(config["out"] or Path(config["ckpt"]).parent / "evaluation")
     orderly_signals(trainer)
     with ending_together(trainer), saying("nothing was scored or written"), place_for(out):
         [found] = trainer.validate(estimator, datamodule, verbose=False)

@@ -45,8 +45,35 @@ class Frame:
         return read_image(self.image, self.image_bits) if isinstance(self.image, Path) else self.image
 
 
+class _Numbered:
+    """What a video and a camera share: frames with numbers for names."""
+
+    __slots__ = ()
+
+    def name_of(self, image_id: int) -> str | None:
+        """Name of the frame with that number, from 1, or None where there can't be one."""
+        raise NotImplementedError
+
+    def has(self, name: str) -> bool:
+        """Whether there may be a frame of that name."""
+        number = name.rpartition("_")[2]
+        return number.isdecimal() and self.name_of(int(number)) == name
+
+    def finder(self) -> Callable[[BoxedImage], list[int]]:
+        """Gives the number of the frame that a box is of, or nothing."""
+
+        def find(image: BoxedImage) -> list[int]:
+            name = image.file_name
+            number = whole_number(image.image_id if name is None else name.rpartition("_")[2])
+            if number is None or number < 1 or not (self.name_of(number) if name is None else self.has(name)):
+                return []
+            return [number]
+
+        return find
+
+
 @dataclass(frozen=True, eq=False, slots=True)
-class Video:
+class Video(_Numbered):
     """A video file.
 
     Attributes:
@@ -78,15 +105,6 @@ class Video:
     def name_of(self, image_id: int) -> str | None:
         """Name of the frame with that number, or None where the file announces fewer."""
         return frame_name(self.stem, image_id) if image_id in self.image_ids else None
-
-    def has(self, name: str) -> bool:
-        """Whether there is a frame of that name."""
-        number = name.rpartition("_")[2]
-        return number.isdecimal() and self.name_of(int(number)) == name
-
-    def finder(self) -> Callable[[BoxedImage], list[int]]:
-        """Gives the number of the frame that a box is of, or nothing."""
-        return lambda image: _frames_of(self, image)
 
     def frames(self, ahead: int = AHEAD) -> Iterator[Frame]:
         """The frames, read by a thread, at most ``ahead`` of them before they are asked for.
@@ -124,7 +142,7 @@ class Video:
 
 
 @dataclass(frozen=True, slots=True)
-class Camera:
+class Camera(_Numbered):
     """A camera.
 
     Attributes:
@@ -148,15 +166,6 @@ class Camera:
     def name_of(self, image_id: int) -> str | None:
         """Name of the frame with that number, from 1."""
         return frame_name(self.stem, image_id)
-
-    def has(self, name: str) -> bool:
-        """Whether there may be a frame of that name."""
-        number = name.rpartition("_")[2]
-        return number.isdecimal() and self.name_of(int(number)) == name
-
-    def finder(self) -> Callable[[BoxedImage], list[int]]:
-        """Gives the number of the frame that a box is of, or nothing."""
-        return lambda image: _frames_of(self, image)
 
     def frames(self, ahead: int = AHEAD) -> Iterator[Frame]:
         """The frames, read by a thread, at most ``ahead`` of them before they are asked for.
@@ -199,13 +208,6 @@ def open_camera(number: int) -> Camera:
 def frame_name(stem: str, number: int) -> str:
     """Name of a video's frame, counted from 1."""
     return f"{stem}_{number:06d}"
-
-
-def _frames_of(source: Video | Camera, image: BoxedImage) -> list[int]:
-    name = image.file_name
-    number = whole_number(image.image_id if name is None else name.rpartition("_")[2])
-    there = number is not None and number > 0 and (source.name_of(number) if name is None else source.has(name))
-    return [number] if there and number is not None else []
 
 
 def _ranges(ranges: Sequence[tuple[int, int]]) -> str:

@@ -96,7 +96,6 @@ def coco_results(
     Returns:
         N mappings: ``image_id``, ``category_id``, ``keypoints`` (3K numbers, to 1e-4 px) and ``score``, then what else
         there is: ``track_id``, ``visibility`` (K) and the extras; null where one of their numbers isn't finite.
-
     """
     xy, scores = poses.keypoints[..., :2].astype(np.float64), poses.keypoint_scores[..., None]
     columns = {
@@ -123,6 +122,8 @@ def check_extras(extras: Mapping[str, Any], keypoints: Sequence[str]) -> None:
     Raises:
         UserError: naming the extra.
     """
+    if not extras:  # as in nearly every batch of a prediction
+        return
     taken = {*_base_columns(keypoints), *FIELDS, *(each.name for each in fields(Poses))}
     taken |= {"track_id", "bbox", "area", "id", "num_keypoints"} | {f"{name}_visibility" for name in keypoints}
     for name in extras:
