@@ -136,12 +136,11 @@ class Instances(TensorStruct):
     valid: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Batch(TensorStruct):
-    """What an estimator receives.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLabels(TensorStruct):
+    """What is known of the samples of a batch beside their pixels.
 
     Attributes:
-        inputs: (B, 3, H, W) uint8 RGB, or (B, T, K, C) float32 for lifting.
         instances: in input pixels.
         image_from_input: (B, 3, 3) float32, maps input points back to the original image.
         image_ids: (B,) int64.
@@ -151,7 +150,6 @@ class Batch(TensorStruct):
         cameras: (B, 3, 3) float32, intrinsic matrices of the images, or None.
     """
 
-    inputs: Tensor
     instances: Instances
     image_from_input: Tensor
     image_ids: Tensor
@@ -162,7 +160,18 @@ class Batch(TensorStruct):
 
     def __len__(self) -> int:
         """Batch size."""
-        return len(self.inputs)
+        return len(self.image_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch(BatchLabels):
+    """What an estimator receives.
+
+    Attributes:
+        inputs: (B, 3, H, W) uint8 RGB, or (B, T, K, C) float32 for lifting.
+    """
+
+    inputs: Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Literal, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -14,7 +14,7 @@ from lightpose.data.coco.boxes import unlabelled
 from lightpose.data.pipeline import Transform
 from lightpose.data.pixels.decode import EncodedImage
 from lightpose.data.pixels.device import collate
-from lightpose.data.pixels.image_header import ImageError
+from lightpose.data.pixels.image_header import ImageError, OnBadImage
 from lightpose.data.pixels.loader import one_thread
 from lightpose.errors import UserError
 from lightpose.inference.detections import NO_BOXES, Detections
@@ -22,7 +22,6 @@ from lightpose.inference.inputs import Image, as_rgb
 from lightpose.structures import Array, Batch, Sample
 
 T = TypeVar("T")
-OnBadImage = Literal["error", "skip"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import torch
 
 from lightpose.checkpoint import eval_transforms, load
 from lightpose.data.pixels.decode import check_image_bits
-from lightpose.data.pixels.image_header import ImageError
+from lightpose.data.pixels.image_header import ImageError, OnBadImage
 from lightpose.data.pixels.loader import CORES, MOST_WORKERS
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
@@ -22,7 +22,6 @@ from lightpose.inference.crops import (
     Crops,
     CropTasks,
     Job,
-    OnBadImage,
     collated,
     cut,
     deaths_explained,

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +17,12 @@ from lightpose.data.coco.parse import USABLE
 from lightpose.data.pipeline import Transform
 from lightpose.data.pixels.decode import EncodedImage, check_image_bits
 from lightpose.data.pixels.image_files import image_folder
-from lightpose.data.pixels.image_header import ImageError
+from lightpose.data.pixels.image_header import ImageError, OnBadImage
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton, coco_links
 from lightpose.structures import Annotations, Array, Sample
 
 log = logging.getLogger(__name__)
-
-OnBadImage = Literal["error", "skip"]
 
 
 def skeleton_of(path: Path | str, sigmas: Sequence[float] | None = None) -> Skeleton:

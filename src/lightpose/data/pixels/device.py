@@ -3,6 +3,7 @@
 import functools
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.nn import functional
 from lightpose.data.pixels.decode import decode_image
 from lightpose.data.pixels.photometric import apply_photometric
 from lightpose.data.pixels.raw import RawBatch, UnwarpedImages, gather
-from lightpose.structures import Batch, Sample
+from lightpose.structures import Batch, BatchLabels, Sample
 
 _BUFFER_BYTES = 256 * 2**20
 
@@ -39,16 +40,7 @@ def to_batch(raw: RawBatch) -> Batch:
             torch.cuda.current_stream(device).synchronize()  # before the memory of `images` is written again
     if raw.photometric:
         inputs = apply_photometric(inputs, raw.photometric)
-    return Batch(
-        inputs=inputs,
-        instances=raw.instances,
-        image_from_input=raw.image_from_input,
-        image_ids=raw.image_ids,
-        indices=raw.indices,
-        image_hw=raw.image_hw,
-        ignore=raw.ignore,
-        cameras=raw.cameras,
-    )
+    return Batch(inputs=inputs, **{each.name: getattr(raw, each.name) for each in fields(BatchLabels)})
 
 
 def decode(images: UnwarpedImages, device: torch.device) -> list[Tensor]:

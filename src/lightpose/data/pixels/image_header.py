@@ -9,12 +9,15 @@ import os
 import stat
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import simplejpeg
 from PIL import Image
 
 from lightpose.errors import UserError
+
+OnBadImage = Literal["error", "skip"]
+"""Whether an image that can't be read ends a command, or is left out and counted."""
 
 MAX_PIXELS = 178_956_970
 """Of an image, in every command. So many take 0.5 GB, and up to 3 GB while they are decoded. The figure is Pillow's own

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightpose.geometry import transform_boxes, transform_points
-from lightpose.structures import Array, Instances, Sample, TensorStruct
+from lightpose.structures import Array, BatchLabels, Instances, Sample, TensorStruct
 
 _SHIFT = 4  # bits of a pixel's fraction, for OpenCV
 _FAR = 2**24  # pixels
@@ -90,35 +90,17 @@ class Parameters(TensorStruct):
     values: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class RawBatch(TensorStruct):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawBatch(BatchLabels):
     """What workers ship. `lightpose.data.pixels.device.to_batch` makes a `lightpose.structures.Batch` of it.
 
     Attributes:
         images: (B, 3, H, W) uint8 RGB crops; or the images that crops are made of; or (B, T, K, C) float32 sequences.
         photometric: name → augmentation of colours and light that is still to be applied.
-        instances: see `lightpose.structures.Batch`, as for all that follow.
-        image_from_input: (B, 3, 3) float32.
-        image_ids: (B,) int64.
-        indices: (B,) int64.
-        image_hw: (B, 2) int64.
-        ignore: (B, H, W) bool or None.
-        cameras: (B, 3, 3) float32 or None.
     """
 
     images: Tensor | UnwarpedImages
     photometric: Mapping[str, Parameters]
-    instances: Instances
-    image_from_input: Tensor
-    image_ids: Tensor
-    indices: Tensor
-    image_hw: Tensor
-    ignore: Tensor | None = None
-    cameras: Tensor | None = None
-
-    def __len__(self) -> int:
-        """Batch size."""
-        return len(self.image_ids)
 
 
 def gather(samples: Sequence[Sample]) -> RawBatch:
