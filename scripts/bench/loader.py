@@ -225,7 +225,7 @@ def loader_rate(loader: EpochLoader, device: torch.device, warmup: int, batches:
 
 
 def draw(dataset: CocoInstances, groups: np.ndarray | None) -> list[int]:
-    return list(EpochSampler(dataset, 0, groups))
+    return EpochSampler(dataset, 0, groups).order(0)[:, 1].tolist()
 
 
 def order_without_neighbours(dataset: CocoInstances) -> list[int]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
+import numpy as np
 
 from lightpose.data.pixels.loader import EpochLoader, EpochSampler
 from lightpose.errors import UserError
@@ -103,7 +104,7 @@ class Resume(L.Callback):
 
 
 def _check_sum(sampler: EpochSampler) -> int:
-    return zlib.crc32(sampler.order().tobytes())
+    return zlib.crc32(np.ascontiguousarray(sampler.order(sampler.epoch)[:, 1]).tobytes())
 
 
 def epochs_done(loop: dict[str, Any]) -> int:

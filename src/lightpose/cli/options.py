@@ -23,6 +23,7 @@ _MAPPINGS = (dict, Mapping)
 
 LEAST = {
     "data.batch_size": 1,
+    "data.epoch_steps": 1,
     "data.eval_batch_size": 1,
     "data.num_workers": 0,
     "trainer.accumulate_grad_batches": 1,

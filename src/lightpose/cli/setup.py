@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from lightpose.callbacks.interruption import Interruption
+from lightpose.callbacks.length import Length
 from lightpose.callbacks.rehearsal import Rehearsal
 from lightpose.callbacks.resume import Resume
 from lightpose.checkpoint import assemble, read
@@ -241,7 +242,7 @@ def make_trainer(config: dict[str, Any], *further: Callback) -> Any:
     }
     check_precision(config["trainer"]["strategy"], str(config["trainer"]["precision"]))
     lean_ddp()
-    callbacks += [Rehearsal(), Resume(), *further, Interruption(f"{config['output_dir']}/checkpoints")]
+    callbacks += [Rehearsal(), Resume(), Length(), *further, Interruption(f"{config['output_dir']}/checkpoints")]
     with preparing("trainer"):
         trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[WholeFiles(read)])
     orderly_signals(trainer)

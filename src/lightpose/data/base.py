@@ -1,11 +1,10 @@
-"""What every reader of a data set shares: transforms, ground truth, and randomness of seed, epoch and index alone."""
+"""What every reader of a data set shares: transforms, ground truth, and randomness of seed, pass and index alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
 from lightpose.data.coco.ground_truth import ground_truth_of
@@ -30,7 +29,7 @@ class PoseDataset(Dataset[Sample]):
     Args:
         skeleton: which keypoints there are.
         transforms: applied to what `load` returns; None only decodes the image.
-        seed: of the random transforms. Together with the epoch and the index it fixes all that is random, so neither
+        seed: of the random transforms. Together with the pass and the index it fixes all that is random, so neither
             the number of workers nor an interruption changes a run.
 
     Attributes:
@@ -45,7 +44,6 @@ class PoseDataset(Dataset[Sample]):
         self.transforms = transforms or Pipeline()
         self.seed = seed
         self.training = True
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
         self._ground_truth: dict[str, Any] | None = None
 
     def __len__(self) -> int:
@@ -107,12 +105,10 @@ class PoseDataset(Dataset[Sample]):
         """Names of the images that were skipped so far since they can't be read."""
         return []
 
-    def set_epoch(self, epoch: int) -> None:
-        """Take other random numbers from now on, in the workers too."""
-        self._epoch.fill_(epoch)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.sample(index, np.random.default_rng([self.seed, int(self._epoch), index]))
+    def __getitem__(self, index: int | tuple[int, int]) -> Sample:
+        """The sample of an index, or of a pass over the data and an index: each pass draws other random numbers."""
+        number, index = index if isinstance(index, tuple) else (0, index)
+        return self.sample(index, np.random.default_rng([self.seed, number, index]))
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """The sample after all transforms."""

@@ -39,7 +39,9 @@ class PoseDataModule(LightningDataModule):
         images: folder of the training images; None lets the data set look near the annotation file.
         val_images: likewise for validation; where None finds none, they are taken to be in ``images``.
         boxes: detected boxes to validate in; None uses the annotated ones.
-        batch_size: per process.
+        batch_size: per process; training cuts it to the samples there are.
+        epoch_steps: optimizer steps of an epoch, which then begins and ends anywhere in an endless row of passes over
+            the data, each in another order. None takes one pass for an epoch.
         eval_batch_size: None takes ``batch_size``.
         num_workers: per process; None takes the CPU cores that a process may use, 16 at most.
         group_by_image: put the people of one image into one batch, so that it is decoded once. Faster, but the samples
@@ -65,6 +67,7 @@ class PoseDataModule(LightningDataModule):
         val_images: str | None = None,
         boxes: str | None = None,
         batch_size: int = 64,
+        epoch_steps: int | None = None,
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
         group_by_image: bool = False,
@@ -87,6 +90,7 @@ class PoseDataModule(LightningDataModule):
         self.transforms, self.skeleton, self.seed = transforms, skeleton, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.group_by_image = num_workers, group_by_image
+        self.epoch_steps = epoch_steps
         self._datasets: dict[str, PoseDataset] = {}
 
     def dataset(self, split: str) -> PoseDataset:
@@ -165,18 +169,24 @@ class PoseDataModule(LightningDataModule):
                 log.warning("%s: %d unreadable images were skipped, e.g. %s", split, len(skipped), skipped[0])
 
     def train_dataloader(self) -> EpochLoader:
-        """Shuffled by seed and epoch; the last batch is dropped unless it is the only one."""
+        """Shuffled by seed and pass, in whole batches."""
         dataset = self.dataset("train")
-        trainer = self.trainer
-        world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         groups = dataset.image_rows if self.group_by_image else None
         if self.group_by_image and groups is None:
             raise UserError(
                 f"{type(dataset).__name__} doesn't say which samples are of one image (image_rows); use "
                 "data.group_by_image=false"
             )
-        sampler = EpochSampler(dataset, self.seed, groups, world, rank, self.batch_size)
-        return self._loader(dataset, self.batch_size, sampler=sampler, drop_last=len(sampler) >= self.batch_size)
+        trainer = self.trainer
+        world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        accumulated = trainer.accumulate_grad_batches if trainer else 1
+        batches = self.epoch_steps and self.epoch_steps * accumulated
+        most = -(-len(dataset) // world)
+        if most < self.batch_size:
+            log.info("data.batch_size=%d is cut to %d: there are %d samples", self.batch_size, most, len(dataset))
+            self.batch_size = most
+        sampler = EpochSampler(dataset, self.seed, groups, world, rank, self.batch_size, batches)
+        return self._loader(dataset, self.batch_size, sampler=sampler)
 
     def val_dataloader(self) -> EpochLoader | list[EpochLoader]:
         """In order, every sample once; no loader when there is no validation file."""

@@ -17,7 +17,7 @@ import lightpose
 from lightpose.codecs.base import Codec, check_codec
 from lightpose.errors import UserError
 from lightpose.estimators.contracts import check_poses, figures_of, total
-from lightpose.estimators.optim import check_restored, parameter_groups
+from lightpose.estimators.optim import CLOCK_STEPS, check_restored, parameter_groups, time_share
 from lightpose.geometry import Grid, check_grid
 from lightpose.metrics.base import NeedsGroundTruth
 from lightpose.models.base import FeatureModule, Head
@@ -158,11 +158,29 @@ class PoseEstimator(L.LightningModule):
         # Fused optimizers say that they undo loss scaling, for which Lightning refuses to clip their gradients. Without
         # the mark Lightning undoes it, as for any other optimizer.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-        total_steps = self.trainer.estimated_stepping_batches
-        if total_steps == float("inf"):
-            raise UserError("the schedule needs the length of the run; give trainer.max_epochs or trainer.max_steps")
-        schedule = self.scheduler(optimizer, total_steps=int(total_steps))
+        schedule = self.scheduler(optimizer, total_steps=self._schedule_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _schedule_steps(self) -> int:
+        """Length of the run, as schedules count it."""
+        steps = self.trainer.estimated_stepping_batches
+        if steps != float("inf"):
+            return int(steps)
+        if time_share(self.trainer) is None:
+            raise UserError(
+                "the schedule needs the length of the run; give trainer.max_epochs, trainer.max_steps or "
+                "trainer.max_time"
+            )
+        return CLOCK_STEPS
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """One step further, or as far as the run is by the clock where ``trainer.max_time`` may end it."""
+        share = time_share(self.trainer)
+        if share is not None:
+            endless = self.trainer.estimated_stepping_batches == float("inf")
+            place = int(share * self._schedule_steps())
+            scheduler.last_epoch = (place if endless else max(place, scheduler.last_epoch + 1)) - 1
+        scheduler.step()
 
     def on_train_start(self) -> None:
         """Look at what a checkpoint brought before the first step uses it."""

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
+import lightning as L
+from lightning.pytorch.callbacks import Timer
 from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -109,6 +111,21 @@ def _is_setting(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_setting, value))
     return value is None or isinstance(value, (bool, int, float, str))
+
+
+CLOCK_STEPS = 10_000
+"""Steps that a schedule counts in a run of which only the time is known."""
+
+
+def time_share(trainer: L.Trainer) -> float | None:
+    """Share of ``trainer.max_time`` that has gone, the same in all processes; None for a run without."""
+    timer = next((each for each in trainer.callbacks if isinstance(each, Timer)), None)  # type: ignore[attr-defined]
+    left = None if timer is None else timer.time_remaining()
+    if timer is None or left is None:
+        return None
+    gone = timer.time_elapsed()
+    share: float = trainer.strategy.broadcast(min(gone / max(gone + left, 1e-9), 1.0))
+    return share
 
 
 def warmup_multistep(

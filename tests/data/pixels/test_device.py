@@ -71,8 +71,7 @@ def module(path, decode, *overrides, augment="topdown", data="topdown", hw="[128
 
 def gathered(module, epoch=0):
     dataset = module.train_dataset
-    dataset.set_epoch(epoch)
-    return gather([dataset[index] for index in range(len(dataset))])
+    return gather([dataset[epoch, index] for index in range(len(dataset))])
 
 
 def difference(first, second):

@@ -1,3 +1,4 @@
+import itertools
 import multiprocessing
 
 import numpy as np
@@ -35,8 +36,7 @@ def loader(workers=0, seed=0, count=11, batch_size=2):
     return EpochLoader(
         dataset,
         batch_size=batch_size,
-        sampler=EpochSampler(dataset, seed),
-        drop_last=True,
+        sampler=EpochSampler(dataset, seed, batch_size=batch_size),
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -58,23 +58,58 @@ def test_order_and_draws_depend_on_seed_and_epoch_alone():
     assert [epoch(with_workers, 0), epoch(with_workers, 1)] == [first, second]
 
 
+def indices(sampler):
+    """Those of one epoch, or of what is left of it."""
+    length = len(sampler) - sampler.skip // sampler.num_replicas
+    return [index for _, index in itertools.islice(sampler, length)]
+
+
 def test_an_epoch_visits_every_sample_once():
     for groups in (None, np.repeat(np.arange(4), 5)):
-        assert sorted(EpochSampler(Numbers(20), 0, groups)) == list(range(20))
+        assert sorted(indices(EpochSampler(Numbers(20), 0, groups))) == list(range(20))
+
+
+def test_the_next_epoch_follows_and_draws_anew():
+    sampler = EpochSampler(Numbers(5), 0, batch_size=2)
+    assert len(sampler) == 4  # the fifth makes no whole batch
+    drawn = list(itertools.islice(sampler, 12))
+    assert [number for number, _ in drawn] == [0] * 4 + [1] * 4 + [2] * 4
+    sampler.set_epoch(1)
+    assert list(itertools.islice(sampler, 8)) == drawn[4:]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_epochs_of_some_steps_are_cut_from_a_row_of_whole_passes(processes):
+    def epochs(count):
+        samplers = [
+            EpochSampler(Numbers(7), 0, None, processes, rank, batch_size=4 // processes, batches=3)
+            for rank in range(processes)
+        ]
+        assert {len(sampler) for sampler in samplers} == {12 // processes}
+        for number in range(count):
+            for sampler in samplers:
+                sampler.set_epoch(number)
+            parts = np.array([list(itertools.islice(sampler, len(sampler))) for sampler in samplers])
+            yield parts.reshape(processes, 3, -1, 2).swapaxes(0, 1).reshape(-1, 2)
+
+    row = np.concatenate(list(epochs(7))).reshape(-1, 7, 2)  # 84 samples: 12 passes
+    assert (row[..., 0] == np.arange(12)[:, None]).all()
+    assert (np.sort(row[..., 1]) == np.arange(7)).all()
+    assert len({tuple(order) for order in row[..., 1].tolist()}) == 12
 
 
 def test_groups_stay_together_in_random_order():
     groups = np.repeat(np.arange(10), 3)
     sampler = EpochSampler(Numbers(30), 0, groups)
-    order = np.array(list(sampler))
+    order = np.array(indices(sampler))
     assert (np.diff(groups[order]) != 0).sum() == 9
     sampler.set_epoch(1)
-    assert list(sampler) != order.tolist()
+    assert indices(sampler) != order.tolist()
 
 
 @pytest.mark.parametrize("count", [10, 11])
 def test_processes_share_one_order(count):
-    parts = [list(EpochSampler(Numbers(count), 0, num_replicas=2, rank=rank)) for rank in (0, 1)]
+    parts = [indices(EpochSampler(Numbers(count), 0, num_replicas=2, rank=rank)) for rank in (0, 1)]
     assert len(parts[0]) == len(parts[1])
     assert set(parts[0] + parts[1]) == set(range(count))
 
@@ -87,30 +122,57 @@ def test_what_was_seen_is_the_beginning_of_the_order(processes, groups):
         for sampler in samplers:
             sampler.resume(3, begin)
             sampler.set_epoch(3)
-        return {index for sampler in samplers for index in list(sampler)[: batches * batch_size]}
+        return {index for sampler in samplers for index in indices(sampler)[: batches * batch_size]}
 
     order = EpochSampler(Numbers(20), 0, groups)
     order.set_epoch(3)
-    before = seen(2, 3, batches=2)
-    assert before == set(list(order)[:12])
+    whole = indices(order)
+    assert seen(2, 3, batches=2) == set(whole[:12])
     rest = seen(processes, 4 // processes if processes < 3 else 2, batches=1, begin=12)
-    assert rest == set(list(order)[12 : 18 if processes == 3 else 16])
+    assert rest == set(whole[12 : 18 if processes == 3 else 16])
 
 
 def test_a_skip_is_for_one_epoch():
     sampler = EpochSampler(Numbers(6), 0, batch_size=2)
-    whole = list(sampler)
+    whole = indices(sampler)
     sampler.resume(0, 4)
     sampler.set_epoch(0)
-    assert list(sampler) == whole[4:]
-    assert list(sampler) == whole
+    assert indices(sampler) == whole[4:]
+    assert indices(sampler) == whole
     sampler.resume(0, 4)
     sampler.set_epoch(1)
-    assert sorted(sampler) == list(range(6))
+    assert sorted(indices(sampler)) == list(range(6))
 
 
 def test_fewer_samples_than_processes():
-    assert [list(EpochSampler(Numbers(1), 0, num_replicas=3, rank=rank)) for rank in range(3)] == [[0]] * 3
+    assert [indices(EpochSampler(Numbers(1), 0, num_replicas=3, rank=rank)) for rank in range(3)] == [[0]] * 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_workers_go_on_with_the_next_epoch(workers):
+    endless = loader(workers, count=4)
+    first = epoch(endless, 0)
+    stream = endless._endless
+    second = epoch(endless, 1)
+    assert endless._endless is stream
+    assert second == epoch(loader(count=4), 1)
+    assert epoch(endless, 0) == first  # not the next: they begin anew
+    assert endless._endless is not stream
+
+
+def test_an_epoch_that_is_broken_off_is_not_gone_on_with():
+    endless = loader(count=8)
+    endless.sampler.set_epoch(0)
+    next(iter(endless))
+    assert epoch(endless, 1) == epoch(loader(count=8), 1)
+
+
+def test_a_resumed_epoch_begins_where_it_was_left():
+    whole = epoch(loader(count=8), 2)
+    resumed = loader(count=8)
+    resumed.sampler.resume(2, 4)
+    assert epoch(resumed, 2) == whole[2:]
+    assert epoch(resumed, 3) == epoch(loader(count=8), 3)
 
 
 def test_batches_are_finished_before_they_are_given_out():

@@ -1,9 +1,10 @@
 """Batches in an order that depends on seed and epoch alone, and that continues where a run was interrupted."""
 
 import functools
+import itertools
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -41,10 +42,11 @@ def one_thread(worker: int) -> None:
 
 
 class EpochSampler(DistributedSampler[Sample]):
-    """Shuffles by seed and epoch, on one process or several, and tells the data set which epoch it is.
+    """Shuffles by seed and pass, on one process or several; gives the pass and the index of each sample.
 
-    There is one order, whose end is filled up from its start so that all processes get equally many. They take batches
-    from it in turn: what they have seen after a step is always its beginning, however many they are.
+    It has no end: the samples of the next epoch follow, so that workers go on while a run validates. Its length is that
+    of one epoch. There is one order for all processes, which take batches from it in turn: what they have seen after a
+    step is always its beginning, however many they are.
 
     Args:
         dataset: whose samples to order.
@@ -53,7 +55,10 @@ class EpochSampler(DistributedSampler[Sample]):
             one batch and the image is decoded once.
         num_replicas: number of processes.
         rank: of this process.
-        batch_size: of each process.
+        batch_size: of each process; at most its share of the samples.
+        batches: of each process in one epoch. The end of a pass then interrupts nothing: the next pass follows within
+            the batch. None takes one pass for an epoch; its end is filled up from its start so that all processes get
+            equally many, and samples that make no whole batch are left out.
 
     Attributes:
         step: samples of one batch of all processes.
@@ -68,19 +73,21 @@ class EpochSampler(DistributedSampler[Sample]):
         num_replicas: int = 1,
         rank: int = 0,
         batch_size: int = 1,
+        batches: int | None = None,
     ) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
-        self.groups = groups
+        self.groups, self.batches = groups, batches
         self.step = num_replicas * batch_size
+        if batches is None:
+            batches = self.total_size // self.step
+        self.num_samples, self.total_size = batches * batch_size, batches * self.step
         self.skip = 0
         self._resumed: tuple[int, int] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the order and the random numbers of ``epoch``."""
+        """Begin with ``epoch``."""
         super().set_epoch(epoch)
         self.skip = self._resumed[1] if self._resumed and self._resumed[0] == epoch else 0
-        if isinstance(self.dataset, PoseDataset):
-            self.dataset.set_epoch(epoch)
 
     def resume(self, epoch: int, samples: int) -> None:
         """Leave out the first ``samples`` of the order, once, if it is ``epoch`` that comes next.
@@ -91,9 +98,19 @@ class EpochSampler(DistributedSampler[Sample]):
         """
         self._resumed = epoch, samples
 
-    def order(self) -> Array:
-        """The order of all samples in this epoch, before it is shared out."""
-        rng = np.random.default_rng([self.seed, self.epoch])
+    def order(self, epoch: int) -> Array:
+        """(n, 2) pass and index of all samples of an epoch, before they are shared out."""
+        count = len(self.dataset)  # type: ignore[arg-type]
+        if self.batches is None:
+            indices = np.resize(self._permutation(epoch), self.total_size)
+            return np.stack([np.full_like(indices, epoch), indices], -1)
+        passes, places = np.divmod(np.arange(self.total_size) + epoch * self.total_size, count)
+        orders = {number: self._permutation(number) for number in range(passes[0], passes[-1] + 1)}
+        indices = np.concatenate(list(orders.values()))[places + (passes - passes[0]) * count]
+        return np.stack([passes, indices], -1)
+
+    def _permutation(self, number: int) -> Array:
+        rng = np.random.default_rng([self.seed, number])
         order = rng.permutation(len(self.dataset))  # type: ignore[arg-type]
         if self.groups is None:
             return order
@@ -101,19 +118,21 @@ class EpochSampler(DistributedSampler[Sample]):
         return order[np.argsort(place[self.groups[order]], kind="stable")]
 
     def __iter__(self) -> Iterator[Any]:
-        order = np.resize(self.order(), self.total_size)
-        whole = self.total_size - self.total_size % self.step
-        batches = order[:whole].reshape(-1, self.num_replicas, self.step // self.num_replicas)[:, self.rank]
-        rest = order[whole:].reshape(self.num_replicas, -1)[self.rank]
+        first = self.epoch
         skip, self.skip, self._resumed = self.skip, 0, None
-        return iter(np.concatenate([batches.ravel(), rest])[skip // self.num_replicas :].tolist())
+        for epoch in itertools.count(first):
+            shares = self.order(epoch).reshape(-1, self.num_replicas, self.step // self.num_replicas, 2)
+            own = shares[:, self.rank].reshape(-1, 2)[skip // self.num_replicas :]
+            yield from map(tuple, own.tolist())
+            skip = 0
 
 
 class EpochLoader(DataLoader[Sample]):
     """A `DataLoader` whose batches are finished on the device.
 
     With an `EpochSampler` workers start at the first batch: Lightning asks for the iterator before it says which epoch
-    it is, and a resumed run would begin with samples of the wrong one. Without, they start at once.
+    it is, and a resumed run would begin with samples of the wrong one. From then on they don't stop: at the end of an
+    epoch they are at work on the next. Without such a sampler they start at once, and stop at the end.
 
     Args:
         dataset: whose samples to load.
@@ -132,13 +151,29 @@ class EpochLoader(DataLoader[Sample]):
     ) -> None:
         super().__init__(dataset, **options)
         self.device, self.to_batch = device, to_batch
+        self._endless: Generator[Any] | None = None
+        self._next = 0, 0
+        """Epoch and number of the batch that comes next."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        if isinstance(self.sampler, EpochSampler):
+            return self._epoch(self.sampler)
         # The thread of an unfinished iteration may still ask persistent workers for its next batch.
-        later = isinstance(self.sampler, EpochSampler) or self._iterator is not None
-        return self._give(None if later else super().__iter__())
+        return self._give(None if self._iterator is not None else super().__iter__())
 
-    def _give(self, started: Iterator[Any] | None) -> Iterator[Any]:
+    def _epoch(self, sampler: EpochSampler) -> Iterator[Any]:
+        """The batches of the sampler's epoch. Workers begin anew only if it isn't the one that they are at."""
+        epoch, first = sampler.epoch, sampler.skip // sampler.step
+        if self._endless is None or self._next != (epoch, first):
+            if self._endless is not None:
+                self._endless.close()
+            self._endless = self._give(None)
+        for number in range(first, len(self)):
+            batch = next(self._endless)
+            self._next = (epoch, number + 1) if number + 1 < len(self) else (epoch + 1, 0)
+            yield batch
+
+    def _give(self, started: Iterator[Any] | None) -> Generator[Any]:
         try:
             batches = map(self._prepare, super().__iter__() if started is None else started)
             yield from _one_ahead(batches, self.device) if self.device and self.device.type == "cuda" else batches

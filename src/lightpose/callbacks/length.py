@@ -1,0 +1,58 @@
+"""How long a run is, in words, and its end within an epoch."""
+
+import logging
+import math
+from typing import Any
+
+import lightning as L
+
+from lightpose.estimators.optim import time_share
+
+log = logging.getLogger(__name__)
+
+
+class Length(L.Callback):
+    """Says how many steps a run has, of how many samples, and how often they are shown.
+
+    A run that ``trainer.max_steps`` ends within an epoch is validated there, as one that its time ends is.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say it."""
+        if trainer.is_global_zero and trainer.train_dataloader is not None:
+            log.info(length(trainer))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Let Lightning validate after the last step."""
+        if 0 <= trainer.max_steps <= trainer.global_step:
+            trainer.should_stop = True
+
+
+def length(trainer: L.Trainer) -> str:
+    """Such as ``3000 steps of 8 = 260 passes over 92 samples, validated every 300 steps``."""
+    loader: Any = trainer.train_dataloader
+    samples, accumulated = len(loader.dataset), trainer.accumulate_grad_batches
+    batch = loader.batch_size * trainer.world_size * accumulated
+    steps = trainer.estimated_stepping_batches
+    if math.isinf(steps):
+        words = f"steps of {batch} over {samples} samples"
+    else:
+        passes = steps * batch / samples
+        shown = f"{passes:.1f}" if passes < 10 else f"{passes:.0f}"
+        words = f"{int(steps)} steps of {batch} = {shown} passes over {samples} samples"
+    if time_share(trainer) is not None:
+        words += ", or until trainer.max_time has gone"
+    every = _validated_every(trainer)
+    return f"{words}, validated every {every} steps" if every else words
+
+
+def _validated_every(trainer: L.Trainer) -> int | None:
+    """Optimizer steps between validations; None where there are none, or the clock tells."""
+    interval, batches = trainer.val_check_batch, trainer.num_training_batches
+    if not trainer.enable_validation or interval is None or math.isinf(interval) or math.isinf(batches):
+        return None
+    if interval == batches:
+        interval *= trainer.check_val_every_n_epoch or 1
+    return math.ceil(interval / trainer.accumulate_grad_batches)
