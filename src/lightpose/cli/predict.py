@@ -37,10 +37,11 @@ def predict(composed: DictConfig) -> None:
     from rich.progress import track
 
     from lightpose.cli.setup import resolved
+    from lightpose.data.pixels.image_header import check_on_bad_image
     from lightpose.inference.frames import Camera
     from lightpose.inference.overlays import ImageWriter, Overlays, PictureWriter, VideoWriter
     from lightpose.inference.predictor import Predictor
-    from lightpose.inference.sources import ImageFiles, check_on_bad_image, open_source
+    from lightpose.inference.sources import ImageFiles, open_source
     from lightpose.inference.writers import OVERLAYS, PREDICTIONS, check_out, staged, write_predictions
 
     config = resolved(composed)

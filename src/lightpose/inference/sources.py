@@ -13,7 +13,7 @@ from lightpose.data.coco.boxes import BoxedImage, KnownImages, annotated_boxes
 from lightpose.data.coco.index import read_coco
 from lightpose.data.pixels.decode import read_image
 from lightpose.data.pixels.image_files import expanded, image_folder
-from lightpose.data.pixels.image_header import ImageError
+from lightpose.data.pixels.image_header import ImageError, check_on_bad_image
 from lightpose.errors import UserError
 from lightpose.inference.detections import Detections, by_image
 from lightpose.inference.frames import Camera, Frame, Video, open_camera
@@ -133,16 +133,6 @@ def open_source(source: str | int, images: str | None = None) -> Source:
         return _image_files([path], text)
     known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
     raise UserError(f"source={text} is no known kind of file; expected .json or one of {known}")
-
-
-def check_on_bad_image(choice: str) -> None:
-    """Refuse an unknown choice.
-
-    Raises:
-        UserError: with the known ones.
-    """
-    if choice not in ("error", "skip"):
-        raise UserError(f"on_bad_image={choice} is unknown; use error or skip")
 
 
 def without_bad(results: Iterable[T], bad: Mapping[int, str]) -> Iterator[T]:

@@ -17,7 +17,7 @@ from lightpose.data.coco.parse import USABLE
 from lightpose.data.pipeline import Transform
 from lightpose.data.pixels.decode import EncodedImage, check_image_bits
 from lightpose.data.pixels.image_files import image_folder
-from lightpose.data.pixels.image_header import ImageError, OnBadImage
+from lightpose.data.pixels.image_header import ImageError, OnBadImage, check_on_bad_image
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton, coco_links
 from lightpose.structures import Annotations, Array, Sample
@@ -107,8 +107,7 @@ class CocoDataset(PoseDataset):
         on_bad_image: OnBadImage = "error",
         image_bits: int = 16,
     ) -> None:
-        if on_bad_image not in ("error", "skip"):
-            raise UserError(f"on_bad_image={on_bad_image!r} is unknown; use error or skip")
+        check_on_bad_image(on_bad_image)
         check_image_bits(image_bits)
         self.image_bits = image_bits
         self.index = read_coco(annotations)
