@@ -81,7 +81,7 @@ def predict(composed: DictConfig) -> None:
             overlays = Overlays(writer, predictor.skeleton, config["threshold"])
             results = stack.enter_context(closing(overlays.drawn(results)))
         counted = track(results, "predicting", total=len(source.image_ids) or None)
-        images, poses = write_predictions(folder, counted, predictor.skeleton, source.category_id)
+        images, poses = write_predictions(folder, counted, predictor.skeleton, source.category_ids)
         drawn = overlays is not None and overlays.close()
     seconds = time.perf_counter() - start
     log.info("%d images, %d poses in %.1f s (%.1f images/s)", images, poses, seconds, images / seconds)

@@ -81,6 +81,9 @@ def check_trainable(index: CocoIndex) -> None:
 class CocoDataset(PoseDataset):
     """What both readers share: the index, the image files, the ground truth.
 
+    Where images have a ``cam_param`` of ``focal`` [fx, fy] and ``princpt`` [cx, cy], in pixels, as 3-D data sets of
+    hands and bodies write it, samples have a camera. All images have one, or none has.
+
     Args:
         annotations: COCO keypoint file.
         images: folder of the images; None looks in the folder of ``annotations``, in its ``images/`` and beside it.
@@ -186,6 +189,7 @@ class CocoDataset(PoseDataset):
             index=index,
             image_hw=image.hw,
             ignore=self.ignored(index),
+            camera=self.index.camera(row),
         )
 
     def _image(self, row: int) -> EncodedImage:
