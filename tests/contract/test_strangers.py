@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,12 +57,18 @@ def test_one_more_number_for_each_keypoint_reaches_json_and_csv(run, tiny, peopl
     given = (*given, f"source={people}", f"out={tmp_path}/found", "draw=false", "device=cpu")
     code, out, err = run(predict.main, *given)
     assert code == 0, out + err
-    poses = json.loads((tmp_path / "found/predictions.json").read_text())
-    with (tmp_path / "found/predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(poses) == len(rows) > 0
-    names = CocoInstances(people).skeleton.keypoints
-    assert [[float(row[f"{name}_reach"]) for name in names] for row in rows] == [pose["reach"] for pose in poses]
+    names, reached = CocoInstances(people).skeleton.keypoints, {}
+    for folder in ("found", "eval"):
+        poses = json.loads((tmp_path / folder / "predictions.json").read_text())
+        with (tmp_path / folder / "predictions.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert len(poses) == len(rows) > 0
+        assert [[float(row[f"{name}_reach"]) for name in names] for row in rows] == [pose["reach"] for pose in poses]
+        reached[folder] = {(pose["image_id"], *np.round(pose["keypoints"][:2])): pose["reach"] for pose in poses}
+    same = reached["found"].keys() & reached["eval"].keys()
+    assert 2 * len(same) > len(reached["eval"])  # some round otherwise
+    for key in same:
+        np.testing.assert_allclose(reached["eval"][key], reached["found"][key], atol=1e-3)
 
 
 # -- parts that break a contract ---------------------------------------------------------------------------------

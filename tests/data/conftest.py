@@ -30,7 +30,7 @@ def person():
 def write_coco(tmp_path):
     """Writes annotations and noisy 64x48 JPEG images; returns the path of the JSON file."""
 
-    def write(annotations, images=2, name="train.json", folder="", **changes):
+    def write(annotations, images=2, name="train.json", folder="", cameras=None, **changes):
         rng = np.random.default_rng(0)
         entries = []
         for image_id in range(1, images + 1):
@@ -39,6 +39,7 @@ def write_coco(tmp_path):
             pixels = cv2.resize(rng.integers(0, 255, (6, 8, 3), np.uint8), (64, 48))
             cv2.imwrite(str(tmp_path / file_name), pixels)
             entries.append({"id": image_id, "width": 64, "height": 48, "file_name": f"{image_id}.jpg"})
+            entries[-1] |= {"cam_param": cameras[image_id - 1]} if cameras else {}
         content = {
             "images": entries,
             "annotations": annotations,

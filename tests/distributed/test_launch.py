@@ -14,7 +14,9 @@ import torch
 pytestmark = pytest.mark.slow
 
 TRAIN = [sys.executable, "-m", "lightpose.cli.train"]
+EVAL = [sys.executable, "-m", "lightpose.cli.eval"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *TRAIN[1:]]
+STRANGERS = Path(__file__).parents[1] / "contract/strangers"
 SMALL = ["input_hw=[64,64]", "head.channels=8", "data.num_workers=0", "trainer.precision=32-true"]
 SMALL += ["callbacks.progress=null", "logger.tensorboard=null"]
 CNN = ["backbone=timm/any", "backbone.model=test_resnet"]
@@ -110,6 +112,27 @@ def test_two_nodes_under_srun_equal_one_process(sixteen: Path, tmp_path: Path, g
     found, expected = (validation_losses(run) for run in (folder, tmp_path / "alone"))
     assert len(set(expected)) == 3
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_two_processes_evaluate_and_write_what_one_does(sixteen: Path, tmp_path: Path) -> None:
+    files = {"PYTHONPATH": os.pathsep.join([str(STRANGERS), os.environ.get("PYTHONPATH", "")])}
+    small = [option.replace("head.channels", "head.head.channels") for option in (*CNN, *SMALL, *CPU)]
+    arguments = ["--config-dir", STRANGERS / "conf", "head=reach", "codec=reach", f"data.train={sixteen}"]
+    arguments += [*small, f"data.val={sixteen}", "trainer.max_epochs=1", "output_dir=run"]
+    finish(start(TRAIN, arguments, tmp_path, **files))
+    found, tables = [], []
+    for devices in (1, 2):
+        given = ["ckpt=run/checkpoints/best.ckpt", "trust=reach", f"devices={devices}", f"out={devices}"]
+        finish(start(EVAL, [*given, "batch_size=3"], tmp_path, CUDA_VISIBLE_DEVICES="", **files))
+        found.append(json.loads((tmp_path / f"{devices}/predictions.json").read_text()))
+        tables.append((tmp_path / f"{devices}/predictions.csv").read_text().splitlines())
+    assert [len(table) - 1 for table in tables] == [len(poses) for poses in found] and len(found[0]) > 8
+    assert tables[0][0] == tables[1][0] and "nose_reach" in tables[0][0]
+    for one, two in zip(*found, strict=True):
+        assert one["image_id"] == two["image_id"]
+        assert two["reach"] == pytest.approx(one["reach"], abs=1e-4)
+        assert two["keypoints"] == pytest.approx(one["keypoints"], abs=1e-2)
+    assert len({tuple(pose["reach"]) for pose in found[1]}) == len(found[1])
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=two_gpus)])

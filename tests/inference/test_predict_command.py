@@ -3,13 +3,17 @@ import json
 import os
 import signal
 import tracemalloc
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from tiny_checkpoint import config, save
 
 import lightpose
 from lightpose.cli.predict import main, until_interrupt
+from lightpose.codecs.heatmap import HeatmapCodec
 from lightpose.data.coco.results import read_coco_results
 from lightpose.runtime.signals import watched
 
@@ -89,6 +93,43 @@ def test_coco_json_poses_its_annotated_people_under_its_ids(predict, folder, tmp
     assert predict(f"source={folder / 'coco.json'}", "detector=whole_image")[0] == 0
     found = read_coco_results(tmp_path / "out" / "predictions.json")
     assert [entry["image_id"] for entry in found] == [70, 7]
+
+
+class TwoKinds(HeatmapCodec):
+    """Every other pose is of the second category."""
+
+    def decode(self, outputs):
+        poses = super().decode(outputs)
+        return replace(poses, categories=torch.arange(len(poses)) % 2)
+
+
+def test_poses_of_several_categories_have_the_ids_of_the_file(run, folder, tmp_path):
+    settings = config()
+    settings["estimator"]["codec"]["_target_"] = f"{__name__}.TwoKinds"
+    given = [f"ckpt={save(tmp_path / 'kinds.ckpt', settings, (__name__,))}", f"trust={__name__}", "device=cpu"]
+    given += [f"source={folder / 'coco.json'}", f"out={tmp_path / 'out'}", "draw=false"]
+    names = ["nose", "left_eye", "right_eye"]
+    coco = {
+        "images": [{"id": 7, "file_name": "0.png"}],
+        "annotations": [{"image_id": 7, "category_id": 9, "bbox": [10, 20, 30, 40]}] * 3,
+        "categories": [{"id": 9, "keypoints": names}, {"id": 5}, {"id": 2, "keypoints": names}],
+    }
+
+    def ids(content):
+        (folder / "coco.json").write_text(json.dumps(content))
+        code, _, err = run(main, *given)
+        assert code == 0, err
+        found = [entry["category_id"] for entry in read_coco_results(tmp_path / "out/predictions.json")]
+        with (tmp_path / "out/predictions.csv").open() as file:
+            assert [int(row["category_id"]) for row in csv.DictReader(file)] == found
+        return found
+
+    assert ids(coco) == [9, 2, 9]
+    assert ids({key: value for key, value in coco.items() if key != "categories"}) == [1, 2, 1]
+    (folder / "coco.json").write_text(json.dumps({**coco, "categories": coco["categories"][:2]}))
+    code, _, err = run(main, *given, f"out={tmp_path / 'wrong'}")
+    assert code == 1 and "poses of category 1, counted from 0" in err and "has 1 categories" in err
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_video_gives_a_video_of_as_many_frames(predict, video, tmp_path):

@@ -43,7 +43,7 @@ def test_coco_json_gives_its_images_ids_and_boxes(folder, tmp_path):
     (tmp_path / "coco.json").write_text(json.dumps(coco))
     source = open_source(str(tmp_path / "coco.json"), images=str(folder))
     assert [(frame.name, frame.image_id) for frame in source.frames(ahead=2)] == [("2.png", 70), ("0.png", 7)]
-    assert source.category_id == 9
+    assert source.category_ids == [9]
     assert source.boxes.keys() == {7}
     assert np.array_equal(source.boxes[7][0], [[10, 20, 40, 60]])
 

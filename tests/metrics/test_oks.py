@@ -3,6 +3,7 @@ import io
 import json
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,36 @@ def test_repeated_samples_count_once_and_several_poses_of_a_sample_all() -> None
     assert sorted(zip(poses.batch_index.tolist(), image_ids.tolist(), strict=True)) == [(0, 100), (0, 100), (1, 101)]
 
 
+def test_all_that_was_predicted_is_kept_if_asked_and_drops_with_its_pose() -> None:
+    keypoints = torch.rand(6, 5, 3, generator=torch.Generator().manual_seed(0)) * 200
+    keypoints[3] = keypoints[0]  # a duplicate
+    keypoint_scores = torch.ones(6, 5)
+    keypoint_scores[1] = math.nan
+    number = torch.arange(6.0)
+    further = {"reach": number[:, None].expand(6, 5), "age": number, "shape": number.view(6, 1, 1).expand(6, 2, 3)}
+    poses = poses_of(keypoints, [2, 0, 1, 2, 1, 0], keypoint_scores=keypoint_scores, scores=1 - number / 10)
+    poses = replace(poses, visibility=further["reach"] / 10, track_ids=torch.arange(6) + 40, extras=further)
+    batch = batch_of(keypoints[:3, :, :2], [7, 8, 9], [100, 100, 100])
+    for keeps_all in (False, True):
+        metric = OKS(skeleton())
+        metric.keeps_all = keeps_all
+        metric.set_ground_truth(annotation_file(np.random.default_rng(3), 5))
+        for _ in range(2):  # the second time are repeats
+            metric.update(poses, batch)
+        metric.compute()
+        kept, _, _ = metric.poses()
+        if not keeps_all:
+            assert kept.visibility is None and not kept.extras
+            continue
+        assert kept.track_ids.tolist() == [40, 42, 44, 45]
+        assert kept.batch_index.tolist() == [9, 8, 8, 7]
+        np.testing.assert_array_equal(kept.keypoints, keypoints.numpy()[kept.track_ids - 40])
+        for entry, place in zip(metric.predictions(), (0, 2, 4, 5), strict=True):
+            assert (entry["track_id"], entry["age"]) == (40 + place, place)
+            assert (entry["reach"], entry["shape"]) == ([place] * 5, [[place] * 3] * 2)
+            assert entry["visibility"] == [place / 10] * 5
+
+
 @pytest.mark.parametrize(("nms", "expected"), [("oks", [0, 2]), ("soft_oks", [0, 2, 1]), ("none", [0, 1, 2])])
 def test_duplicates_of_an_image_are_suppressed(nms: Any, expected: list[int]) -> None:
     first = torch.rand(5, 2, generator=torch.Generator().manual_seed(0)) * 200
@@ -234,6 +265,14 @@ def test_several_categories_follow_the_instances() -> None:
     metric.update(poses_of(keypoints), batch)
     metric.compute()
     assert [entry["category_id"] for entry in metric.predictions()] == [3, 8]
+    metric.reset()
+    metric.update(poses_of(keypoints, categories=torch.tensor([1, 0])), batch)
+    metric.compute()
+    assert [entry["category_id"] for entry in metric.predictions()] == [8, 3]
+    metric.reset()
+    metric.update(poses_of(keypoints, categories=torch.tensor([1, 2])), batch)
+    with pytest.raises(UserError, match=r"poses of category 2, counted from 0, .* 2 categories"):
+        metric.compute()
 
 
 def test_misuse_is_explained(caplog: pytest.LogCaptureFixture) -> None:
@@ -243,8 +282,10 @@ def test_misuse_is_explained(caplog: pytest.LogCaptureFixture) -> None:
         OKS(skeleton(), nms="hard")  # type: ignore[arg-type]
     with caplog.at_level(logging.WARNING):
         metric = OKS(Skeleton.build(["a", "b"]))
-    assert "no sigmas" in caplog.text
-    metric.update(poses_of(torch.zeros(1, 2, 2)), batch_of(torch.zeros(1, 2, 2), [0]))
+        assert "no sigmas" not in caplog.text  # as nothing may be scored, in a prediction
+        for _ in range(2):
+            metric.update(poses_of(torch.zeros(1, 2, 2)), batch_of(torch.zeros(1, 2, 2), [0]))
+    assert caplog.text.count("no sigmas") == 1
     with pytest.raises(UserError, match="annotation file"):
         metric.compute()
 

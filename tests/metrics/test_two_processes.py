@@ -1,6 +1,7 @@
 """Two real processes give the figures of one, though their samplers repeat samples."""
 
 import math
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ def update(metric: Metric, batches: list[list[int]]) -> None:
     for indices in batches:
         found = [index for index in indices if index != 4]  # sample 4 has no pose
         poses = poses_of(predicted[found], [indices.index(i) for i in found], keypoint_scores=scores[found])
+        if found:  # what finds nobody may say nothing of the other fields
+            poses = replace(poses, **further(found))
         metric.update(poses, batch_of(truth[indices], indices, [IMAGE_IDS[i] for i in indices]))
 
 
@@ -44,26 +47,42 @@ def ground_truth() -> dict[str, Any]:
     return {**coco, "annotations": people}
 
 
+def further(indices: list[int]) -> dict[str, Any]:
+    """What else is predicted of samples: optional fields and extras of several shapes."""
+    number = torch.tensor(indices, dtype=torch.float32)
+    return {
+        "visibility": number[:, None].expand(-1, 5),
+        "track_ids": number.long() + 40,
+        "extras": {"age": number, "mesh": number.view(-1, 1, 1).expand(-1, 2, 3)},
+    }
+
+
 def metrics() -> dict[str, Metric]:
     oks = OKS(skeleton(), score_mode="keypoint")
+    oks.keeps_all = True
     oks.set_ground_truth(ground_truth())
     return {"oks": oks, "pck": PCK(skeleton(), threshold=0.05), "epe": EPE(skeleton())}
 
 
-def figures(batches: list[list[int]]) -> dict[str, float]:
+def figures(batches: list[list[int]]) -> dict[str, Any]:
+    """Of each metric, and all that is written of each pose."""
     found = metrics()
     for metric in found.values():
         update(metric, batches)
-    return {name: float(value) for metric in found.values() for name, value in metric.compute().items()}
+    figures = {name: float(value) for metric in found.values() for name, value in metric.compute().items()}
+    return {**figures, "written": found["oks"].predictions()}
 
 
-def take_part(rank: int, folder: str) -> list[dict[str, float]]:
-    """Figures of one of two processes: with the batches shared out, and with one process left without any."""
+def take_part(rank: int, folder: str) -> list[dict[str, Any]]:
+    """Figures of one of two processes: with the batches shared out, without a pose or a batch in one of them, and
+    without a pose in both.
+    """
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=100)
     )
     try:
-        return [figures(batches) for batches in (SHARED[rank], ALONE if rank == 0 else [])]
+        shares = (SHARED[rank], ALONE if rank == 0 else [[4]], [[4]] if rank == 0 else ALONE, ALONE if rank else [])
+        return [figures(batches) for batches in (*shares, [[4]])]
     finally:
         distributed.destroy_process_group()
 
@@ -79,5 +98,9 @@ def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
     other = torch.multiprocessing.spawn(other_process, (str(tmp_path),), nprocs=1, join=False)
     found = take_part(0, str(tmp_path))
     assert other is not None and other.join()
-    for each in (*found, *torch.load(tmp_path / "other.pt")):
-        np.testing.assert_equal(each, single)
+    assert [entry["track_id"] for entry in single["written"]] == [40, 41, 42, 43]
+    assert single["written"][3]["mesh"] == [[3.0] * 3] * 2
+    for of_process in (found, torch.load(tmp_path / "other.pt")):
+        for each in of_process[:-1]:
+            np.testing.assert_equal(each, single)
+        assert of_process[-1]["AP"] == 0 and of_process[-1]["written"] == []

@@ -78,6 +78,7 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     from lightpose.cli.options import check_options, keys_given, preparing
     from lightpose.errors import UserError
     from lightpose.inference.writers import check_out
+    from lightpose.metrics.oks import OKS
     from lightpose.runtime.precision import precision
     from lightpose.runtime.processes import ending_together, orderly_signals
     from lightpose.trust import DATA
@@ -103,6 +104,9 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
             check_options(config["metric"], "metric")
             metrics = [assemble(metric, skeleton=estimator.skeleton) for metric in config["metric"].values() if metric]
             estimator.metrics = nn.ModuleList(metrics)
+    for metric in estimator.metrics:
+        if isinstance(metric, OKS):
+            metric.keeps_all = True
     datamodule = rebuild(data, config["trust"], DATA, skeleton=estimator.skeleton)
     if not isinstance(datamodule, L.LightningDataModule):
         raise UserError("the checkpoint's `data` is no data module; give a .ckpt file that lightpose-train wrote")
@@ -150,7 +154,8 @@ def write(out: Path, figures: dict[str, float], estimator: Any, dataset: Any) ->
             poses, image_ids, category_ids = metric.poses()
             names = {image["id"]: image["file_name"] for image in dataset.ground_truth()["images"]}
             write_coco_results(out / "predictions.json", coco_results(poses, image_ids, category_ids))
-            write_csv(out / "predictions.csv", csv_rows([(poses, image_ids, names)], estimator.skeleton.keypoints))
+            rows = csv_rows([(poses, image_ids, names)], estimator.skeleton.keypoints, category_ids)
+            write_csv(out / "predictions.csv", rows)
 
 
 def write_figures(out: Path, figures: dict[str, float]) -> None:

@@ -37,10 +37,11 @@ def predict(composed: DictConfig) -> None:
     from rich.progress import track
 
     from lightpose.cli.setup import resolved
+    from lightpose.data.pixels.image_header import check_on_bad_image
     from lightpose.inference.frames import Camera
     from lightpose.inference.overlays import ImageWriter, Overlays, PictureWriter, VideoWriter
     from lightpose.inference.predictor import Predictor
-    from lightpose.inference.sources import ImageFiles, check_on_bad_image, open_source
+    from lightpose.inference.sources import ImageFiles, open_source
     from lightpose.inference.writers import OVERLAYS, PREDICTIONS, check_out, staged, write_predictions
 
     config = resolved(composed)
@@ -80,7 +81,7 @@ def predict(composed: DictConfig) -> None:
             overlays = Overlays(writer, predictor.skeleton, config["threshold"])
             results = stack.enter_context(closing(overlays.drawn(results)))
         counted = track(results, "predicting", total=len(source.image_ids) or None)
-        images, poses = write_predictions(folder, counted, predictor.skeleton, source.category_id)
+        images, poses = write_predictions(folder, counted, predictor.skeleton, source.category_ids)
         drawn = overlays is not None and overlays.close()
     seconds = time.perf_counter() - start
     log.info("%d images, %d poses in %.1f s (%.1f images/s)", images, poses, seconds, images / seconds)

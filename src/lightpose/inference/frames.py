@@ -85,7 +85,7 @@ class Video(_Numbered):
     timeline: Timeline
     has_ids: bool = True
     boxes: None = None
-    category_id: int = 1
+    category_ids: None = None
 
     @property
     def fps(self) -> float:
@@ -156,7 +156,7 @@ class Camera(_Numbered):
     image_ids: range = range(0)
     has_ids: bool = True
     boxes: None = None
-    category_id: int = 1
+    category_ids: None = None
 
     @property
     def stem(self) -> str:

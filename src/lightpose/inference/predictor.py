@@ -13,7 +13,7 @@ import torch
 
 from lightpose.checkpoint import eval_transforms, load
 from lightpose.data.pixels.decode import check_image_bits
-from lightpose.data.pixels.image_header import ImageError, OnBadImage
+from lightpose.data.pixels.image_header import ImageError, OnBadImage, check_on_bad_image
 from lightpose.data.pixels.loader import CORES, MOST_WORKERS
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
@@ -31,7 +31,7 @@ from lightpose.inference.detections import NO_BOXES, Detections, check_boxes
 from lightpose.inference.frames import Frame
 from lightpose.inference.inputs import Image, given_boxes, is_one
 from lightpose.inference.prefetch import AHEAD, batched, prefetch
-from lightpose.inference.sources import ImageFiles, check_on_bad_image, without_bad
+from lightpose.inference.sources import ImageFiles, without_bad
 from lightpose.inference.transfer import Transfer
 from lightpose.runtime.precision import precision
 from lightpose.runtime.speed import Speed, speed_up

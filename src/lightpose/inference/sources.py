@@ -11,9 +11,10 @@ from typing import TypeVar
 from lightpose.data.coco.box_formats import warn_of_boxes
 from lightpose.data.coco.boxes import BoxedImage, KnownImages, annotated_boxes
 from lightpose.data.coco.index import read_coco
+from lightpose.data.coco.parse import UNNAMED
 from lightpose.data.pixels.decode import read_image
 from lightpose.data.pixels.image_files import expanded, image_folder
-from lightpose.data.pixels.image_header import ImageError
+from lightpose.data.pixels.image_header import ImageError, check_on_bad_image
 from lightpose.errors import UserError
 from lightpose.inference.detections import Detections, by_image
 from lightpose.inference.frames import Camera, Frame, Video, open_camera
@@ -41,7 +42,7 @@ class ImageFiles:
         has_ids: True when the ids come from a COCO file, so that a boxes file may refer to them.
         boxes: id → boxes that the COCO file annotates, of categories with keypoints if there are such; None where it
             annotates nothing.
-        category_id: the first of these categories.
+        category_ids: of these categories, in order; None where there is no COCO file, or one without categories.
         id_of_text: what the COCO file has in the place of ids → id, where it has no numbers.
     """
 
@@ -49,7 +50,7 @@ class ImageFiles:
     names: dict[int, str]
     has_ids: bool = False
     boxes: dict[int, Detections] | None = None
-    category_id: int = 1
+    category_ids: list[int] | None = None
     id_of_text: dict[str, int] | None = None
 
     @property
@@ -135,16 +136,6 @@ def open_source(source: str | int, images: str | None = None) -> Source:
     raise UserError(f"source={text} is no known kind of file; expected .json or one of {known}")
 
 
-def check_on_bad_image(choice: str) -> None:
-    """Refuse an unknown choice.
-
-    Raises:
-        UserError: with the known ones.
-    """
-    if choice not in ("error", "skip"):
-        raise UserError(f"on_bad_image={choice} is unknown; use error or skip")
-
-
 def without_bad(results: Iterable[T], bad: Mapping[int, str]) -> Iterator[T]:
     """The results, but for those counted (from 0) in ``bad``, which are named in warnings.
 
@@ -222,4 +213,5 @@ def _coco_images(path: Path, images: str | None) -> ImageFiles:
     if len(index.ids) or index.dropped:
         listed = annotated_boxes(index)
         boxes = by_image([[image.image_id] for image in listed.images if isinstance(image.image_id, int)], listed)
-    return ImageFiles(files, names, True, boxes, index.categories[0]["id"], id_of_text)
+    category_ids = None if index.categories == [UNNAMED] else [category["id"] for category in index.categories]
+    return ImageFiles(files, names, True, boxes, category_ids, id_of_text)

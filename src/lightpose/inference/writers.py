@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -118,12 +118,24 @@ def _move_overlays(stage: Path, out: Path) -> None:
 
 
 def write_predictions(
-    folder: Path, results: Iterable[tuple[Frame, Poses[Array]]], skeleton: Skeleton, category_id: int = 1
+    folder: Path,
+    results: Iterable[tuple[Frame, Poses[Array]]],
+    skeleton: Skeleton,
+    category_ids: Sequence[int] | None = None,
 ) -> tuple[int, int]:
     """Write ``predictions.json`` (COCO results with a ``file_name``) and ``predictions.csv`` as the results come.
 
+    Args:
+        folder: where to.
+        results: each frame and its poses.
+        skeleton: names the keypoints.
+        category_ids: see `lightpose.data.coco.results.coco_results`.
+
     Returns:
         How many images and poses there were.
+
+    Raises:
+        UserError: for a pose of a category that has no id.
     """
     images = poses = 0
     encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -137,7 +149,7 @@ def write_predictions(
                 names = {image_id: name for image_id, name, _ in chunk}
                 ids = [image_id for image_id, _, found in chunk for _ in range(len(found))]
                 people = Poses.cat([found for *_, found in chunk])
-                for entry in coco_results(people, ids, category_id):
+                for entry in coco_results(people, ids, category_ids):
                     named = {**entry, "file_name": names[entry["image_id"]]}
                     file.write(separator + encode(named))
                     separator = ",\n"
@@ -145,5 +157,5 @@ def write_predictions(
                 images, poses = images + len(chunk), poses + len(people)
             file.write("[]" if separator == "[" else "]")
 
-        write_csv(folder / "predictions.csv", csv_rows(chunks(), skeleton.keypoints))
+        write_csv(folder / "predictions.csv", csv_rows(chunks(), skeleton.keypoints, category_ids))
     return images, poses

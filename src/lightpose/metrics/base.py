@@ -66,11 +66,12 @@ class PoseMetric(Metric):
         for name, empty in self._columns.items():
             getattr(self, name).append(empty.to(self.device))
 
-    def append(self, poses: Poses, batch: Batch, **columns: Tensor) -> None:
-        """Keep the columns, each (N, ...), of N poses."""
+    def append(self, poses: Poses, batch: Batch, **columns: Tensor) -> Tensor:
+        """Keep the columns, each (N, ...), of N poses; gives what a pose is known by, (N, 2)."""
         keys = torch.stack([batch.indices[poses.batch_index], ordinals(poses.batch_index)], -1)
         for name, column in {"sample_keys": keys, **columns}.items():
             getattr(self, name).append(column.detach().to(self._columns[name].dtype))
+        return keys
 
     def rows(self) -> dict[str, Tensor]:
         """The columns on the CPU: ordered by sample and ordinal, repeats dropped."""

@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from lightpose.data.coco.results import coco_results
 from lightpose.errors import UserError
@@ -32,6 +33,10 @@ class OKS(PoseMetric):
         nms: which near-duplicates in an image to drop: those of `oks_nms`, of `soft_oks_nms`, or none.
         nms_threshold: similarity above which a pose is a duplicate; for ``soft_oks`` the width of the penalty.
         max_poses: poses kept in each image, best first. The evaluation itself counts no more than 20.
+
+    Attributes:
+        keeps_all: whether `poses` has all that was predicted, such as extras, and not only what is scored. Processes
+            then exchange all of it, so training leaves it off.
 
     Raises:
         UserError: for an unknown score mode or suppression.
@@ -67,14 +72,14 @@ class OKS(PoseMetric):
         self.nms_threshold = nms_threshold
         self.max_poses = max_poses
         self._ground_truth: GroundTruth | None = None
-        self._kept: tuple[Poses[Array], Array, Array] | None = None
-        if not skeleton.sigmas_known:
-            log.warning(
-                "skeleton %s gives no sigmas, so OKS takes %g for every keypoint: AP can't be compared with published "
-                "figures",
-                skeleton.name,
-                skeleton.sigmas[0],
-            )
+        self.keeps_all = False
+        self._kept: tuple[Poses[Array], Array, Sequence[int]] | None = None
+        self._told = skeleton.sigmas_known
+
+    def reset(self) -> None:
+        """Forget all poses, but for those that the last `compute` scored."""
+        super().reset()
+        self._whole: list[tuple[Tensor, Poses]] = []
 
     def set_ground_truth(self, coco: Mapping[str, Any]) -> None:
         """Score against this from now on.
@@ -93,8 +98,16 @@ class OKS(PoseMetric):
 
         Without box scores, as one-stage models give them, the poses' own stand in.
         """
+        if not self._told:
+            log.warning(
+                "skeleton %s gives no sigmas, so OKS takes %g for every keypoint: AP can't be compared with published "
+                "figures",
+                self.skeleton.name,
+                self.skeleton.sigmas[0],
+            )
+        self._told = True
         xy = poses.keypoints[..., :2]
-        self.append(
+        keys = self.append(
             poses,
             batch,
             image_ids=batch.image_ids[poses.batch_index],
@@ -106,6 +119,8 @@ class OKS(PoseMetric):
             box_scores=poses.scores if poses.box_scores is None else poses.box_scores,
             boxes_xyxy=torch.cat([xy.amin(1), xy.amax(1)], -1) if poses.boxes_xyxy is None else poses.boxes_xyxy,
         )
+        if self.keeps_all:
+            self._whole.append((keys, poses))
 
     def compute(self) -> dict[str, float]:
         """The ten figures; NaN for one that has no labelled instance in its range.
@@ -121,11 +136,11 @@ class OKS(PoseMetric):
         self._kept = self._keep(self._ground_truth.category_ids)
         return self._ground_truth.average_precision(self.predictions(), self.skeleton.sigmas)
 
-    def poses(self) -> tuple[Poses[Array], Array, Array]:
-        """What the last `compute` scored, of all processes: poses, their image ids and their COCO category ids.
+    def poses(self) -> tuple[Poses[Array], Array, Sequence[int]]:
+        """What the last `compute` scored, of all processes: poses, their image ids, and the data set's category ids.
 
-        Scores are those of the score mode, ``batch_index`` is the position of the sample in the data set. It outlives
-        `reset`.
+        Scores are those of the score mode, ``batch_index`` is the position of the sample in the data set, and each pose
+        has a category. It outlives `reset`.
         """
         if self._kept is None:
             raise RuntimeError("call compute() before asking for the poses that it scored")
@@ -135,15 +150,16 @@ class OKS(PoseMetric):
         """The same `poses` as COCO results."""
         return coco_results(*self.poses())
 
-    def _keep(self, category_ids: Sequence[int]) -> tuple[Poses[Array], Array, Array]:
+    def _keep(self, category_ids: Sequence[int]) -> tuple[Poses[Array], Array, Sequence[int]]:
         """Gathered rows as scored poses, duplicates suppressed."""
-        rows = self.rows()
+        rows, whole = self.rows(), self._gathered() if self.keeps_all else None
         scores = pose_scores(rows["box_scores"], rows["keypoint_scores"], self.score_mode, self.keypoint_threshold)
         finite = scores.isfinite() & rows["keypoints"].flatten(1).isfinite().all(1)
         if not finite.all():
             lost = int((~finite).sum())
             log.warning("%d of %d poses are not finite, and count as missing; the model diverged", lost, len(finite))
             rows, scores = {name: column[finite] for name, column in rows.items()}, scores[finite]
+            whole = whole and whole.select(finite.numpy())
         image_ids, categories = rows["image_ids"].numpy(), rows["categories"].numpy()
         groups = np.unique(image_ids, return_inverse=True)[1] * len(category_ids) + categories
         keypoints, ranks = rows["keypoints"].numpy(), scores.numpy()
@@ -158,15 +174,31 @@ class OKS(PoseMetric):
             order = np.lexsort((-ranks, groups))
         places = np.arange(len(order)) - np.searchsorted(groups[order], groups[order])
         kept = order[places < self.max_poses]
-        poses = Poses(
+        scored = Poses(
             keypoints=rows["keypoints"],
             keypoint_scores=rows["keypoint_scores"],
             scores=scores,
             batch_index=rows["sample_keys"][:, 0],
             boxes_xyxy=rows["boxes_xyxy"],
             box_scores=rows["box_scores"],
-        )
-        return poses.numpy().select(kept), image_ids[kept], np.array(category_ids)[categories[kept]]
+            categories=rows["categories"],
+        ).numpy()
+        if whole is not None:
+            names = ("scores", "batch_index", "boxes_xyxy", "box_scores", "categories")
+            scored = replace(whole, **{name: getattr(scored, name) for name in names})
+        return scored.select(kept), image_ids[kept], category_ids
+
+    def _gathered(self) -> Poses[Array] | None:
+        """All that was predicted, by all processes, ordered as `rows` are; None where there was no batch."""
+        parts = [(keys.cpu().numpy(), poses.numpy()) for keys, poses in self._whole]
+        if distributed.is_available() and distributed.is_initialized():
+            of_each: list[Any] = [None] * distributed.get_world_size()
+            distributed.all_gather_object(of_each, parts)
+            parts = [part for process in of_each for part in process]
+        if not parts:
+            return None
+        _, first = np.unique(np.concatenate([keys for keys, _ in parts]), axis=0, return_index=True)
+        return Poses.cat([poses for _, poses in parts]).select(first)
 
 
 def pose_scores(box_scores: Tensor, keypoint_scores: Tensor, mode: ScoreMode, threshold: float) -> Tensor:

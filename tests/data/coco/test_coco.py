@@ -12,6 +12,7 @@ from lightpose.data.coco import index as coco_index
 from lightpose.data.coco.dataset import CocoImages, CocoInstances, skeleton_of, skeleton_remarks
 from lightpose.data.coco.index import read_coco
 from lightpose.data.pixels.decode import ImageError
+from lightpose.data.pixels.raw import gather
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
 
@@ -30,6 +31,60 @@ def test_instances_hold_what_the_file_says(write_coco, person):
     np.testing.assert_array_equal(second.instances.boxes_xyxy, [[16, 4, 44, 44]])
     np.testing.assert_array_equal(second.input_from_image, np.eye(3))
     assert second.instances.areas.tolist() == [600]
+
+
+def test_images_may_have_cameras(write_coco, person):
+    cameras = [{"focal": [300.5, 299], "princpt": [30, -2.25], "R": 0}, {"focal": [1, 2], "princpt": [3, 4]}]
+    path = write_coco([person(1), person(2, 2)], cameras=cameras)
+    for _ in range(2):  # the second time from the cache
+        for data in (CocoInstances(path), CocoImages(path)):
+            batch = gather([data[0], data[1]])
+            assert batch.cameras.tolist() == [
+                [[300.5, 0, 30], [0, 299, -2.25], [0, 0, 1]],
+                [[1, 0, 3], [0, 2, 4], [0, 0, 1]],
+            ]
+    without = CocoInstances(write_coco([person(1)], name="without.json"))
+    assert without[0].camera is None and without.index.camera(1) is None
+
+
+SOUND = {"focal": [1, 1], "princpt": [3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (None, r"1 entries of `images` .* no `cam_param`, e\.g\. images\[1\], .*; give all of them a camera, or none"),
+        ([1, 2], r"images\[1\] .* has the cam_param \[1, 2\], expected an object with focal and princpt"),
+        ({"f": [1, 1]}, r"images\[1\] .* has the focal of cam_param null, expected two positive numbers, in pixels"),
+        ({**SOUND, "focal": 5}, "focal of cam_param 5, expected two positive"),
+        ({**SOUND, "focal": [5]}, "focal of cam_param"),
+        ({**SOUND, "focal": [5, 0]}, "focal of cam_param"),
+        ({**SOUND, "focal": [5, 1e-300]}, "focal of cam_param"),
+        ({**SOUND, "focal": [5, float("nan")]}, "focal of cam_param"),
+        ({**SOUND, "focal": [5, None]}, "focal of cam_param"),
+        ({**SOUND, "princpt": [5, float("inf")]}, "princpt of cam_param .* expected the numbers x and y, in pixels"),
+        ({**SOUND, "princpt": [[5, 5]]}, "princpt of cam_param"),
+        ({"focal": [1, 1]}, "princpt of cam_param null"),
+    ],
+)
+def test_a_camera_that_is_none_is_refused(write_coco, person, second, message):
+    with pytest.raises(UserError, match=message):
+        read_coco(write_coco([person(1)], cameras=[SOUND, second]))
+
+
+def test_cameras_of_a_real_file():
+    path = SAMPLES.parent / "rhd/test_rhd.json"
+    if not path.exists():
+        pytest.skip("real samples are not here")
+    data, images = CocoInstances(path), json.loads(path.read_text())["images"]
+    joints = {entry["id"]: entry["joint_cam"] for entry in json.loads(path.read_text())["annotations"]}
+    assert len(data) == len(joints) > 0 and len(images) > 0
+    for index in range(len(data)):
+        sample = data.load(index, np.random.default_rng(0))
+        projected = np.array(joints[sample.instances.ids[0]]) @ sample.camera.T
+        shown = sample.instances.visible[0] > 0
+        errors = np.abs(projected[:, :2] / projected[:, 2:] - sample.instances.keypoints[0])[shown]
+        assert errors.max() < 0.2
 
 
 def test_images_hold_all_their_usable_people(write_coco, person):

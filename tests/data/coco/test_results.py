@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+from lightpose.data.coco.boxes import BoxedImage, parse_boxes
 from lightpose.data.coco.results import (
     check_extras,
     coco_results,
     csv_rows,
     read_coco_results,
+    text_of,
     write_coco_results,
     write_csv,
 )
@@ -34,7 +36,7 @@ def poses(boxes: bool = True, **further: Any) -> Poses[Array]:
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
-    predictions = coco_results(poses(), [7, 8, 7], 1)
+    predictions = coco_results(poses(), [7, 8, 7])
     path = tmp_path / "new/predictions.json"
     write_coco_results(path, predictions)
     assert read_coco_results(path) == predictions
@@ -78,7 +80,7 @@ def test_optional_fields_and_extras_are_keys_and_columns() -> None:
             "color": torch.tensor([[1, 2, 3]] * 3),
         },
     )
-    entries = coco_results(found, [7, 8, 7], 1)
+    entries = coco_results(found, [7, 8, 7])
     further = [{key: entry[key] for key in list(entry)[4:]} for entry in entries]
     assert further[0] == {"track_id": 4, "visibility": [0.5, 1.0], "age": 1.5, "depth": [0.0, 1.0], "color": [1, 2, 3]}
     assert further[1]["age"] is None
@@ -92,6 +94,37 @@ def test_optional_fields_and_extras_are_keys_and_columns() -> None:
         with pytest.raises(UserError, match=f"the extra '{name}' has the name of another field"):
             check_extras({name: torch.zeros(3)}, KEYPOINTS)
     check_extras({"age": torch.zeros(3)}, KEYPOINTS)
+
+
+def test_each_pose_has_the_id_of_its_category() -> None:
+    found = poses(categories=torch.tensor([1, 0, 1]))
+    for given, category_ids in (([9, 4], [4, 9, 4]), (None, [2, 1, 2])):
+        assert [entry["category_id"] for entry in coco_results(found, [7, 8, 7], given)] == category_ids
+        header, *rows = csv_rows([(found, [7, 8, 7], FILES)], KEYPOINTS, given)
+        assert header[14:] == ["category_id"] and [row[14] for row in rows] == category_ids
+    for given, category_id in (([9, 4], 9), (None, 1)):
+        assert {entry["category_id"] for entry in coco_results(poses(), [7, 8, 7], given)} == {category_id}
+        assert len(next(csv_rows([(poses(), [7, 8, 7], FILES)], KEYPOINTS, given))) == 14
+    for wrong in (1, -1):
+        with pytest.raises(UserError, match=rf"poses of category {wrong}, counted from 0, .* has 1 categories"):
+            coco_results(poses(categories=torch.tensor([0, 0, wrong])), [7, 8, 7], [9])
+
+
+def test_no_cell_is_a_formula(tmp_path: Path) -> None:
+    texts = ["=1+1", "+x", "-x", "@x", "\t=1", "\r=1", "'=x", "''-x", "-", "nose", "it's", "'", "", "-1.5", "+2"]
+    path = tmp_path / "poses.csv"
+    write_csv(path, [texts, [-1.5, 2, "a"]])
+    with path.open(newline="") as file:
+        cells, numbers = csv.reader(file)
+    assert cells == [f"'{text}" for text in texts[:9]] + texts[9:]
+    assert numbers == ["-1.5", "2", "a"]
+    assert [text_of(cell) for cell in cells] == texts
+    header, row = list(csv_rows([(poses().select(slice(1)), [7], {7: "@a.jpg"})], ["=HYPERLINK(1)", "nose"]))
+    write_csv(path, [header, row])
+    with path.open(newline="") as file:
+        [written] = csv.DictReader(file)
+    assert written["'=HYPERLINK(1)_x"] == "1.25" and written["nose_x"] == "3.0" and written["file_name"] == "'@a.jpg"
+    assert parse_boxes(path).images == [BoxedImage("7", "@a.jpg")]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -210,11 +210,19 @@ def test_a_file_that_only_shows_to_be_bad_when_decoded_is_named(photographs, pla
     assert to_batch(batch).inputs.device.type == place
 
 
+class Inverted:
+    """A step that reads pixels."""
+
+    def __call__(self, sample, rng):
+        return replace(sample, image=255 - sample.image)
+
+
 def test_what_needs_pixels_is_refused(photographs):
-    user = "{_target_: lightpose.data.pixels.albumentations.Albumentations, _partial_: true, transforms: []}"
+    user = f"{{_target_: {__name__}.Inverted}}"
+    module(photographs, "cpu", f"+augment.train.pixels.user={user}").setup("fit")
     with pytest.raises(
         UserError,
-        match=r"Albumentations needs pixels, which data\.decode=device doesn't give.*; use data\.decode=cpu, or",
+        match=r"Inverted needs pixels, which data\.decode=device doesn't give.*; use data\.decode=cpu, or",
     ):
         module(photographs, "device", f"+augment.train.pixels.user={user}").setup("fit")
     with pytest.raises(UserError, match="input_hw=null has none"):

@@ -59,11 +59,11 @@ def test_category_is_the_coco_skeleton(data: dict[str, Any]) -> None:
 
 
 def test_joints_are_the_projected_3d_joints(data: dict[str, Any]) -> None:
-    cameras = {entry["id"]: entry["camera"] for entry in data["images"]}
+    cameras = {entry["id"]: entry["cam_param"] for entry in data["images"]}
     keypoints, visible, _ = columns(data)
     points = np.array([entry["keypoints_3d"] for entry in data["annotations"]])
-    focal = np.array([cameras[entry["image_id"]]["focal_px"] for entry in data["annotations"]])[:, None, None]
-    center = np.array([cameras[entry["image_id"]]["center_px"] for entry in data["annotations"]])[:, None]
+    focal = np.array([cameras[entry["image_id"]]["focal"] for entry in data["annotations"]])[:, None]
+    center = np.array([cameras[entry["image_id"]]["princpt"] for entry in data["annotations"]])[:, None]
     projected = points[..., :2] / points[..., 2:] * focal + center
     assert np.abs(projected - keypoints)[visible > 0].max() < 1e-2
     inside = ((projected >= 0) & (projected <= (319, 239))).all(-1)

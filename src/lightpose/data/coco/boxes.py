@@ -17,6 +17,7 @@ from lightpose.data.coco.columns import FARTHEST
 from lightpose.data.coco.index import CocoIndex
 from lightpose.data.coco.json_values import kind, number, plain_text, read_file, read_json, shown, whole_number
 from lightpose.data.coco.parse import BAD_BOX, CROWD, MISTAKES, STATUS, parse_coco
+from lightpose.data.coco.results import text_of
 from lightpose.data.pixels.image_files import expanded
 from lightpose.errors import UserError
 from lightpose.structures import Annotations, Array
@@ -189,7 +190,7 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
             if len(cells) != len(header):
                 raise _unusable(path, f"{where} has {len(cells)} cells, but the header {len(header)}")
             row = dict(zip(header, cells, strict=True))
-            image = _image(row.get("image_id") or None, row["file_name"])
+            image = _image(row.get("image_id") or None, text_of(row["file_name"]))
             if image is None:
                 raise _unusable(path, f"{where} has no file_name")
             try:

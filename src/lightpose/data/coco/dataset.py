@@ -17,7 +17,7 @@ from lightpose.data.coco.parse import USABLE
 from lightpose.data.pipeline import Transform
 from lightpose.data.pixels.decode import EncodedImage, check_image_bits
 from lightpose.data.pixels.image_files import image_folder
-from lightpose.data.pixels.image_header import ImageError, OnBadImage
+from lightpose.data.pixels.image_header import ImageError, OnBadImage, check_on_bad_image
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton, coco_links
 from lightpose.structures import Annotations, Array, Sample
@@ -81,6 +81,9 @@ def check_trainable(index: CocoIndex) -> None:
 class CocoDataset(PoseDataset):
     """What both readers share: the index, the image files, the ground truth.
 
+    Where images have a ``cam_param`` of ``focal`` [fx, fy] and ``princpt`` [cx, cy], in pixels, as 3-D data sets of
+    hands and bodies write it, samples have a camera. All images have one, or none has.
+
     Args:
         annotations: COCO keypoint file.
         images: folder of the images; None looks in the folder of ``annotations``, in its ``images/`` and beside it.
@@ -107,8 +110,7 @@ class CocoDataset(PoseDataset):
         on_bad_image: OnBadImage = "error",
         image_bits: int = 16,
     ) -> None:
-        if on_bad_image not in ("error", "skip"):
-            raise UserError(f"on_bad_image={on_bad_image!r} is unknown; use error or skip")
+        check_on_bad_image(on_bad_image)
         check_image_bits(image_bits)
         self.image_bits = image_bits
         self.index = read_coco(annotations)
@@ -187,6 +189,7 @@ class CocoDataset(PoseDataset):
             index=index,
             image_hw=image.hw,
             ignore=self.ignored(index),
+            camera=self.index.camera(row),
         )
 
     def _image(self, row: int) -> EncodedImage:

@@ -28,7 +28,7 @@ from lightpose.structures import Array
 
 log = logging.getLogger(__name__)
 
-READER_VERSION = 3
+READER_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class CocoIndex:
         image_ids: (I,) int64.
         image_texts: (I,) UTF-8 bytes, the ids as the file has them where these are no numbers; else (0,).
         image_hw: (I, 2) int32; zeros where the file doesn't give both.
+        cameras: (I, 3, 3) float32, intrinsic matrices; (0, 3, 3) where the file gives none.
         file_names: (I,) UTF-8 bytes.
         first: (I + 1,) int64; annotations of image i are ``first[i]:first[i + 1]``.
         image_rows: (A,) int32, the image of each annotation.
@@ -75,6 +76,7 @@ class CocoIndex:
     image_ids: Array
     image_texts: Array
     image_hw: Array
+    cameras: Array
     file_names: Array
     first: Array
     image_rows: Array
@@ -99,6 +101,11 @@ class CocoIndex:
     def file_name(self, image_row: int) -> str:
         """The name of an image as it stands in the file."""
         return bytes(self.file_names[image_row]).decode()
+
+    def camera(self, image_row: int) -> Array | None:
+        """(3, 3) the intrinsic matrix of an image, if the file gives cameras."""
+        matrix: Array | None = self.cameras[image_row] if len(self.cameras) else None
+        return matrix
 
     def id_of_text(self) -> dict[str, int]:
         """Id in the file → number that stands for it, where the file's image ids are no numbers; else nothing."""

@@ -41,8 +41,11 @@ ODD_SCORE = "score that is no number, taken as 1"
 
 _LISTS = ("images", "annotations", "categories")
 _KEYS = {OTHER_CATEGORY: "category_id", UNKNOWN_IMAGE: "image_id", DUPLICATE_ID: "id", ODD_CROWD: "iscrowd"}
-_UNNAMED = {"id": 1, "name": "unnamed"}
+UNNAMED = {"id": 1, "name": "unnamed"}
+"""The category of a file that has none."""
 _MOST_KEYPOINTS = 2000
+_FARTHEST_FOCUS = 1e9
+"""Pixels. A camera this far away sees nothing in perspective."""
 _LONGEST_PATH, _LONGEST_NAME = 1024, 255  # bytes; Linux opens no longer names, nor paths of 4096
 
 
@@ -101,7 +104,7 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
         raise UserError(f"annotation file {path} lists no images; list those that its annotations are of")
     image_ids = _ids(path, "images", images)
     image_hw = _sizes(path, images)
-    categories, category_ids, row_of_category = _categories(path, given_categories or [_UNNAMED])
+    categories, category_ids, row_of_category = _categories(path, given_categories or [UNNAMED])
     remarks = image_ids.remarks("images") + category_ids.remarks("categories")
 
     entries = [entry for entry in annotations if type(entry) is dict]
@@ -174,6 +177,7 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
         "image_ids": np.array(image_ids.numbers, np.int64),
         "image_texts": np.array([text.encode() for text in image_ids.texts], np.bytes_),
         "image_hw": image_hw,
+        "cameras": _cameras(path, images),
         "file_names": np.array(_file_names(path, images), np.bytes_),
         "first": np.searchsorted(image_rows, np.arange(len(images) + 1)),
         "image_rows": image_rows,
@@ -243,6 +247,32 @@ def _sizes(path: Path, images: Sequence[Mapping[str, Any]]) -> Array:
             elif value is not None:
                 raise _wrong(path, "images", place, f"the {key}", value, f"a whole number from 1 to {FARTHEST}")
     return hw * hw.all(-1, keepdims=True)
+
+
+def _cameras(path: Path, images: Sequence[Mapping[str, Any]]) -> Array:
+    """(I, 3, 3) float32 intrinsic matrices; (0, 3, 3) where no image gives a camera."""
+    without = [place for place, image in enumerate(images) if image.get("cam_param") is None]
+    if len(without) == len(images):
+        return np.zeros((0, 3, 3), np.float32)
+    if without:
+        raise UserError(
+            f"{len(without)} entries of `images` in {path} have no `cam_param`, e.g. images[{without[0]}], but others "
+            "have one; give all of them a camera, or none"
+        )
+    cameras = np.tile(np.eye(3, dtype=np.float32), (len(images), 1, 1))
+    for place, image in enumerate(images):
+        given = image["cam_param"]
+        if not isinstance(given, Mapping):
+            raise _wrong(path, "images", place, "the cam_param", given, "an object with focal and princpt")
+        for key, entries in (("focal", ([0, 1], [0, 1])), ("princpt", ([0, 1], [2, 2]))):
+            value = given.get(key)
+            numbers = columns.numbers(value if isinstance(value, list) else [])
+            nearest = 1 / _FARTHEST_FOCUS if key == "focal" else -_FARTHEST_FOCUS
+            if numbers.shape != (2,) or not ((numbers >= nearest) & (numbers <= _FARTHEST_FOCUS)).all():
+                expected = "two positive numbers, in pixels" if key == "focal" else "the numbers x and y, in pixels"
+                raise _wrong(path, "images", place, f"the {key} of cam_param", value, expected)
+            cameras[place][entries] = numbers
+    return cameras
 
 
 def _file_names(path: Path, images: Sequence[Mapping[str, Any]]) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,10 +12,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from lightpose.data.coco.json_values import kind, read_json, whole_number
+from lightpose.data.coco.json_values import kind, number, read_json, whole_number
 from lightpose.errors import UserError
 from lightpose.runtime.whole_files import written_aside
 from lightpose.structures import Array, Poses
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What the cell of a spreadsheet begins with that is a formula and no text."""
 
 FIELDS = ("image_id", "category_id", "keypoints", "score")
 
@@ -84,23 +88,26 @@ def _finite(values: Sequence[Any]) -> bool:
 
 
 def coco_results(
-    poses: Poses[Array], image_ids: Sequence[int] | Array, category_ids: int | Sequence[int] | Array
+    poses: Poses[Array], image_ids: Sequence[int] | Array, category_ids: Sequence[int] | None = None
 ) -> list[dict[str, Any]]:
     """Poses in COCO's results format, where the third number of a keypoint is its score.
 
     Args:
-        poses: N poses in image pixels.
+        poses: N poses in image pixels; those without categories are of the first one.
         image_ids: N.
-        category_ids: N, or one for all.
+        category_ids: of the data set's categories; None, where there is no data set, numbers them from 1.
 
     Returns:
         N mappings: ``image_id``, ``category_id``, ``keypoints`` (3K numbers, to 1e-4 px) and ``score``, then what else
         there is: ``track_id``, ``visibility`` (K) and the extras; null where one of their numbers isn't finite.
+
+    Raises:
+        UserError: for a pose of a category that the data set doesn't have.
     """
     xy, scores = poses.keypoints[..., :2].astype(np.float64), poses.keypoint_scores[..., None]
     columns = {
         "image_id": np.asarray(image_ids, np.int64).tolist(),
-        "category_id": np.broadcast_to(category_ids, len(poses)).tolist(),
+        "category_id": _category_ids(poses, category_ids).tolist(),
         "keypoints": np.concatenate([xy, scores], -1).round(4).reshape(len(poses), 3 * xy.shape[1]).tolist(),
         "score": poses.scores.tolist(),
     }
@@ -110,6 +117,20 @@ def coco_results(
         values[~known] = None
         columns[name] = values.tolist()
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _category_ids(poses: Poses[Array], known: Sequence[int] | None) -> Array:
+    """(N,) COCO ids of the poses' categories; see `coco_results`."""
+    rows = np.zeros(len(poses), np.int64) if poses.categories is None else poses.categories.astype(np.int64)
+    if known is None:
+        return rows + 1
+    unknown = rows[(rows < 0) | (rows >= len(known))]
+    if len(unknown):
+        raise UserError(
+            f"the model finds poses of category {unknown[0]}, counted from 0, but the annotation file has "
+            f"{len(known)} categories to predict; give one with the categories that the model was trained for"
+        )
+    return np.array(known, np.int64)[rows]
 
 
 def check_extras(extras: Mapping[str, Any], keypoints: Sequence[str]) -> None:
@@ -145,25 +166,32 @@ def _further(poses: Poses[Array]) -> dict[str, Array]:
 
 
 def csv_rows(
-    chunks: Iterable[tuple[Poses[Array], Sequence[int] | Array, Mapping[int, str]]], keypoints: Sequence[str]
+    chunks: Iterable[tuple[Poses[Array], Sequence[int] | Array, Mapping[int, str]]],
+    keypoints: Sequence[str],
+    category_ids: Sequence[int] | None = None,
 ) -> Iterator[list[Any]]:
     """The header, then a row for each pose.
 
     Columns: ``image_id``, ``file_name``, ``pose`` (counted from 0 in each image), ``score``, the box ``x1``, ``y1``,
     ``x2``, ``y2``, then ``<keypoint>_x``, ``<keypoint>_y`` and ``<keypoint>_score`` for each keypoint, in image pixels,
-    then what else there is: a column ``<name>``, or ``<keypoint>_<name>`` for what has K numbers, else ``<name>_0``
-    and so on.
+    then what else there is, ``category_id`` first: a column ``<name>``, or ``<keypoint>_<name>`` for what has K
+    numbers, else ``<name>_0`` and so on.
 
     Args:
         chunks: N poses in image pixels, N image ids, image id → file name; poses of an image stand in one chunk.
         keypoints: names.
+        category_ids: see `coco_results`.
+
+    Raises:
+        UserError: as `coco_results`.
     """
     header: list[str] | None = None
     base = _base_columns(keypoints)
     for poses, image_ids, file_names in chunks:
         if not len(poses):
             continue
-        further = _further(poses)
+        further = {} if poses.categories is None else {"category_id": _category_ids(poses, category_ids)}
+        further |= _further(poses)
         if header is None:
             header = base + [column for name, values in further.items() for column in _columns(name, values, keypoints)]
             yield header
@@ -199,11 +227,22 @@ def _columns(name: str, values: Array, keypoints: Sequence[str]) -> list[str]:
 def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
     """Write rows as they come; the file appears whole or not at all.
 
+    An apostrophe stands before text that a spreadsheet would run as a formula, such as a keypoint's name in the header.
+
     Raises:
         UserError: when it can't be written.
     """
     with _whole_file(path) as file:
-        csv.writer(file).writerows(rows)
+        csv.writer(file).writerows([_cell_of(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+
+
+def _cell_of(text: str) -> str:
+    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) and math.isnan(number(text)) else text
+
+
+def text_of(cell: str) -> str:
+    """The text in the place of which `write_csv` wrote ``cell``."""
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA) else cell
 
 
 @contextmanager

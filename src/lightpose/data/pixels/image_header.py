@@ -9,7 +9,7 @@ import os
 import stat
 import struct
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import simplejpeg
 from PIL import Image
@@ -38,6 +38,16 @@ _JPEG = 1024  # pixels that one byte of a JPEG can stand for: a bit for each 8 x
 _SCANS = 2**32  # pixels times the scans of a JPEG, in which it grows finer: some seconds of decoding
 _ORIENTATION = 0x0112
 _MIN_IS_BLACK, _RGB = 1, 2  # photometric interpretations of TIFF
+
+
+def check_on_bad_image(choice: str) -> None:
+    """Refuse an unknown choice.
+
+    Raises:
+        UserError: with the known ones.
+    """
+    if choice not in get_args(OnBadImage):
+        raise UserError(f"on_bad_image={choice} is unknown; use {' or '.join(get_args(OnBadImage))}")
 
 
 class ImageError(UserError):

@@ -37,7 +37,7 @@ def generate(out: Path, images: int, seed: int, image_hw: tuple[int, int] = (240
     The annotations are COCO keypoint instances. ``v`` is 0 outside the picture (coordinates 0), 1 where an object,
     another person or the person's own body hides the joint, else 2. ``bbox`` and ``area`` are those of the pixels that
     show the person. Beyond COCO, ``keypoints_3d`` holds 17 points (x right, y down, z forwards) in the camera's frame,
-    in mm, inside the picture or not, and each image has a ``camera`` with ``focal_px`` and ``center_px``.
+    in mm, inside the picture or not, and each image has a ``cam_param`` with ``focal`` and ``princpt``.
 
     Args:
         out: a folder that doesn't exist yet or is empty.
@@ -74,7 +74,7 @@ def generate(out: Path, images: int, seed: int, image_hw: tuple[int, int] = (240
                 "file_name": name,
                 "height": image_hw[0],
                 "width": image_hw[1],
-                "camera": {"focal_px": camera.focal_px, "center_px": list(camera.center_px)},
+                "cam_param": {"focal": [camera.focal_px] * 2, "princpt": list(camera.center_px)},
             }
         )
         for person in people:
