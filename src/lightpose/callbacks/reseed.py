@@ -20,6 +20,9 @@ class Reseed(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seed every device."""
+        """Seed the CPU and the device of the process."""
         place = [self.seed, trainer.current_epoch, batch_idx, trainer.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+        seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0])
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed keeps a list for backends that never start
+        if pl_module.device.type == "cuda":
+            torch.cuda.manual_seed(seed)

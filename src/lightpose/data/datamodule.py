@@ -9,11 +9,11 @@ from lightning.pytorch import LightningDataModule
 from lightpose.data.base import PoseDataset
 from lightpose.data.pipeline import Pipeline, steps_of
 from lightpose.data.pixels.crop import DeferWarp, Warp
-from lightpose.data.pixels.device import to_batch
+from lightpose.data.pixels.device import unpacked
 from lightpose.data.pixels.image_files import ImagesNotFound
 from lightpose.data.pixels.loader import CORES, MOST_WORKERS, EpochLoader, EpochSampler, one_thread
+from lightpose.data.pixels.packed import packed
 from lightpose.data.pixels.photometric import Photometric
-from lightpose.data.pixels.raw import gather
 from lightpose.data.transforms import Geometry
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
@@ -198,12 +198,12 @@ class PoseDataModule(LightningDataModule):
         return EpochLoader(
             dataset,
             device,
-            to_batch,
+            unpacked,
             batch_size=batch_size,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=device is not None and device.type == "cuda",
-            collate_fn=gather,
+            collate_fn=packed,
             worker_init_fn=one_thread,
             **options,
         )

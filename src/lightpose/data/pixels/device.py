@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightpose.data.pixels.decode import decode_image
+from lightpose.data.pixels.packed import Packed
 from lightpose.data.pixels.photometric import apply_photometric
 from lightpose.data.pixels.raw import RawBatch, UnwarpedImages, gather
 from lightpose.structures import Batch, BatchLabels, Sample
@@ -24,6 +25,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
         ImageError: for an image that can't be decoded.
     """
     return to_batch(gather(samples))
+
+
+def unpacked(packed: Packed) -> Batch:
+    """`to_batch` of what workers ship."""
+    return to_batch(packed.unpack())
 
 
 def to_batch(raw: RawBatch) -> Batch:

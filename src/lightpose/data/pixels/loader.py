@@ -17,7 +17,6 @@ from torch.utils.data.distributed import DistributedSampler
 
 from lightpose.data.base import PoseDataset
 from lightpose.data.pixels.device import stream
-from lightpose.data.pixels.raw import RawBatch
 from lightpose.errors import UserError
 from lightpose.structures import Array, Batch, Sample
 
@@ -146,7 +145,7 @@ class EpochLoader(DataLoader[Sample]):
         self,
         dataset: PoseDataset,
         device: torch.device | None = None,
-        to_batch: Callable[[RawBatch], Batch] | None = None,
+        to_batch: Callable[[Any], Batch] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(dataset, **options)
