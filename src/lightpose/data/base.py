@@ -107,6 +107,9 @@ class PoseDataset(Dataset[Sample]):
         """Names of the images that were skipped so far since they can't be read."""
         return []
 
+    def keep_decoded(self, limit_gb: float) -> None:
+        """Keep decoded images from now on, if all of them fit into so many 10^9 bytes. By default none is kept."""
+
     def set_epoch(self, epoch: int) -> None:
         """Take other random numbers from now on, in the workers too."""
         self._epoch.fill_(epoch)

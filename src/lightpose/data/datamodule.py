@@ -41,11 +41,14 @@ class PoseDataModule(LightningDataModule):
         boxes: detected boxes to validate in; None uses the annotated ones.
         batch_size: per process.
         eval_batch_size: None takes ``batch_size``.
-        num_workers: per process; None takes the CPU cores that a process may use, 16 at most.
+        num_workers: per process; None takes the CPU cores that a process may use, 16 at most, and no more than a pass
+            has batches.
         group_by_image: put the people of one image into one batch, so that it is decoded once. Faster, but the samples
             of a batch are less independent.
         decode: ``cpu``: the workers decode and crop. ``device``: they read files, and batches are decoded and cropped
             on the device of the run, where few CPU cores would not keep up with it.
+        cache_gb: 10^9 bytes of memory, for each split and process, in which decoded images are kept while a model is
+            trained, if all of them fit (`PoseDataset.keep_decoded`); not with ``decode=device``.
         seed: of order and transforms.
 
     Raises:
@@ -69,11 +72,14 @@ class PoseDataModule(LightningDataModule):
         num_workers: int | None = None,
         group_by_image: bool = False,
         decode: Literal["cpu", "device"] = "cpu",
+        cache_gb: float = 4,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if decode not in ("cpu", "device"):
             raise UserError(f"data.decode={decode!r} is unknown; use cpu or device")
+        if not cache_gb >= 0:
+            raise UserError(f"data.cache_gb={cache_gb} must be at least 0; 0 keeps no decoded images")
         unknown = sorted(set(transforms) - {"train", "eval"})
         if unknown:
             raise UserError(f"augment has no key {' or '.join(unknown)}; its keys are train and eval")
@@ -87,6 +93,7 @@ class PoseDataModule(LightningDataModule):
         self.transforms, self.skeleton, self.seed = transforms, skeleton, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.group_by_image = num_workers, group_by_image
+        self.cache_gb = cache_gb if decode == "cpu" else 0
         self._datasets: dict[str, PoseDataset] = {}
 
     def dataset(self, split: str) -> PoseDataset:
@@ -183,7 +190,9 @@ class PoseDataModule(LightningDataModule):
         return self._loader(self.dataset("val"), self.eval_batch_size) if self.annotations["val"] else []
 
     def _loader(self, dataset: PoseDataset, batch_size: int, **options: Any) -> EpochLoader:
-        workers = self.num_workers if self.num_workers is not None else self._free_cores()
+        if "train" in self._datasets:  # who only evaluates sees each image once
+            dataset.keep_decoded(self.cache_gb)
+        workers = self.num_workers if self.num_workers is not None else self._useful_workers(dataset, batch_size)
         device = self.trainer.strategy.root_device if self.trainer else None
         return EpochLoader(
             dataset,
@@ -198,8 +207,9 @@ class PoseDataModule(LightningDataModule):
             **options,
         )
 
-    def _free_cores(self) -> int:
-        return max(1, min(MOST_WORKERS, CORES // (self.trainer.num_devices if self.trainer else 1)))
+    def _useful_workers(self, dataset: PoseDataset, batch_size: int) -> int:
+        devices, world = (self.trainer.num_devices, self.trainer.world_size) if self.trainer else (1, 1)
+        return max(1, min(MOST_WORKERS, CORES // devices, -(-len(dataset) // (batch_size * world))))
 
 
 def _check_for_images(pipeline: Pipeline, dataset: PoseDataset) -> None:
