@@ -21,6 +21,7 @@ from lightpose.estimators.base import PoseEstimator
 from lightpose.estimators.contracts import check_poses, check_sample, check_targets, figures_of, kind_of, total
 from lightpose.metrics.base import NeedsGroundTruth
 from lightpose.models.base import Head
+from lightpose.runtime.timeline import mark
 from lightpose.structures import Targets
 
 _LIBRARIES = str(Path(torch.__file__).parents[1])
@@ -40,6 +41,7 @@ class Rehearsal(L.Callback):
             rehearse(pl_module, data.dataset("train"))
             if data.annotations["val"]:
                 rehearse(pl_module, data.dataset("val"), pl_module.metrics)
+        mark("rehearsal")
 
 
 def rehearse(estimator: PoseEstimator, dataset: PoseDataset, metrics: Iterable[Any] = ()) -> None:

@@ -16,6 +16,7 @@ from lightpose.callbacks.interruption import Interruption
 from lightpose.callbacks.length import Length
 from lightpose.callbacks.rehearsal import Rehearsal
 from lightpose.callbacks.resume import Resume
+from lightpose.callbacks.timeline import Timeline
 from lightpose.checkpoint import assemble, read
 from lightpose.cli.app import group_files
 from lightpose.cli.options import needed_options, preparing
@@ -26,6 +27,7 @@ from lightpose.metrics.base import NamesFigures
 from lightpose.models.net import PairError, fits
 from lightpose.runtime.processes import lean_ddp, orderly_signals
 from lightpose.runtime.sharding import check_precision
+from lightpose.runtime.timeline import wanted
 from lightpose.runtime.whole_files import WholeFiles
 from lightpose.skeleton import Skeleton, mirror_remarks
 from lightpose.structures import Spec
@@ -242,6 +244,7 @@ def make_trainer(config: dict[str, Any], *further: Callback) -> Any:
     }
     check_precision(config["trainer"]["strategy"], str(config["trainer"]["precision"]))
     lean_ddp()
+    callbacks = [Timeline(), *callbacks] if wanted() else callbacks
     callbacks += [Rehearsal(), Resume(), Length(), *further, Interruption(f"{config['output_dir']}/checkpoints")]
     with preparing("trainer"):
         trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[WholeFiles(read)])

@@ -9,12 +9,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightpose.cli import app
 from lightpose.cli.arguments import is_sweep, path_given
+from lightpose.runtime.timeline import mark
 
 log = logging.getLogger(__name__)
 
 
 def main() -> None:
     """Entry point of the console script. A resumed run goes on in the folder of its checkpoint."""
+    mark("interpreter, Hydra")
     checkpoint, folder = (path_given(sys.argv[1:], key) for key in ("resume", "output_dir"))
     if checkpoint and not folder and not is_sweep(sys.argv[1:]):
         place = Path(checkpoint).resolve()
@@ -25,6 +27,7 @@ def main() -> None:
 
 def train(composed: DictConfig) -> float | None:
     """Train as configured; returns the best value of the monitored figure, for sweeps."""
+    mark("configuration")
     import lightning as L
     import torch
     from hydra.core.hydra_config import HydraConfig
@@ -46,6 +49,7 @@ def train(composed: DictConfig) -> float | None:
     from lightpose.runtime.precision import precision
     from lightpose.runtime.processes import agree, ending_together
 
+    mark("imports")
     folder = Path(HydraConfig.get().runtime.output_dir)  # of this job, in a sweep
     composed.output_dir = agree(str(folder), composed.trainer.devices, composed.trainer.num_nodes)
     if composed.output_dir != str(folder):
@@ -59,13 +63,16 @@ def train(composed: DictConfig) -> float | None:
         check_options({key: value for key, value in config.items() if key != "callbacks"})
         L.seed_everything(config["seed"], workers=True, verbose=False)
         torch.set_float32_matmul_precision("high")
+    mark("options, device")
     with preparing("skeleton"):
         skeleton = make_skeleton(config)
+    mark("skeleton, annotations")
     with preparing("data"):
         datamodule = assemble(config["data"], skeleton=skeleton)
     with preparing():
         estimator = make_estimator(config, skeleton)
         check_reader(estimator, find_reader(config))
+        mark("network")
         config["callbacks"] = _without_validation(config)
         written: Any = OmegaConf.to_container(composed.callbacks)
         config = choose_monitor(config, written, estimator)
@@ -77,6 +84,7 @@ def train(composed: DictConfig) -> float | None:
         if config["init_from"]:
             load_weights(estimator.net, config["init_from"])  # logs what it loaded and what not
     run_folder.expect(trainer)
+    mark("trainer")
     if not trainer.is_global_zero:
         logging.getLogger().setLevel(logging.WARNING)  # one process speaks for all
     name, count = skeleton.name, skeleton.num_keypoints

@@ -105,6 +105,9 @@ class PoseDataset(Dataset[Sample]):
         """Names of the images that were skipped so far since they can't be read."""
         return []
 
+    def keep_decoded(self, limit_gb: float) -> None:
+        """Keep decoded images from now on, if all of them fit into so many 10^9 bytes. By default none is kept."""
+
     def __getitem__(self, index: int | tuple[int, int]) -> Sample:
         """The sample of an index, or of a pass over the data and an index: each pass draws other random numbers."""
         number, index = index if isinstance(index, tuple) else (0, index)

@@ -43,11 +43,14 @@ class PoseDataModule(LightningDataModule):
         epoch_steps: optimizer steps of an epoch, which then begins and ends anywhere in an endless row of passes over
             the data, each in another order. None takes one pass for an epoch.
         eval_batch_size: None takes ``batch_size``.
-        num_workers: per process; None takes the CPU cores that a process may use, 16 at most.
+        num_workers: per process; None takes the CPU cores that a process may use, 16 at most, and no more than an epoch
+            has batches.
         group_by_image: put the people of one image into one batch, so that it is decoded once. Faster, but the samples
             of a batch are less independent.
         decode: ``cpu``: the workers decode and crop. ``device``: they read files, and batches are decoded and cropped
             on the device of the run, where few CPU cores would not keep up with it.
+        cache_gb: 10^9 bytes of memory, for each split and process, in which decoded images are kept while a model is
+            trained, if all of them fit (`PoseDataset.keep_decoded`); not with ``decode=device``.
         seed: of order and transforms.
 
     Raises:
@@ -72,11 +75,14 @@ class PoseDataModule(LightningDataModule):
         num_workers: int | None = None,
         group_by_image: bool = False,
         decode: Literal["cpu", "device"] = "cpu",
+        cache_gb: float = 4,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if decode not in ("cpu", "device"):
             raise UserError(f"data.decode={decode!r} is unknown; use cpu or device")
+        if not cache_gb >= 0:
+            raise UserError(f"data.cache_gb={cache_gb} must be at least 0; 0 keeps no decoded images")
         unknown = sorted(set(transforms) - {"train", "eval"})
         if unknown:
             raise UserError(f"augment has no key {' or '.join(unknown)}; its keys are train and eval")
@@ -91,6 +97,7 @@ class PoseDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.group_by_image = num_workers, group_by_image
         self.epoch_steps = epoch_steps
+        self.cache_gb = cache_gb if decode == "cpu" else 0
         self._datasets: dict[str, PoseDataset] = {}
 
     def dataset(self, split: str) -> PoseDataset:
@@ -193,7 +200,13 @@ class PoseDataModule(LightningDataModule):
         return self._loader(self.dataset("val"), self.eval_batch_size) if self.annotations["val"] else []
 
     def _loader(self, dataset: PoseDataset, batch_size: int, **options: Any) -> EpochLoader:
-        workers = self.num_workers if self.num_workers is not None else self._free_cores()
+        if "train" in self._datasets:  # who only evaluates sees each image once
+            dataset.keep_decoded(self.cache_gb)
+        workers = (
+            self.num_workers
+            if self.num_workers is not None
+            else self._useful_workers(len(options.get("sampler", dataset)), batch_size)
+        )
         device = self.trainer.strategy.root_device if self.trainer else None
         return EpochLoader(
             dataset,
@@ -208,8 +221,9 @@ class PoseDataModule(LightningDataModule):
             **options,
         )
 
-    def _free_cores(self) -> int:
-        return max(1, min(MOST_WORKERS, CORES // (self.trainer.num_devices if self.trainer else 1)))
+    def _useful_workers(self, samples: int, batch_size: int) -> int:
+        devices = self.trainer.num_devices if self.trainer else 1
+        return max(1, min(MOST_WORKERS, CORES // devices, -(-samples // batch_size)))
 
 
 def _check_for_images(pipeline: Pipeline, dataset: PoseDataset) -> None:

@@ -1,5 +1,6 @@
 """COCO keypoint files as data sets: a sample per person, or a sample per image."""
 
+import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from lightpose.data.coco.index import CocoIndex, read_coco
 from lightpose.data.coco.json_values import kind
 from lightpose.data.coco.parse import USABLE
 from lightpose.data.pipeline import Transform
+from lightpose.data.pixels.cache import PixelCache, cache_of
 from lightpose.data.pixels.decode import EncodedImage, check_image_bits
 from lightpose.data.pixels.image_files import image_folder
 from lightpose.data.pixels.image_header import ImageError, OnBadImage, check_on_bad_image
@@ -125,6 +127,7 @@ class CocoDataset(PoseDataset):
         self.on_bad_image = on_bad_image
         self._bad = torch.zeros(len(self.index.image_ids), dtype=torch.bool).share_memory_()
         self._last: tuple[int, EncodedImage] | None = None
+        self._cache: PixelCache | None = None
 
     @classmethod
     def read_skeleton(cls, annotations: Path | str, sigmas: Sequence[float] | None = None) -> Skeleton:
@@ -140,6 +143,16 @@ class CocoDataset(PoseDataset):
     def bad_images(self) -> list[str]:
         """Names of the unreadable images met so far, by any worker."""
         return [self.index.file_name(row) for row in np.flatnonzero(self._bad.numpy()).tolist()]
+
+    @property
+    def image_rows(self) -> Array:
+        """(N,) row in the index of the image of each sample."""
+        raise NotImplementedError
+
+    def keep_decoded(self, limit_gb: float) -> None:
+        """See `PoseDataset.keep_decoded`."""
+        if self._cache is None:
+            self._cache, self._last = cache_of(self.index.image_hw, self.image_rows, limit_gb), None
 
     def image_row(self, index: int) -> int:
         """Row in the index of the image of sample ``index``."""
@@ -195,7 +208,9 @@ class CocoDataset(PoseDataset):
     def _image(self, row: int) -> EncodedImage:
         if self._last is None or self._last[0] != row:  # the people of one image often follow each other
             height, width = self.index.image_hw[row].tolist()
-            self._last = row, EncodedImage(self.folder / self.index.file_name(row), (height, width), self.image_bits)
+            path, cache = self.folder / self.index.file_name(row), self._cache
+            kept = functools.partial(cache.decoded, row) if cache else None
+            self._last = row, EncodedImage(path, (height, width), self.image_bits, kept)
         return self._last[1]
 
     def _annotations(self, rows: slice | Array) -> Annotations:

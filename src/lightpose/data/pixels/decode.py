@@ -137,6 +137,8 @@ class EncodedImage:
         path: the file.
         hw: upright size that it must have; None for any.
         bits: see `read_image`.
+        cache: takes a reduction and a function that decodes at one, and gives what that gives or gave; see
+            `lightpose.data.pixels.cache`.
 
     Attributes:
         hw: upright size.
@@ -146,8 +148,14 @@ class EncodedImage:
         ImageError: naming the file, when its header is needed for the size and can't be read.
     """
 
-    def __init__(self, path: Path | str, hw: tuple[int, int] | None = None, bits: int = 16) -> None:
-        self.name, self.bits, self._path = str(path), bits, path
+    def __init__(
+        self,
+        path: Path | str,
+        hw: tuple[int, int] | None = None,
+        bits: int = 16,
+        cache: Callable[[int, Callable[[int], tuple[Array, int]]], tuple[Array, int]] | None = None,
+    ) -> None:
+        self.name, self.bits, self._path, self._cache = str(path), bits, path, cache
         self._decoded: dict[int, tuple[Array, int]] = {}
         self.hw = hw or read_header(self.data, self.name).hw
 
@@ -172,10 +180,14 @@ class EncodedImage:
             UserError: when the image is not of the size that it must have.
         """
         if reduction not in self._decoded:
-            image, factor, full_hw = _decode(self.data, self.name, self.bits, reduction)
-            check_image_hw(self.name, full_hw, self.hw)
-            self._decoded[reduction] = image, factor
+            read = self._decode_file
+            self._decoded[reduction] = self._cache(reduction, read) if self._cache else read(reduction)
         return self._decoded[reduction]
+
+    def _decode_file(self, reduction: int) -> tuple[Array, int]:
+        image, factor, full_hw = _decode(self.data, self.name, self.bits, reduction)
+        check_image_hw(self.name, full_hw, self.hw)
+        return image, factor
 
     def plain_jpeg(self) -> bool:
         """Whether this is a whole upright JPEG of grey levels or YCbCr, which every decoder reads alike.
