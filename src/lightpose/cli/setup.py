@@ -23,8 +23,9 @@ from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.metrics.base import NamesFigures
 from lightpose.models.net import PairError, fits
+from lightpose.runtime.background import BackgroundFiles
 from lightpose.runtime.processes import lean_ddp, orderly_signals
-from lightpose.runtime.sharding import check_precision
+from lightpose.runtime.sharding import check_precision, is_sharded
 from lightpose.runtime.whole_files import WholeFiles
 from lightpose.skeleton import Skeleton, mirror_remarks
 from lightpose.structures import Spec
@@ -240,9 +241,12 @@ def make_trainer(config: dict[str, Any], *further: Callback) -> Any:
         "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
     }
     check_precision(config["trainer"]["strategy"], str(config["trainer"]["precision"]))
+    files = (
+        WholeFiles if is_sharded(config["trainer"]["strategy"]) else BackgroundFiles
+    )  # the one gathers copies anyway
     lean_ddp()
     callbacks += [Rehearsal(), Resume(), *further, Interruption(f"{config['output_dir']}/checkpoints")]
     with preparing("trainer"):
-        trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[WholeFiles(read)])
+        trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[files(read)])
     orderly_signals(trainer)
     return trainer
