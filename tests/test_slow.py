@@ -63,7 +63,7 @@ def test_two_processes_train_and_score_as_one(people, tmp_path):
     assert one.returncode == 0, one.stderr
     both = command("eval", *score, "devices=2", cwd=tmp_path)
     assert both.returncode == 0, both.stderr
-    trained = torch.load(checkpoint, weights_only=True)["callbacks"]
+    trained = torch.load(checkpoint.with_name("last.ckpt"), weights_only=True)["callbacks"]
     [best] = [
         float(state["best_model_score"]) for state in trained.values() if state.get("best_model_score") is not None
     ]

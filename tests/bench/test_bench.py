@@ -72,6 +72,16 @@ def test_loader(bench):
     assert "640x425" in printed
 
 
+def test_checkpoints(bench):
+    tiny = [*TINY[:-1], "skeleton=coco17"]
+    printed, found = bench("checkpoints.py", "--device", "cpu", "--steps", "2", "--epochs", "3", "--batch", "2", *tiny)
+    plain, ours = found["at once"], found["by a thread"]
+    assert positive([one[figure] for one in (plain, ours) for figure in ("seconds", "waited_s", "first_s", "end_s")])
+    assert found["none"]["seconds"] > 0 and found["none"]["waited_s"] == 0
+    assert ours["best_mb"] < ours["last_mb"] / 2 and ours["last_mb"] == pytest.approx(plain["last_mb"], rel=0.01)
+    assert "by a thread" in printed
+
+
 def test_codec(bench):
     printed, found = bench("codec.py", "--batch", "2", "--repeats", "2", *TINY)
     assert positive([found["training_ms"], *(figure for row in found["rows"] for figure in row[1:])])

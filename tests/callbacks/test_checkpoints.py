@@ -4,11 +4,15 @@ import copy
 import csv
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
+from lightpose.callbacks.checkpoints import ModelCheckpoint
 from lightpose.cli import train
+from lightpose.errors import UserError
+from lightpose.runtime.background import BackgroundFiles
 
 
 @pytest.fixture
@@ -67,6 +71,52 @@ def test_a_file_of_every_epoch(go, tmp_path):
     go("callbacks.last.save_top_k=-1", "callbacks.best=null", f"output_dir={folder}", "trainer.max_epochs=2")
     assert names(folder) == ["last.ckpt", "last_epoch000_step000001.ckpt", "last_epoch001_step000002.ckpt"]
     assert epoch_of(folder / "checkpoints/last.ckpt") == 1
+
+
+def test_the_end_is_saved_and_the_best_are_averaged_weights(go, tmp_path, monkeypatch):
+    folder, saved, save = tmp_path / "run", [], BackgroundFiles.save_checkpoint
+
+    def recorded(self, checkpoint, path, storage_options=None):
+        saved.append(Path(path).name)
+        save(self, checkpoint, path, storage_options)
+
+    monkeypatch.setattr(BackgroundFiles, "save_checkpoint", recorded)
+    monkeypatch.setattr(BackgroundFiles, "is_pending", lambda self, path: True)  # so those in between are left out
+    steps = (
+        "callbacks.last.every_n_epochs=null",
+        "callbacks.last.every_n_train_steps=1",
+        "callbacks.best.save_top_k=-1",
+    )
+    go("callbacks=ema", *steps, f"output_dir={folder}", "trainer.max_epochs=3")
+    assert saved.count("last.ckpt") == 1 and len(saved) == 4
+    last = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    [path] = (folder / "checkpoints").glob("best_epoch002_*.ckpt")
+    best = torch.load(path, weights_only=True)
+    assert last["global_step"] == best["global_step"] == 3 and epoch_of(folder / "checkpoints/last.ckpt") == 2
+    assert not {"optimizer_states", "lr_schedulers", "loops", "callbacks", "current_model_state"} & best.keys()
+    assert all(torch.equal(tensor, last["state_dict"][name]) for name, tensor in best["state_dict"].items())
+    assert any(
+        not torch.equal(tensor, best["state_dict"][name]) for name, tensor in last["current_model_state"].items()
+    )
+    states = [state for key, state in last["callbacks"].items() if "val/AP" in key]
+    assert [len(state["best_k_models"]) for state in states] == [3]  # that of the last validation, too
+
+
+@pytest.mark.parametrize(
+    "intervals",
+    [
+        {"every_n_epochs": 1, "every_n_train_steps": 5},
+        {"every_n_epochs": 1, "train_time_interval": 5},
+        {"every_n_train_steps": 5, "train_time_interval": 0.5},
+    ],
+)
+def test_one_interval_at_most(intervals, tmp_path):
+    with pytest.raises(UserError, match=" and ".join(f"{name}={value}" for name, value in intervals.items())):
+        ModelCheckpoint("last", dirpath=tmp_path, **intervals)
+    name, value = list(intervals.items())[-1]
+    callback = ModelCheckpoint("last", dirpath=tmp_path, **{name: value})
+    minutes = callback._train_time_interval and callback._train_time_interval.total_seconds() / 60
+    assert (minutes, callback._every_n_train_steps) == ((value, 0) if name == "train_time_interval" else (None, value))
 
 
 @pytest.mark.parametrize(

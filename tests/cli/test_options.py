@@ -26,7 +26,8 @@ trainer=null callbacks=null backbone.model=foo backbone.pretrained=abc augment.t
 augment.train.geometry.affine.scale=1 augment.train.geometry.affine.scale=[2] augment.train.geometry.flip=abc
 augment.train.geometry.crop.padding=abc augment.train=abc augment.train.geometry=abc augment.train.flip=null
 callbacks.last=foo +callbacks.x=1 +callbacks.x={_target_:foo.Bar} callbacks.last.every_n_epochs=abc
-callbacks.last.every_n_epochs=-1 +callbacks.last.every_n_train_steps=2 callbacks.last.filename=3
+callbacks.last.every_n_epochs=-1 callbacks.last.every_n_train_steps=2 callbacks.last.train_time_interval=abc
+callbacks.last.filename=3
 callbacks.last.save_top_k=-2 callbacks.nan_guard.patience=0 callbacks.reseed.seed=abc logger.csv=1 monitor=foo
 monitor_mode=foo data.decode=foo data.group_by_image=abc reader.on_bad_image=foo estimator.flip_test=abc
 estimator.base_batch=0 skeleton.sigmas=1 preprocessor.mean=abc trainer.limit_val_batches=abc output_dir=

@@ -6,7 +6,7 @@ import torch
 from lightpose.cli import train
 from lightpose.estimators.base import PoseEstimator
 
-EVERY = ["callbacks.last.every_n_epochs=null", "+callbacks.last.every_n_train_steps=1", "callbacks.last.save_top_k=-1"]
+EVERY = ["callbacks.last.every_n_epochs=null", "callbacks.last.every_n_train_steps=1", "callbacks.last.save_top_k=-1"]
 EVERY += ["callbacks.last.filename='{step}'"]
 STEADY = ["scheduler.warmup_steps=0", "scheduler.milestones=[]"]  # the schedule depends on the length of the run
 VIT = ["experiment=topdown_vitpose_small", "backbone.model=test_vit", "backbone.num_heads=null"]

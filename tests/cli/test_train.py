@@ -75,6 +75,14 @@ def test_resume_goes_on_in_the_same_folder(run, people, tiny, tmp_path):
     assert code == 1 and "finished run (2 epochs" in err
 
 
+def test_the_best_weights_are_no_state_of_training(run, people, tiny, trained):
+    best, last = (trained / f"checkpoints/{name}.ckpt" for name in ("best", "last"))
+    assert best.stat().st_size < last.stat().st_size / 2
+    assert torch.load(best, weights_only=True).keys() >= {"state_dict", "lightpose", "epoch", "global_step"}
+    code, _, err = run(train.main, f"data.train={people}", *tiny, "trainer.max_epochs=4", f"resume={best}")
+    assert code == 1 and f"go on with resume={last}, or " in err and "init_from=" in err and "Traceback" not in err
+
+
 def test_init_from_takes_what_fits(run, people, tiny, trained, tmp_path):
     checkpoint = trained / "checkpoints/last.ckpt"
     common = [f"data.train={people}", *tiny, "trainer.max_epochs=1", f"output_dir={tmp_path}/run"]

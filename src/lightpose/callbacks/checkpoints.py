@@ -1,16 +1,24 @@
 """Which checkpoints a run keeps, and under which names."""
 
+import logging
 import os
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from weakref import proxy
 
 import lightning as L
 from lightning.pytorch import callbacks
+from lightning.pytorch.trainer import call
 from torch import Tensor
 
 from lightpose.errors import UserError
 from lightpose.runtime.whole_files import written_aside
+
+log = logging.getLogger(__name__)
+
+INTERVALS = ("every_n_epochs", "every_n_train_steps", "train_time_interval")
 
 
 class ModelCheckpoint(callbacks.ModelCheckpoint):
@@ -20,13 +28,31 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
     as ``best_epoch003_step001200_0.7431.ckpt``. ``best.ckpt`` is another name of the best of them, or of the newest
     where nothing is monitored. A ``filename`` with fields of its own stays as it is.
 
+    With ``save_weights_only`` a file has what `lightpose.load` needs and no state of training: averaged weights where
+    weights are averaged. Files that hold that state and aren't chosen by a figure are also written at the end of
+    training. One that is due while the one before of the same name is still being written is left out.
+
     Args:
         filename: without suffix.
         save_top_k: how many files to keep; -1 for all.
+        train_time_interval: minutes from one file to the next.
         options: of Lightning's callback.
+
+    Raises:
+        UserError: when more than one interval is given.
     """
 
-    def __init__(self, filename: str, save_top_k: int = 1, **options: Any) -> None:
+    def __init__(
+        self, filename: str, save_top_k: int = 1, train_time_interval: float | None = None, **options: Any
+    ) -> None:
+        options["train_time_interval"] = train_time_interval
+        given = [f"{name}={options[name]}" for name in INTERVALS if options.get(name)]
+        if len(given) > 1:
+            raise UserError(
+                f"{' and '.join(given)} of {filename}.ckpt exclude each other; give one, and null for the others"
+            )
+        if train_time_interval is not None:
+            options["train_time_interval"] = timedelta(minutes=train_time_interval)
         self._main = None
         monitor = options.get("monitor")
         if save_top_k not in (0, 1) and "{" not in filename:
@@ -66,19 +92,62 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
             return False
         return Path(path).resolve().parent == Path(str(self.dirpath)).resolve()
 
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save if it is time, or if training is over: what validation found last belongs into the last file."""
+        super().on_train_epoch_end(trainer, pl_module)
+        is_saved = self._every_n_epochs and self._last_global_step_saved == trainer.global_step
+        is_wanted = self._is_for_resuming and not is_saved and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if is_wanted and _is_over(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    @property
+    def _is_for_resuming(self) -> bool:
+        return self.monitor is None and not self.save_weights_only
+
     def _save_topk_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        files: Any = trainer.strategy.checkpoint_io  # WholeFiles
+        if self._is_for_resuming and _is_over(trainer):
+            files.wait()  # for memory that is free again; nothing is left to train meanwhile
+        elif self._is_for_resuming:
+            path = self.format_checkpoint_name(monitor_candidates)
+            if trainer.strategy.broadcast(files.is_pending(path)):
+                log.debug("%s is left out at step %d: the one before is being written", path, trainer.global_step)
+                return
         super()._save_topk_checkpoint(trainer, monitor_candidates)
-        best = Path(self.best_model_path)
-        if self._main and self.dirpath and trainer.is_global_zero and best.is_file():
-            _link(best, Path(self.dirpath) / self._main)
+        if self._main and self.dirpath and trainer.is_global_zero:
+            best, name = Path(self.best_model_path), Path(self.dirpath) / self._main
+            files.afterwards(lambda: _link(best, name))
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        if not self.save_weights_only:
+            super()._save_checkpoint(trainer, filepath)
+            return
+        # By itself Lightning would ask no callback, so that weights would be neither averaged nor looked at.
+        content = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
+        kept = content.keys() - {"loops"}
+        call._call_callbacks_on_save_checkpoint(trainer, content)
+        trainer.strategy.save_checkpoint({key: content[key] for key in kept}, filepath)
+        trainer.strategy.barrier()
+        self._last_global_step_saved, self._last_checkpoint_saved = trainer.global_step, filepath
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            logger.after_save_checkpoint(proxy(self))
 
 
 def _is_figure(value: Any) -> bool:
     return isinstance(value, Tensor) and value.numel() == 1
 
 
+def _is_over(trainer: L.Trainer) -> bool:
+    """Whether no step is left to train."""
+    has_all_steps = 0 <= trainer.max_steps <= trainer.global_step
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    return trainer.should_stop or has_all_steps or epochs.processed == trainer.max_epochs
+
+
 def _link(file: Path, name: Path) -> None:
-    """Let ``name`` be another name of ``file``, or a copy where the file system has no such names."""
+    """Let ``name`` be another name of ``file``, if that exists, or a copy where the file system has no such names."""
+    if not file.is_file():
+        return
     with written_aside(name) as part:
         try:
             os.link(file, part)

@@ -3,6 +3,7 @@
 import os
 import shlex
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +21,7 @@ STOPPED = "lightpose/stopped"
 
 
 class Interruption(L.Callback):
-    """After Ctrl-C or SIGTERM, finishes the step, writes ``last.ckpt`` and raises `Interrupted`.
+    """After Ctrl-C or SIGTERM, finishes the step, writes ``last.ckpt`` and raises `Interrupted` once it is written.
 
     Of several processes, the others go on until process 0 has written, as it can't finish a step without them.
 
@@ -75,7 +76,9 @@ class Interruption(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say that nothing is left to do."""
         if signals.received() is not None and trainer.is_global_zero:
-            self._raise(trainer, f"the run had just finished; its checkpoints are in {self.folder}")
+            files: Any = trainer.strategy.checkpoint_io
+            problem = _tried(files.wait)
+            self._raise(trainer, f"the run had just finished; {problem}its checkpoints are in {self.folder}")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let signals interrupt what the command does next."""
@@ -100,13 +103,24 @@ class Interruption(L.Callback):
         """Write ``last.ckpt``; what prevents that, if anything does."""
         if not trainer.checkpoint_callbacks or isinstance(trainer.strategy, ModelParallelStrategy):
             return ""  # nobody wants one, or all processes would have to write it together
-        try:
+        files: Any = trainer.strategy.checkpoint_io
+
+        def save() -> None:
             # Not trainer.save_checkpoint, which waits for the other processes: those don't stop here.
             content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.save_checkpoint(content, self.folder / "last.ckpt")
-        except (OSError, UserError) as error:
-            return f"no checkpoint was written ({error}); "
-        return ""
+            files.wait()
+
+        return _tried(save)
+
+
+def _tried(call: Callable[[], None]) -> str:
+    """Call something that writes checkpoints; what prevents that, if anything does."""
+    try:
+        call()
+    except (OSError, UserError) as error:
+        return f"no checkpoint was written ({error}); "
+    return ""
 
 
 def _has_all_steps(trainer: L.Trainer) -> bool:
@@ -119,7 +133,7 @@ def how_to_go_on(folder: Path) -> str:
     Args:
         folder: of its checkpoints.
     """
-    found = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns) if folder.is_dir() else []
-    if not found:
-        return "start it anew, as there is no checkpoint yet"
-    return f"go on with the same command and {shlex.quote(f'resume={found[-1]}')}"
+    last = folder / "last.ckpt"
+    if not last.is_file():
+        return f"start it anew, as there is no {last} to go on from"
+    return f"go on with the same command and {shlex.quote(f'resume={last}')}"

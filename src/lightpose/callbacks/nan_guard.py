@@ -59,7 +59,7 @@ class NanGuard(L.Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse to write weights that are not finite; the checkpoint before stays."""
         weights: dict[str, Tensor] = checkpoint["state_dict"]  # whole, also where processes share them out
-        if not all(weight.isfinite().all() for weight in weights.values()):
+        if not _are_finite([weight for weight in weights.values() if weight.is_floating_point() and weight.numel()]):
             if not self.steps or not _run_length(self._finite()):
                 raise UserError(
                     "no checkpoint is written, as the weights are not finite, although the last losses are; look at "
@@ -88,6 +88,12 @@ class NanGuard(L.Callback):
             f"{step.image_ids.tolist()}. Look at these labels (lightpose-data preview), lower optimizer.lr, set "
             "trainer.gradient_clip_val=1, or use trainer.precision=32-true; then resume from the last checkpoint"
         )
+
+
+def _are_finite(weights: list[Tensor]) -> bool:
+    """Whether all of them are; each is read once, and a device is asked once."""
+    flags = [torch.stack(torch.aminmax(weight)).isfinite().all() for weight in weights]
+    return not flags or bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all())
 
 
 def _run_length(finite: Tensor) -> int:

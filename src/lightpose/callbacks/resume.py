@@ -3,6 +3,7 @@
 import logging
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -141,9 +142,11 @@ def check_counts(path: str, content: Mapping[str, Any]) -> None:
     """
     missing = [key for key in ("loops", "global_step", "optimizer_states", "lr_schedulers") if key not in content]
     if missing:
+        last = Path(path).with_name("last.ckpt")
+        beside = f"go on with resume={last}, or " if last.is_file() and last != Path(path) else ""
         raise UserError(
-            f"{path} holds no state of training ({', '.join(missing)}), perhaps only weights; start a new run from "
-            "them with init_from="
+            f"{path} holds no state of training ({', '.join(missing)}), perhaps only weights; {beside}start a new run "
+            "from them with init_from="
         )
     loops: Any = content["loops"]
     loop = loops.get("fit_loop") if isinstance(loops, dict) else None

@@ -25,8 +25,9 @@ from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.metrics.base import NamesFigures
 from lightpose.models.net import PairError, fits
+from lightpose.runtime.background import BackgroundFiles
 from lightpose.runtime.processes import lean_ddp, orderly_signals
-from lightpose.runtime.sharding import check_precision
+from lightpose.runtime.sharding import check_precision, is_sharded
 from lightpose.runtime.timeline import wanted
 from lightpose.runtime.whole_files import WholeFiles
 from lightpose.skeleton import Skeleton, mirror_remarks
@@ -243,10 +244,12 @@ def make_trainer(config: dict[str, Any], *further: Callback) -> Any:
         "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
     }
     check_precision(config["trainer"]["strategy"], str(config["trainer"]["precision"]))
+    sharded = is_sharded(config["trainer"]["strategy"])  # then all processes write together, copies of their own
+    files = WholeFiles if sharded else BackgroundFiles
     lean_ddp()
     callbacks = [Timeline(), *callbacks] if wanted() else callbacks
     callbacks += [Rehearsal(), Resume(), Length(), *further, Interruption(f"{config['output_dir']}/checkpoints")]
     with preparing("trainer"):
-        trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[WholeFiles(read)])
+        trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[files(read)])
     orderly_signals(trainer)
     return trainer

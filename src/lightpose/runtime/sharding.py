@@ -25,11 +25,16 @@ def check_precision(strategy: Any, precision: str) -> None:
     Raises:
         UserError: naming those that do.
     """
-    if isinstance(strategy, dict) and "ShardedStrategy" in strategy["_target_"] and precision == "16-mixed":
+    if is_sharded(strategy) and precision == "16-mixed":
         raise UserError(
             "trainer=fsdp can't scale losses, which trainer.precision=16-mixed needs; use trainer.precision=bf16-mixed "
             "or 32-true on GPUs without bfloat16"
         )
+
+
+def is_sharded(strategy: Any) -> bool:
+    """Whether a trainer's strategy, as configured, is `ShardedStrategy`."""
+    return isinstance(strategy, dict) and "ShardedStrategy" in strategy["_target_"]
 
 
 class ShardedStrategy(ModelParallelStrategy):

@@ -1,13 +1,12 @@
 """Files that appear whole or not at all, so that a full disk leaves the one before intact."""
 
-import io
 import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -67,12 +66,26 @@ class WholeFiles(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.folders.add(path.parent.resolve())
-        buffer = io.BytesIO()  # torch.save would turn a full disk into another exception
-        torch.save(checkpoint, buffer)
         with written_aside(path) as part, part.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
+            patient = _Patient(file)
+            torch.save(checkpoint, patient)  # type: ignore[arg-type]
+            patient.flush()
             os.fsync(file.fileno())
+
+    def is_pending(self, path: Any) -> bool:
+        """Whether a checkpoint that was saved to ``path`` is still to be written."""
+        return False
+
+    def afterwards(self, call: Callable[[], object]) -> None:
+        """Call ``call`` once all that was saved before is written."""
+        call()
+
+    def wait(self) -> None:
+        """Return once all that was saved is written.
+
+        Raises:
+            OSError: when it can't be.
+        """
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Content of a checkpoint, whose run goes on from now on."""
@@ -99,3 +112,30 @@ class WholeFiles(TorchCheckpointIO):
             return False
         own = content.get("lightpose") if isinstance(content, dict) else None
         return isinstance(own, dict) and own.get("run") == self.run
+
+
+class _Patient:
+    """A file whose first error waits until `flush`, as torch.save turns errors of writing into others.
+
+    Args:
+        file: to write to.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write ``data``; after an error nothing is written any more."""
+        if self.error is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Raise the error, if there was one; else hand all that was written to the system."""
+        if self.error is not None:
+            raise self.error
+        self.file.flush()
