@@ -22,6 +22,7 @@ TINY = [
     "trainer.accelerator=cpu",
     "trainer.precision=32-true",
     "callbacks.progress=null",
+    "callbacks.report=null",
     "logger.tensorboard=null",
     "trainer.enable_model_summary=false",
     "trainer.log_every_n_steps=1",
@@ -82,13 +83,13 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def trained(people, tmp_path_factory):
-    """The run folder of a short training on `people`: two epochs, with checkpoints/last.ckpt and best.ckpt."""
+    """The run folder of a short training on `people`: two epochs, with last.ckpt, best.ckpt and a report."""
     from lightpose.cli import train
 
     folder = tmp_path_factory.mktemp("trained") / "run"
     before = sys.argv
     sys.argv = ["train", f"data.train={people}", f"data.val={people}", f"output_dir={folder}", "trainer.max_epochs=2"]
-    sys.argv += TINY
+    sys.argv += [option for option in TINY if option != "callbacks.report=null"]
     try:
         train.main()
     finally:

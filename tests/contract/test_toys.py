@@ -32,6 +32,7 @@ LEARNING = {  # toy → a figure, what it surpasses once the labels are learnt b
     "toy_visibility": ("AP50", 0.4, 70),
 }
 WHOLE = ("toy_priors", "toy_queries", "toy_tags")
+REPORTED = {"toy_lifter": "<h2>Curves</h2>", "toy_tags": "several people are labelled or found"}
 IMAGES = sorted(LEARNING.keys() - {"toy_lifter"})
 TRUST = "[toy_data,toy_lifter,toy_priors,toy_queries,toy_stages,toy_tags,toy_visibility]"
 QUICK = (
@@ -66,6 +67,7 @@ def run(request: pytest.FixtureRequest, annotations: Path) -> Path:
         *("--config-dir", str(TOYS / "conf"), f"experiment={folder.name}", f"output_dir={folder}"),
         *(f"data.train={annotations}", f"data.val={annotations}", *QUICK),
         *(f"trainer.max_epochs={epochs}", f"trainer.check_val_every_n_epoch={epochs}"),
+        *(() if folder.name in REPORTED else ("callbacks.report=null",)),
         *(() if folder.name == "toy_lifter" else BY_HEART if folder.name not in WHOLE else BY_HEART[:1]),
     )
     return folder
@@ -107,6 +109,13 @@ def test_a_toy_learns(run: Path):
     figure, limit, _ = LEARNING[run.name]
     reached = column(run, f"val/{figure}")[-1]
     assert reached < limit if figure == "MPJPE" else reached > limit
+
+
+@pytest.mark.parametrize("run", sorted(REPORTED), indirect=True)
+def test_a_toy_has_the_report_that_its_poses_allow(run: Path):
+    page = (run / "report/index.html").read_text()
+    assert REPORTED[run.name] in page
+    assert (run / "report/curves.png").is_file()
 
 
 def test_a_toy_is_loaded_only_when_trusted_and_then_predicts(run: Path):

@@ -9,10 +9,11 @@ from metric_samples import batch_of, poses_of, skeleton
 
 from lightpose.metrics.base import PoseMetric
 from lightpose.metrics.keypoints import AUC, EPE, NME, PCK
+from lightpose.metrics.matches import Matches
 from lightpose.metrics.oks import OKS
 
 
-@pytest.mark.parametrize("build", [OKS, PCK, AUC, EPE, NME, partial(NME, normalizer=["joint0", "joint3"])])
+@pytest.mark.parametrize("build", [OKS, PCK, AUC, EPE, NME, Matches, partial(NME, normalizer=["joint0", "joint3"])])
 def test_update_reads_no_value(build: Callable[..., PoseMetric]) -> None:
     """On the meta device there are no values: whatever would wait for one fails."""
     metric = build(skeleton(5))

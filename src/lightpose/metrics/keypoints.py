@@ -58,6 +58,7 @@ class MatchedMetric(PoseMetric):
         skeleton: the keypoints.
         normalizer: what distances are divided by: ``bbox``, the longer side of the labelled box; two keypoint names,
             the distance between their labels; None, nothing.
+        columns: more columns, see `PoseMetric`.
 
     Attributes:
         refuses_several: whether samples of several people, or with several poses, are refused; else they are left out.
@@ -69,13 +70,14 @@ class MatchedMetric(PoseMetric):
 
     refuses_several: ClassVar[bool] = True
 
-    def __init__(self, skeleton: Skeleton, normalizer: str | Sequence[str] | None = None) -> None:
+    def __init__(self, skeleton: Skeleton, normalizer: str | Sequence[str] | None = None, **columns: Tensor) -> None:
         count = skeleton.num_keypoints
         super().__init__(
             distances=torch.empty(0, count),
             visible=torch.empty(0, count, dtype=torch.bool),
             norms=torch.empty(0),
             people=torch.empty(0, dtype=torch.int64),
+            **columns,
         )
         self._ends = None if normalizer in (None, "bbox") else _ends(skeleton, normalizer)
         self._by_box = normalizer == "bbox"
