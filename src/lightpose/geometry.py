@@ -69,6 +69,12 @@ def expand_boxes(boxes_xyxy: Array, input_hw: tuple[int, int], padding: float) -
     return centers, np.stack([width, width / aspect], -1)
 
 
+def whole_image_box(image_hw: tuple[int, int]) -> Array:
+    """(1, 4) float32 xyxy: the box of a subject that a whole image is searched for."""
+    height, width = image_hw
+    return np.array([[0, 0, width, height]], np.float32)
+
+
 def crop_matrix(center: Array, size_wh: Array, input_hw: tuple[int, int], grid: Grid, degrees: float = 0.0) -> Array:
     """``input_from_image`` (3, 3) float64: the box ``center``, ``size_wh`` (image px) fills the input.
 

@@ -98,6 +98,8 @@ class Sample:
         ignore: regions that nothing may be learnt from, each a polygon (P, 2) in image pixels. A row of NaN stands
             between the rings of a region with holes. None where a sample is one person.
         camera: (3, 3) float32, intrinsic matrix, or None; either all samples of a batch have one, or none has.
+        empty: whether it is known that nobody is there, so that a model learns to find no keypoint. An instance then
+            only gives the box to look in.
     """
 
     image: Any
@@ -109,6 +111,7 @@ class Sample:
     photometric: Mapping[str, Array] = field(default_factory=dict)
     ignore: Sequence[Array] | None = None
     camera: Array | None = None
+    empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,7 @@ class Instances(TensorStruct):
         categories: (B, M) int64.
         ids: (B, M) int64, annotation ids; -1 where padded.
         scores: (B, M) box confidence.
-        valid: (B, M) bool, False where padded.
+        valid: (B, M) bool, False where padded, and where nobody is there (`Sample.empty`).
     """
 
     keypoints: Tensor

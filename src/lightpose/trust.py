@@ -25,7 +25,7 @@ NETWORK = ("lightpose.codecs", "lightpose.estimators", "lightpose.metrics", "lig
 """Packages whose classes make an estimator. What is beside them in lightpose may read files, or write them."""
 TRANSFORMS = ("lightpose.data.pixels.albumentations", "lightpose.data.pixels.photometric", "lightpose.data.transforms")
 """Modules whose classes make the network's input of an image."""
-DATA = (*TRANSFORMS, "lightpose.data.coco.dataset", "lightpose.data.datamodule")
+DATA = (*TRANSFORMS, "lightpose.data.coco.dataset", "lightpose.data.coco.frames", "lightpose.data.datamodule")
 """Modules whose classes make a data module."""
 SCHEDULES = ("lightpose.estimators.optim.warmup_cosine", "lightpose.estimators.optim.warmup_multistep")
 """The only functions among the parts."""

@@ -148,15 +148,21 @@ def test_weights_follow_labels_reach_and_skeleton():
     assert targets.maps["heatmap"][0, [2, 4]].abs().max() == 0
 
 
-def test_unlabelled_coordinates_and_padded_rows_leave_no_trace():
+def test_unlabelled_coordinates_leave_no_trace():
     points = torch.full((1, 3, 2), torch.nan)
-    codec = HeatmapCodec(skeleton(3), HW, "half_pixel")
-    unlabelled = codec.encode(batch(instances(points, torch.zeros(1, 3))))
-    padded = instances(torch.full((1, 3, 2), 50.0))
-    padded.valid.zero_()
-    for targets in (unlabelled, codec.encode(batch(padded))):
-        assert targets.maps["heatmap"].abs().max() == 0
-        assert targets.weights["heatmap"].max() == 0
+    targets = HeatmapCodec(skeleton(3), HW, "half_pixel").encode(batch(instances(points, torch.zeros(1, 3))))
+    assert targets.maps["heatmap"].abs().max() == 0
+    assert targets.weights["heatmap"].max() == 0
+
+
+def test_where_nobody_is_there_empty_maps_count():
+    labels = instances(torch.full((2, 3, 2), 50.0), torch.tensor([[2.0, 2.0, 0.0], [2.0, 2.0, 0.0]]))
+    labels.valid[1] = False
+    codec = HeatmapCodec(Skeleton.build(list("abc"), weights=[1, 2, 1]), HW, "half_pixel")
+    targets = codec.encode(batch(labels))
+    assert targets.weights["heatmap"].tolist() == [[1, 2, 0], [1, 2, 1]]
+    assert targets.maps["heatmap"][0, :2].amax((-2, -1)).min() > 0.9
+    assert targets.maps["heatmap"][1].abs().max() == 0
 
 
 @pytest.mark.parametrize("grid", GRIDS)

@@ -70,6 +70,14 @@ def test_keypoints_out_of_reach_or_unlabelled_have_weight_zero():
     assert all(target[0, 1:].abs().max() == 0 for target in targets.maps.values())
 
 
+def test_where_nobody_is_there_empty_disks_count():
+    labels = instances(torch.full((1, 3, 2), 50.0))
+    labels.valid.zero_()
+    targets = HeatmapOffsetCodec(skeleton(3), HW, "stride").encode(batch(labels))
+    assert targets.weights["heatmap"].tolist() == [[1, 1, 1]]
+    assert targets.maps["heatmap"].abs().max() == 0
+
+
 @pytest.mark.parametrize(("options", "message"), [({"radius_factor": 0}, "positive"), ({"blur_kernel": 4}, "try 5")])
 def test_options_that_cannot_be_used_are_refused(options, message):
     with pytest.raises(UserError, match=message):

@@ -23,7 +23,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightpose.cli.arguments import with_literal_paths
+from lightpose.cli.arguments import path_given, with_literal_paths
 from lightpose.cli.options import check_types
 from lightpose.errors import UserError
 from lightpose.runtime.signals import NAMES, Interrupted, is_started_by_lightning, received, watched
@@ -40,7 +40,20 @@ def _experiment() -> str:
     return chosen[-1] if chosen else "custom"
 
 
+def _where(gpu: Any, cpu: Any) -> Any:
+    """One of two values, for a machine with a GPU and for one that computes on its CPU.
+
+    Hydra chooses options before there is a value of ``trainer.accelerator``, so the command line is asked.
+    """
+    if "cpu" in [path_given([argument], "trainer.accelerator") for argument in sys.argv]:
+        return cpu
+    import torch  # only for the experiments that ask
+
+    return gpu if torch.accelerator.is_available() else cpu
+
+
 OmegaConf.register_new_resolver("experiment", _experiment, replace=True)
+OmegaConf.register_new_resolver("where", _where, replace=True)
 
 
 def conf_dir() -> Path:

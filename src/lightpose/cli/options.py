@@ -39,11 +39,12 @@ LEAST = {
     "count": 1,
     "columns": 1,
     "seed": 0,
+    "max_input_pixels": 1024,
 }
 """The smallest number that makes sense, where a class would take a smaller one."""
 
 TYPES: Mapping[str, Mapping[str, Any]] = {
-    "train": {"seed": int},
+    "train": {"seed": int, "max_input_pixels": int},
     "eval": {"batch_size": int, "num_workers": int | None, "flip_test": bool | None},
     "predict": {
         "source": str | int,
@@ -54,7 +55,7 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
         "threshold": float,
     },
     "data_check": {"data.train": str, "decode": bool},
-    "data_preview": {"out": str, "count": int, "columns": int, "names": bool, "seed": int},
+    "data_preview": {"max_input_pixels": int, "out": str, "count": int, "columns": int, "names": bool, "seed": int},
     "data_synthetic": {"out": str, "images": int, "seed": int, "image_hw": tuple[int, int]},
 }
 """Command → keys of its own → what they take, where nothing else checks it."""

@@ -137,7 +137,7 @@ def people_of(
         raise UserError("boxes come from boxes= or from detector=, not from both; leave one out")
     if not takes_boxes:
         if given:
-            raise UserError(f"the checkpoint's model finds people by itself; leave {given[0]}= out")
+            raise UserError(f"the checkpoint's model takes whole images; leave {given[0]}= out")
         return None, None
     if "detector" in given:
         with preparing("detector"):
@@ -145,12 +145,13 @@ def people_of(
             return None, assemble(config["detector"])
     if config["boxes"] is not None:
         return read_boxes(config["boxes"], source), None
-    if source.boxes is not None and not source.boxes:
+    boxes = source.boxes
+    if boxes is not None and not boxes:
         raise UserError(
             f"source={config['source']} has annotations, but none that gives a box; give boxes=, or "
             "detector=whole_image to pose each whole image as one person"
         )
-    return source.boxes, None
+    return boxes, None
 
 
 def box_finder(boxes: "Mapping[int, Detections] | None", detector: "Detector | None") -> "Find | None":

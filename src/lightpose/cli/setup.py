@@ -1,10 +1,12 @@
 """Makes the objects of a run from its configuration: skeleton, estimator, trainer."""
 
 import logging
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object
@@ -35,9 +37,11 @@ from lightpose.structures import Spec
 
 log = logging.getLogger(__name__)
 
+NO_TRAINING_DATA = "data.train is not given; add data.train=annotations.json data.images=folder/ (COCO format)"
+
 
 def resolved(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain data, with interpolations resolved and without Hydra's own part.
+    """The configuration as plain data, with interpolations and ``input_hw=auto`` resolved, without Hydra's own part.
 
     Raises:
         UserError: naming all required keys that are missing; and for an input size that isn't one.
@@ -45,11 +49,54 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{' and '.join(missing)} not given; add {' '.join(f'{key}=...' for key in missing)}")
+    if config.get("input_hw") == "auto":
+        config = config.copy()
+        config.input_hw = list(choose_input_hw(config))  # before anything refers to it
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     sides = plain.get("input_hw")
-    if isinstance(sides, list) and (len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides)):
-        raise UserError(f"input_hw={sides} is no size of images; give height and width, such as input_hw=[256,192]")
+    listed = isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)
+    if sides is not None and not listed:
+        raise UserError(
+            f"input_hw={sides} is no size of images; give height and width, such as input_hw=[256,192], or auto"
+        )
     return {key: value for key, value in plain.items() if key != "hydra"}
+
+
+def choose_input_hw(config: DictConfig) -> tuple[int, int]:
+    """The network's input size for the training images: see `input_size`, of their median height and width.
+
+    Raises:
+        UserError: when there are no training data, or their samples are no whole images of a known size.
+    """
+    reader = find_reader({"reader": OmegaConf.to_container(config.reader)})
+    if reader.one_person and not reader.whole_image:
+        raise UserError(
+            f"input_hw=auto follows from the size of whole images, but a sample of {reader.__name__} is a box; give "
+            "height and width, such as input_hw=[256,256]"
+        )
+    if config.data.train is None:
+        raise UserError(NO_TRAINING_DATA)
+    height, width = np.median(reader.read_image_hw(config.data.train), axis=0).round().astype(int).tolist()
+    chosen = input_size((height, width), config.max_input_pixels)
+    log.info("input %dx%d for images of %dx%d (height x width)", *chosen, height, width)
+    return chosen
+
+
+def input_size(image_hw: tuple[int, int], most_pixels: int) -> tuple[int, int]:
+    """The smallest input, each side a multiple of 32, in which images appear as large as ``most_pixels`` allow.
+
+    Args:
+        image_hw: of the images, which are never enlarged.
+        most_pixels: at least 32 x 32.
+    """
+    height, width = image_hw
+    found: list[tuple[float, int, tuple[int, int]]] = []  # scale of the images, pixels to spare, size
+    for rows in range(32, min(height + 31, most_pixels // 32) + 1, 32):
+        needed = math.ceil(width * min(1, rows / height) / 32) * 32
+        columns = min(needed, most_pixels // rows // 32 * 32)
+        if columns:
+            found.append((min(1, rows / height, columns / width), -rows * columns, (rows, columns)))
+    return max(found)[2]
 
 
 def find_reader(config: dict[str, Any]) -> type[PoseDataset]:
@@ -67,23 +114,31 @@ def find_reader(config: dict[str, Any]) -> type[PoseDataset]:
 
 
 def check_reader(estimator: PoseEstimator, reader: type[PoseDataset]) -> None:
-    """Refuse samples of whole images where one person is expected, and the other way round.
+    """Refuse samples of another kind than the estimator takes: boxes, or whole images of one person or of everyone.
 
     Raises:
         UserError: with the readers that would fit.
     """
-    if estimator.input_hw is None or estimator.takes_boxes == reader.one_person:
+    taken = _kind(estimator.one_person or estimator.takes_boxes, estimator.takes_boxes)
+    given = _kind(reader.one_person, not reader.whole_image)
+    if estimator.input_hw is None or taken == given:
         return
     fitting = []
     for name, path in group_files("reader").items():
         with suppress(Exception):  # of a user's readers, those that can't be imported
-            if find_reader({"reader": OmegaConf.load(path)}).one_person == estimator.takes_boxes:
+            other = find_reader({"reader": OmegaConf.load(path)})
+            if _kind(other.one_person, not other.whole_image) == taken:
                 fitting.append(f"reader={name}")
-    kinds = ("whole images, with everyone in them", "one person in a box")
     raise UserError(
-        f"a sample of {reader.__name__} is {kinds[reader.one_person]}, but {type(estimator).__name__} takes "
-        f"{kinds[estimator.takes_boxes]}; use {' or '.join(fitting) or 'another reader'}, or another estimator"
+        f"a sample of {reader.__name__} is {given}, but {type(estimator).__name__} takes {taken}; use "
+        f"{' or '.join(fitting) or 'another reader'}, or another estimator"
     )
+
+
+def _kind(one_person: bool, in_box: bool) -> str:
+    if not one_person:
+        return "whole images, with everyone in them"
+    return "one person in a box" if in_box else "a whole image with one person in it"
 
 
 def make_skeleton(config: dict[str, Any], annotations: str | None = None) -> Skeleton:
@@ -112,7 +167,7 @@ def choose_skeleton(choice: dict[str, Any], annotations: str | None, reader: typ
         skeleton: Skeleton = assemble(choice)
         return skeleton
     if annotations is None:
-        raise UserError("data.train is not given; add data.train=annotations.json data.images=folder/ (COCO format)")
+        raise UserError(NO_TRAINING_DATA)
     given = {key: value for key, value in choice.items() if value is not None}
     return recognise(reader.read_skeleton(annotations, given.get("sigmas"))).changed(**given)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightpose.codecs.base import Codec
 from lightpose.codecs.grid import MapGrid
-from lightpose.codecs.maps import check_odd, labelled_cells, on_device, one_pose_per_row
+from lightpose.codecs.maps import check_odd, labelled_cells, nobody, on_device, one_pose_per_row
 from lightpose.codecs.peaks import Border, argmax_cells, newton_shift, quarter_shift
 from lightpose.errors import UserError
 from lightpose.geometry import Grid
@@ -76,13 +76,15 @@ class HeatmapCodec(Codec):
     def encode(self, batch: Batch) -> Targets:
         """Maps (B, K, h, w) and weights (B, K) of the first instance of each row; zero where not labelled.
 
-        A keypoint whose Gaussian misses the map by 3 sigma or more has weight 0.
+        A keypoint whose Gaussian misses the map by 3 sigma or more has weight 0. Where nobody is there, the maps are
+        zero and count.
         """
         height, width = self.map_grid.map_hw
         centers, labels = labelled_cells(batch.instances, self.map_grid, 3 * self.sigma)
-        weights, (x, y) = labels[:, 0], centers[:, 0].unbind(-1)  # (B, K)
+        labelled, (x, y) = labels[:, 0], centers[:, 0].unbind(-1)  # (B, K)
         maps = self._profile(y, height)[..., :, None] * self._profile(x, width)[..., None, :]  # (B, K, h, w)
-        maps = torch.where(weights[..., None, None] > 0, maps, 0.0)
+        maps = torch.where(labelled[..., None, None] > 0, maps, 0.0)
+        weights = labelled + nobody(batch.instances)
         return Targets({"heatmap": maps}, {"heatmap": weights * on_device(self._loss_weights, weights)})
 
     def _profile(self, centers: Tensor, length: int) -> Tensor:

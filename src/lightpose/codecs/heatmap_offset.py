@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lightpose.codecs.base import Codec
 from lightpose.codecs.grid import MapGrid
-from lightpose.codecs.maps import check_odd, labelled_cells, on_device, one_pose_per_row
+from lightpose.codecs.maps import check_odd, labelled_cells, nobody, on_device, one_pose_per_row
 from lightpose.codecs.peaks import argmax_cells, gaussian_kernel, mirrored_blur_matrix
 from lightpose.errors import UserError
 from lightpose.geometry import Grid
@@ -55,13 +55,13 @@ class HeatmapOffsetCodec(Codec):
     def encode(self, batch: Batch) -> Targets:
         """Disks (B, K, h, w), offsets (B, K, 2, h, w) and their weights (B, K); zero where not labelled.
 
-        A keypoint whose disk misses the map has weight 0.
+        A keypoint whose disk misses the map has weight 0. Where nobody is there, the disks are empty and count.
         """
         centers, weights = (each[:, 0] for each in labelled_cells(batch.instances, self.map_grid, self.radius))
         offset = (centers[..., None, None] - self._cells(centers)) / self.radius
         labelled = weights[..., None, None] > 0
         disk = (labelled & (offset.square().sum(2) <= 1)).float()
-        weights = weights * on_device(self._loss_weights, weights)
+        weights = (weights + nobody(batch.instances)) * on_device(self._loss_weights, weights)
         maps = {"heatmap": disk, "offset": torch.where(labelled[:, :, None], offset, 0.0)}
         return Targets(maps, {"heatmap": weights, "offset": weights})
 

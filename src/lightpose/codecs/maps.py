@@ -23,6 +23,11 @@ def labelled_cells(instances: Instances, map_grid: MapGrid, reach: float) -> tup
     return torch.where(labelled[..., None], cells, 0.0), labelled.float()
 
 
+def nobody(instances: Instances) -> Tensor:
+    """(B, 1) float: 1 where a sample of one person has none, so that all its maps are to be empty."""
+    return (~instances.valid[:, :1]).float()
+
+
 def counted_cells(batch: Batch, map_hw: tuple[int, int]) -> Tensor:
     """(B, h, w), 0 for the cells that `Batch.ignore` covers, in part or whole, and 1 for all others."""
     if batch.ignore is None:

@@ -33,11 +33,13 @@ class PoseDataset(Dataset[Sample]):
             the number of workers nor an interruption changes a run.
 
     Attributes:
-        one_person: whether a sample is one person in a box, or a whole image with everyone in it.
+        one_person: whether a sample is one person, or a whole image with everyone in it.
+        whole_image: whether a sample of one person is a whole image, and not a box of it.
         training: whether the samples are learnt from. The data module clears it where they are evaluated on.
     """
 
     one_person: ClassVar[bool] = True
+    whole_image: ClassVar[bool] = False
 
     def __init__(self, skeleton: Skeleton | None = None, transforms: Transform | None = None, seed: int = 0) -> None:
         self._skeleton = skeleton
@@ -84,6 +86,24 @@ class PoseDataset(Dataset[Sample]):
     def skeleton_remarks(cls, annotations: Path | str) -> list[str]:
         """What an annotation file leaves unsaid, or says wrongly, of the skeleton that `read_skeleton` reads."""
         return []
+
+    @classmethod
+    def read_image_hw(cls, annotations: Path | str) -> Array:
+        """The sizes of the images of an annotation file, from which ``input_hw=auto`` follows.
+
+        Args:
+            annotations: the file.
+
+        Returns:
+            (I, 2) height and width in pixels.
+
+        Raises:
+            UserError: when nothing tells. By default nothing does.
+        """
+        raise UserError(
+            f"{cls.__name__} can't tell how large the images of {annotations} are; give the network's input size, as "
+            "with input_hw=[256,256], or give the reader a method read_image_hw"
+        )
 
     def ground_truth(self) -> dict[str, Any]:
         """What to score against, as the content of a COCO file. By default made of what `load` gives, once.

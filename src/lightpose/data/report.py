@@ -8,8 +8,9 @@ import numpy as np
 
 from lightpose.data.coco.box_formats import box_mistakes
 from lightpose.data.coco.dataset import check_skeleton, check_trainable, skeleton_of, skeleton_remarks
+from lightpose.data.coco.frames import without_boxes
 from lightpose.data.coco.index import CocoIndex, read_coco
-from lightpose.data.coco.parse import MISTAKES, USABLE
+from lightpose.data.coco.parse import BAD_BOX, MISTAKES, USABLE
 from lightpose.data.pixels.decode import FEW_BITS, bits_used, read_image, read_image_hw
 from lightpose.data.pixels.image_files import check_image_hw, image_folder
 from lightpose.errors import UserError
@@ -91,8 +92,15 @@ def check(
         index = read_coco(path)
     except UserError as error:
         return Report(path, errors=(str(error),))
+    boxless = not (index.status == USABLE).any() and (index.status == BAD_BOX).any()
+    if boxless:
+        index = without_boxes(index)
     errors, warnings = _annotation_mistakes(index)
     warnings += box_mistakes(index)
+    if boxless:
+        warnings.append(
+            "no annotation has a box: experiment=single_animal learns from whole images with one subject each"
+        )
     try:
         check_trainable(index)
         skeleton = skeleton or skeleton_of(path)

@@ -54,9 +54,11 @@ class PoseEstimator(L.LightningModule):
 
     Attributes:
         takes_boxes: True where a sample is one box of an image, False where it is the whole image.
+        one_person: True where a sample has one person, in a box or in a whole image.
     """
 
     takes_boxes: ClassVar[bool] = False
+    one_person: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -240,8 +242,9 @@ class PoseEstimator(L.LightningModule):
         plain, outputs = self._outputs(batch.inputs)
         poses = self._poses(outputs, batch)
         losses = self.net.head.compare(plain, self.codec.encode(batch))
-        labelled = (batch.instances.visible > 0).flatten(1).any(1).sum()  # none where boxes come from a detector
-        self.val_loss.update(total(losses, f"head {type(self.net.head).__name__}"), labelled)
+        labels = batch.instances
+        counted = (labels.visible > 0).flatten(1).any(1) | ~labels.valid.any(1)  # not where a detector gives the boxes
+        self.val_loss.update(total(losses, f"head {type(self.net.head).__name__}"), counted.sum())
         for metric in cast(Iterable[Metric], self.metrics):
             metric.update(poses, batch)
         return {"poses": poses}

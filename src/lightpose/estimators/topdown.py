@@ -1,4 +1,4 @@
-"""Top-down: one crop, one instance."""
+"""Top-down: one crop, or one whole image, and one instance in it."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -12,6 +12,7 @@ class TopDown(PoseEstimator):
     """One pose for each box."""
 
     takes_boxes: ClassVar[bool] = True
+    one_person: ClassVar[bool] = True
 
     def to_image(self, poses: Poses, batch: Batch) -> Poses:
         """Keypoints to image pixels, with the box that each pose was found in."""
@@ -24,3 +25,9 @@ class TopDown(PoseEstimator):
             boxes_xyxy=apply_affine(image_from_input, corners).flatten(1),
             box_scores=batch.instances.scores[row, 0],
         )
+
+
+class WholeImage(TopDown):
+    """One pose for each image: the box is the whole image, whatever boxes there may be."""
+
+    takes_boxes: ClassVar[bool] = False

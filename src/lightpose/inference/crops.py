@@ -17,6 +17,7 @@ from lightpose.data.pixels.device import collate
 from lightpose.data.pixels.image_header import ImageError, OnBadImage
 from lightpose.data.pixels.loader import one_thread
 from lightpose.errors import UserError
+from lightpose.geometry import whole_image_box
 from lightpose.inference.detections import NO_BOXES, Detections
 from lightpose.inference.inputs import Image, as_rgb
 from lightpose.structures import Array, Batch, Sample
@@ -97,11 +98,10 @@ class Cropper:
         return self._samples(job, image, (image.shape[0], image.shape[1]))
 
     def _samples(self, job: Job, image: Array | EncodedImage, image_hw: tuple[int, int]) -> list[Sample]:
-        people = [NO_BOXES]
-        if self.takes_boxes:
-            whole = np.array([[0, 0, image_hw[1], image_hw[0]]], np.float32), np.ones(1, np.float32)
-            boxes, scores = whole if job.detections is None else job.detections
-            people = [(boxes[row : row + 1], scores[row : row + 1]) for row in range(len(boxes))]
+        boxes, scores = whole_image_box(image_hw), np.ones(1, np.float32)
+        if self.takes_boxes and job.detections is not None:
+            boxes, scores = job.detections
+        people = [(boxes[row : row + 1], scores[row : row + 1]) for row in range(len(boxes))]
         labels = (unlabelled(*one, self.num_keypoints) for one in people)
         samples = (Sample(image, one, np.eye(3), job.number, job.number, image_hw) for one in labels)
         return [self.transforms(sample, np.random.default_rng(0)) for sample in samples]

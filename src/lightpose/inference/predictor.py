@@ -124,7 +124,7 @@ class Predictor:
             UserError: for images or boxes that can't be used.
         """
         if boxes is not None and not self.estimator.takes_boxes:
-            raise UserError(f"{type(self.estimator).__name__} finds people by itself; leave boxes out")
+            raise UserError(f"{type(self.estimator).__name__} takes whole images; leave boxes out")
         pictures: list[Any]
         if is_one(images):
             boxes, box_scores = (None if given is None else [given] for given in (boxes, box_scores))

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from lightpose.data.coco.box_formats import warn_of_boxes
 from lightpose.data.coco.boxes import BoxedImage, KnownImages, annotated_boxes
-from lightpose.data.coco.index import read_coco
+from lightpose.data.coco.index import CocoIndex, read_coco
 from lightpose.data.coco.parse import UNNAMED
 from lightpose.data.pixels.decode import read_image
 from lightpose.data.pixels.image_files import expanded, image_folder
@@ -40,16 +40,16 @@ class ImageFiles:
         files: name → path.
         names: id → name.
         has_ids: True when the ids come from a COCO file, so that a boxes file may refer to them.
-        boxes: id → boxes that the COCO file annotates, of categories with keypoints if there are such; None where it
-            annotates nothing.
-        category_ids: of these categories, in order; None where there is no COCO file, or one without categories.
+        annotated: the COCO file's annotations, if it has some.
+        category_ids: of its categories with keypoints, in order; None where there is no COCO file, or one without
+            categories.
         id_of_text: what the COCO file has in the place of ids → id, where it has no numbers.
     """
 
     files: dict[str, Path]
     names: dict[int, str]
     has_ids: bool = False
-    boxes: dict[int, Detections] | None = None
+    annotated: CocoIndex | None = None
     category_ids: list[int] | None = None
     id_of_text: dict[str, int] | None = None
 
@@ -57,6 +57,18 @@ class ImageFiles:
     def image_ids(self) -> Collection[int]:
         """Ids of the pictures."""
         return self.names.keys()
+
+    @property
+    def boxes(self) -> dict[int, Detections] | None:
+        """Id → boxes that the COCO file annotates, of categories with keypoints if there are such.
+
+        None where it annotates nothing. The log says what is wrong with them.
+        """
+        if self.annotated is None:
+            return None
+        warn_of_boxes(self.annotated)
+        listed = annotated_boxes(self.annotated)
+        return by_image([[image.image_id] for image in listed.images if isinstance(image.image_id, int)], listed)
 
     def name_of(self, image_id: int) -> str | None:
         """Name of the picture with that id, or None."""
@@ -208,10 +220,6 @@ def _coco_images(path: Path, images: str | None) -> ImageFiles:
         log.warning(
             "%s has image ids that are no numbers; predictions have numbers, such as %d for %s", path, image_id, text
         )
-    boxes = None
-    warn_of_boxes(index)
-    if len(index.ids) or index.dropped:
-        listed = annotated_boxes(index)
-        boxes = by_image([[image.image_id] for image in listed.images if isinstance(image.image_id, int)], listed)
+    annotated = index if len(index.ids) or index.dropped else None
     category_ids = None if index.categories == [UNNAMED] else [category["id"] for category in index.categories]
-    return ImageFiles(files, names, True, boxes, category_ids, id_of_text)
+    return ImageFiles(files, names, True, annotated, category_ids, id_of_text)

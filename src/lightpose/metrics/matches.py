@@ -24,10 +24,10 @@ class Matches(MatchedMetric):
         super().__init__(skeleton, keypoints=torch.empty(0, count, 2), keypoint_scores=torch.empty(0, count))
         self._told = True  # EPE says what is left out, and the report says it again
 
-    def append(self, poses: Poses, batch: Batch, **columns: Tensor) -> None:
+    def append(self, poses: Poses, batch: Batch, **columns: Tensor) -> Tensor:
         """Keep the poses beside the columns."""
         mine = {"keypoints": poses.keypoints[..., :2], "keypoint_scores": poses.keypoint_scores}
-        super().append(poses, batch, **columns, **mine)
+        return super().append(poses, batch, **columns, **mine)
 
     def compute(self) -> dict[str, Array]:
         """Columns of the matched instances, and ``left_out``, the number of images that hold several."""

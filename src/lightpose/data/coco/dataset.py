@@ -14,7 +14,7 @@ from lightpose.data.coco.box_formats import warn_of_boxes
 from lightpose.data.coco.boxes import detected_boxes, unlabelled
 from lightpose.data.coco.index import CocoIndex, read_coco
 from lightpose.data.coco.json_values import kind
-from lightpose.data.coco.parse import USABLE
+from lightpose.data.coco.parse import BAD_BOX, USABLE
 from lightpose.data.pipeline import Transform
 from lightpose.data.pixels.cache import PixelCache, cache_of
 from lightpose.data.pixels.decode import EncodedImage, check_image_bits
@@ -115,12 +115,13 @@ class CocoDataset(PoseDataset):
         check_on_bad_image(on_bad_image)
         check_image_bits(image_bits)
         self.image_bits = image_bits
-        self.index = read_coco(annotations)
+        self.index = self.read_index(annotations)
         check_trainable(self.index)
         super().__init__(skeleton or skeleton_of(annotations), transforms, seed)
         check_skeleton(self.index, self.skeleton)
         if not (self.index.status == USABLE).any():
-            raise UserError(f"there is nothing to learn from or to measure on. {self.index.summary()}")
+            boxes = "; experiment=single_animal needs no boxes" if (self.index.status == BAD_BOX).any() else ""
+            raise UserError(f"there is nothing to learn from or to measure on. {self.index.summary()}{boxes}")
         self.folder = image_folder(self.index.path, self.index.file_name(0), images)
         log.info(self.index.summary())
         warn_of_boxes(self.index)
@@ -128,6 +129,18 @@ class CocoDataset(PoseDataset):
         self._bad = torch.zeros(len(self.index.image_ids), dtype=torch.bool).share_memory_()
         self._last: tuple[int, EncodedImage] | None = None
         self._cache: PixelCache | None = None
+
+    @classmethod
+    def read_index(cls, annotations: Path | str) -> CocoIndex:
+        """The content of the file, as the reader takes it."""
+        return read_coco(annotations)
+
+    @classmethod
+    def read_image_hw(cls, annotations: Path | str) -> Array:
+        """See `PoseDataset.read_image_hw`."""
+        index = read_coco(annotations)
+        check_trainable(index)
+        return index.image_hw
 
     @classmethod
     def read_skeleton(cls, annotations: Path | str, sigmas: Sequence[float] | None = None) -> Skeleton:

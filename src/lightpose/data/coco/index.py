@@ -136,6 +136,9 @@ class CocoIndex:
         total = usable + sum(reasons.values())
         why = "; ".join(f"{count} {self.with_example(reason)}" for reason, count in reasons.items())
         more = [f"{count} with {what}" for what, count in self.mended.items()] + self.remarks
+        images = len(self.image_ids)
+        if bare := images - len(np.unique(self.image_rows[self.status == USABLE])):
+            more.append(f"{bare} of {images} images have none that is usable")
         return "; ".join(
             [f"{self.path}: {total} annotations, {usable} usable", *([f"dropped: {why}"] if why else []), *more]
         )
@@ -175,7 +178,7 @@ class CocoIndex:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the path where the columns are mapped from disk, so that spawned workers share their pages."""
-        folder = getattr(self.keypoints.base, "filename", None)
+        folder = getattr(self.status.base, "filename", None)  # the columns that a reader replaces have none
         if folder is None:
             return CocoIndex, tuple(getattr(self, field.name) for field in fields(self))
         return _reload, (Path(folder).parent, self.path)

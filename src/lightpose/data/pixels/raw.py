@@ -140,7 +140,7 @@ def _instances(samples: Sequence[Sample]) -> Instances:
         categories=_pad([label.categories for label in labels], most),
         ids=_pad([label.ids for label in labels], most, fill=-1),
         scores=_pad([label.scores for label in labels], most),
-        valid=_pad([np.ones(len(label.ids), bool) for label in labels], most),
+        valid=_pad([np.full(len(sample.instances.ids), not sample.empty) for sample in samples], most),
     )
 
 
