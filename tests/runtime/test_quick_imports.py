@@ -10,7 +10,8 @@ from lightpose.runtime.imports import quick_imports
 
 @pytest.fixture
 def unloaded(monkeypatch):
-    monkeypatch.delitem(sys.modules, "scipy.signal")
+    for name in [name for name in sys.modules if name.startswith("scipy.signal")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(scipy, "signal")
 
 
