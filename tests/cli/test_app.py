@@ -1,9 +1,11 @@
+import shutil
 import subprocess
 import sys
 
 import pytest
+from hydra._internal.hydra import Hydra
 
-from lightpose.cli import data, eval, predict, train
+from lightpose.cli import app, data, eval, predict, train
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,19 @@ def test_help_imports_nothing_heavy(module):
         "assert 'torch' not in sys.modules and 'lightning' not in sys.modules and 'cv2' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+
+@pytest.mark.parametrize("sweeps", [False, True])
+def test_the_configuration_is_composed_once_unless_a_file_may_ask_for_a_sweep(monkeypatch, tmp_path, sweeps):
+    shutil.copytree(app.conf_dir(), tmp_path / "conf")
+    if sweeps:
+        text = "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,2\n"
+        (tmp_path / "conf/experiment/seeds.yaml").write_text(text)
+    composed, jobs, whole = [], [], Hydra.compose_config
+    monkeypatch.setattr(app, "conf_dir", lambda: tmp_path / "conf")
+    monkeypatch.setattr(Hydra, "compose_config", lambda *args, **given: composed.append(1) or whole(*args, **given))
+    given = ["experiment=seeds"] if sweeps else []
+    monkeypatch.setattr("sys.argv", ["train", "data.train=x", f"output_dir={tmp_path}/run", *given])
+    app.run("train", lambda config: jobs.append(config.seed))
+    assert jobs == ([1, 2] if sweeps else [0])
+    assert sweeps or len(composed) == 1

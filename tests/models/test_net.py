@@ -93,6 +93,14 @@ def test_what_can_not_run_at_all():
         net(head=Crash)
 
 
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(9), nn.BatchNorm1d(8)])
+def test_a_norm_that_does_not_fit_its_input(norm):
+    backbone = Backbone()
+    backbone.norm = norm
+    with pytest.raises(UserError, match=r"can't be run on images of 32x24 \(h x w\)"):
+        net(backbone)
+
+
 def test_a_part_that_reads_its_numbers_is_run_once():
     class Reads(MapHead):
         def forward(self, features):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
@@ -113,7 +114,8 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         with watched():
             sys.argv[1:] = with_literal_paths(sys.argv[1:], config_name)
             _check_flags(sys.argv[1:])
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
+            with _composed_once(sys.argv[1:]):
+                hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
     except UserError as error:
         stop(str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -136,6 +138,19 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         if composed:
             raise
         stop(explain(error, config_name))  # Hydra has refused the command line with whatever came to hand
+
+
+@contextlib.contextmanager
+def _composed_once(arguments: list[str]) -> Iterator[None]:
+    """Spare Hydra from composing all of it twice, the first time only to see whether a file sets ``hydra.mode``."""
+    looks = Hydra.get_mode
+    plain = not any(argument.startswith("-") or "hydra" in argument for argument in arguments)  # such as --config-dir
+    if plain and not any("MULTIRUN" in path.read_text(encoding="utf-8") for path in conf_dir().rglob("*.yaml")):
+        Hydra.get_mode = lambda *args, **options: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = looks  # type: ignore[method-assign]
 
 
 def _check_flags(arguments: list[str]) -> None:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightpose.cli import app
 from lightpose.cli.arguments import is_sweep, path_given
+from lightpose.runtime.imports import quick_imports
 from lightpose.runtime.timeline import mark
 
 log = logging.getLogger(__name__)
@@ -28,27 +29,27 @@ def main() -> None:
 def train(composed: DictConfig) -> float | None:
     """Train as configured; returns the best value of the monitored figure, for sweeps."""
     mark("configuration")
-    import lightning as L
-    import torch
-    from hydra.core.hydra_config import HydraConfig
+    with quick_imports():
+        import lightning as L
+        import torch
+        from hydra.core.hydra_config import HydraConfig
 
-    from lightpose.checkpoint import assemble
-    from lightpose.cli.options import check_options, preparing
-    from lightpose.cli.run_folder import RunFolder
-    from lightpose.cli.setup import (
-        check_reader,
-        choose_monitor,
-        find_reader,
-        make_estimator,
-        make_skeleton,
-        make_trainer,
-        resolved,
-    )
-    from lightpose.errors import UserError
-    from lightpose.models.weights import load_weights
-    from lightpose.runtime.precision import precision
-    from lightpose.runtime.processes import agree, ending_together
-
+        from lightpose.checkpoint import assemble
+        from lightpose.cli.options import check_options, preparing
+        from lightpose.cli.run_folder import RunFolder
+        from lightpose.cli.setup import (
+            check_reader,
+            choose_monitor,
+            find_reader,
+            make_estimator,
+            make_skeleton,
+            make_trainer,
+            resolved,
+        )
+        from lightpose.errors import UserError
+        from lightpose.models.weights import load_weights
+        from lightpose.runtime.precision import precision
+        from lightpose.runtime.processes import agree, ending_together
     mark("imports")
     folder = Path(HydraConfig.get().runtime.output_dir)  # of this job, in a sweep
     composed.output_dir = agree(str(folder), composed.trainer.devices, composed.trainer.num_nodes)

@@ -1,0 +1,55 @@
+import gc
+import subprocess
+import sys
+
+import pytest
+import scipy.signal
+
+from lightpose.runtime.imports import quick_imports
+
+
+@pytest.fixture
+def unloaded(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("scipy.signal")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(scipy, "signal")
+
+
+@pytest.mark.parametrize("place", ["inside", "after"])
+def test_what_is_left_out_is_there_when_it_is_asked_for(unloaded, place):
+    def use():
+        from scipy.signal import find_peaks
+        from scipy.signal.windows import hann
+
+        assert find_peaks([0, 1, 0])[0].tolist() == [1]
+        assert hann(3).tolist() == [0, 1, 0]
+
+    with quick_imports():
+        assert hasattr(scipy.signal, "hamming")
+        assert not hasattr(sys.modules["scipy.signal"], "__file__")
+        if place == "inside":
+            use()
+    use()
+    assert sys.modules["scipy.signal"].__file__
+
+
+@pytest.mark.slow
+def test_torchmetrics_does_not_load_it():
+    code = """
+import sys
+from lightpose.runtime.imports import quick_imports
+with quick_imports():
+    import torchmetrics
+assert "scipy.signal" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_garbage_is_collected_as_before():
+    for before in (gc.disable, gc.enable):
+        before()
+        was = gc.isenabled()
+        with quick_imports():
+            assert not gc.isenabled()
+        assert gc.isenabled() == was
+    gc.unfreeze()
