@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter, OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,6 +90,21 @@ def test_saving_does_not_wait_and_the_newest_is_written(files, gate, tmp_path):
     files.afterwards(lambda: seen.append(number(path)))
     files.wait()
     assert not files.is_pending(path) and number(path) == 5 and seen == [5]
+
+
+def test_a_newer_checkpoint_is_written_in_the_place_of_the_one_that_waits(files, gate, tmp_path, monkeypatch):
+    order, replace = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda part, path: order.append(path.name) or replace(part, path))
+    files.save_checkpoint(content(0), tmp_path / "first.ckpt")
+    assert gate.entered.wait(30)
+    for value, name in enumerate(("best", "last", "best")):
+        files.save_checkpoint(content(value), tmp_path / f"{name}.ckpt")
+    files.afterwards(lambda: order.append("call"))
+    threading.Timer(0.2, gate.set).start()
+    files.save_checkpoint(content(7), tmp_path / "last.ckpt")  # not before the call
+    files.wait()
+    assert order == ["first.ckpt", "best.ckpt", "last.ckpt", "call", "last.ckpt"]
+    assert (number(tmp_path / "best.ckpt"), number(tmp_path / "last.ckpt")) == (2, 7)
 
 
 def test_few_wait(files, gate, tmp_path):

@@ -4,8 +4,10 @@ import logging
 import sys
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import Any
 
 from lightpose.runtime.snapshots import Snapshot, Snapshots
 from lightpose.runtime.whole_files import WholeFiles
@@ -16,10 +18,14 @@ WAITING = 2
 """How many checkpoints may wait while one is written; each takes as much memory of the host as it is long."""
 
 
-class _Job(NamedTuple):
-    future: "Future[object]"
-    path: str = ""
-    snapshot: Snapshot | None = None
+@dataclass(slots=True)
+class _Write:
+    """A file to be written; until the thread begins, a newer snapshot may take the place of this one."""
+
+    path: Any
+    storage_options: Any
+    snapshot: Snapshot | None  # None if a newer one could not be taken
+    begun: bool = False
 
 
 class BackgroundFiles(WholeFiles):
@@ -39,7 +45,9 @@ class BackgroundFiles(WholeFiles):
         super().__init__(read)
         self._snapshots = Snapshots()
         self._thread: ThreadPoolExecutor | None = None
-        self._jobs: list[_Job] = []
+        self._jobs: dict[Future[None], str] = {}  # → path of a checkpoint, or nothing
+        self._replaceable: dict[str, _Write] = {}
+        self._beginning = Lock()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Copy ``checkpoint``, to be written to ``path``. Waits only where too many of other paths wait already.
@@ -48,47 +56,57 @@ class BackgroundFiles(WholeFiles):
             Exception: that an earlier write raised, such as OSError.
         """
         self._look()
-        for job in self._jobs:
-            if job.snapshot and job.path == str(path) and job.future.cancel():
-                self._snapshots.give_back(job.snapshot)
-        self._look()
-        while len([job for job in self._jobs if job.snapshot]) > WAITING:
-            wait([job.future for job in self._jobs], return_when=FIRST_COMPLETED)
+        with self._beginning:
+            write = self._replaceable.get(str(path))
+            if write is not None and not write.begun:
+                self._snapshots.give_back(write.snapshot)
+                write.snapshot = None
+                write.snapshot = self._snapshots.take(checkpoint)
+                return
+        while sum(map(bool, self._jobs.values())) > WAITING:
+            wait(self._jobs, return_when=FIRST_COMPLETED)
             self._look()
-        snapshot = self._snapshots.take(checkpoint)
-        self._queue(partial(self._write, snapshot, path, storage_options), str(path), snapshot)
+        write = _Write(path, storage_options, self._snapshots.take(checkpoint))
+        self._queue(partial(self._write, write), str(path))
+        self._replaceable[str(path)] = write
 
-    def _write(self, snapshot: Snapshot, path: Any, storage_options: Any | None) -> None:
+    def _write(self, write: _Write) -> None:
+        with self._beginning:
+            write.begun = True
+        if write.snapshot is None:
+            return
         try:
-            snapshot.wait()
-            super().save_checkpoint(snapshot.content, path, storage_options)
+            write.snapshot.wait()
+            super().save_checkpoint(write.snapshot.content, write.path, write.storage_options)
         finally:
-            self._snapshots.give_back(snapshot)
+            self._snapshots.give_back(write.snapshot)
 
-    def _queue(self, call: Callable[[], object], path: str = "", snapshot: Snapshot | None = None) -> None:
+    def _queue(self, call: Callable[[], None], path: str = "") -> None:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "checkpoints")
-        self._jobs.append(_Job(self._thread.submit(call), path, snapshot))
+        self._jobs[self._thread.submit(call)] = path
 
     def _look(self) -> None:
         """Forget what is done, and raise what went wrong."""
-        done = [job.future for job in self._jobs if job.future.done()]
-        self._jobs = [job for job in self._jobs if job.future not in done]
-        for future in done:
-            if not future.cancelled():
-                future.result()
+        self._replaceable = {path: write for path, write in self._replaceable.items() if not write.begun}
+        done = [job for job in self._jobs if job.done()]
+        for job in done:
+            del self._jobs[job]
+        for job in done:
+            job.result()
 
     def is_pending(self, path: Any) -> bool:
         """Whether a checkpoint that was saved to ``path`` is still to be written."""
-        return any(job.path == str(path) and not job.future.done() for job in self._jobs)
+        return any(other == str(path) and not job.done() for job, other in self._jobs.items())
 
-    def afterwards(self, call: Callable[[], object]) -> None:
+    def afterwards(self, call: Callable[[], None]) -> None:
         """Let the thread call ``call`` once all that was saved before is written."""
+        self._replaceable.clear()
         self._queue(call)
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a checkpoint of this run once all that was saved before is written."""
-        self._queue(partial(super().remove_checkpoint, path))
+        self.afterwards(partial(super().remove_checkpoint, path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Content of a checkpoint, once all that was saved before is written; its run goes on from now on."""
@@ -101,7 +119,7 @@ class BackgroundFiles(WholeFiles):
         Raises:
             Exception: that a write raised, such as OSError.
         """
-        wait([job.future for job in self._jobs])
+        wait(self._jobs)
         self._look()
 
     def teardown(self) -> None:

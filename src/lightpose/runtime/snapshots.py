@@ -16,12 +16,12 @@ class Snapshot(NamedTuple):
     Attributes:
         content: the copy; tensors of a GPU are whole after `wait`.
         arrivals: one event for each GPU.
-        buffers: pinned memory that holds the tensors of GPUs.
+        buffers: pinned memory that holds the tensors of GPUs, each with what tensors it fits.
     """
 
     content: Any
     arrivals: list[torch.cuda.Event]
-    buffers: list[Tensor]
+    buffers: list[tuple[Hashable, Tensor]]
 
     def wait(self) -> None:
         """Return once all is copied."""
@@ -47,7 +47,7 @@ class Snapshots:
             content: nested plain data and tensors.
         """
         devices: set[torch.device] = set()
-        buffers: list[Tensor] = []
+        buffers: list[tuple[Hashable, Tensor]] = []
         copies: dict[Hashable, Tensor] = {}
         memo: dict[int, Any] = {}  # id of a tensor → its copy, for deepcopy
         for tensor in tree_leaves(content):
@@ -55,8 +55,11 @@ class Snapshots:
                 continue  # deepcopy knows what to do
             place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
             if place not in copies and tensor.is_cuda:
-                copies[place] = self._buffer(tensor).copy_(tensor, non_blocking=True)
-                buffers.append(copies[place])
+                kind = (tensor.dtype, tensor.shape, tensor.stride())
+                free = self._free[kind]
+                buffer = free.pop() if free else torch.empty_like(tensor, device="cpu", pin_memory=True)
+                buffers.append((kind, buffer))
+                copies[place] = buffer.copy_(tensor, non_blocking=True)
                 devices.add(tensor.device)
             elif place not in copies:
                 copies[place] = tensor.detach().clone()
@@ -64,19 +67,10 @@ class Snapshots:
         copied = copy.deepcopy(content, memo)
         return Snapshot(copied, [_recorded(device) for device in devices], buffers)
 
-    def give_back(self, snapshot: Snapshot) -> None:
-        """Let the next snapshots overwrite ``snapshot``."""
-        for buffer in snapshot.buffers:
-            self._free[_kind(buffer)].append(buffer)
-
-    def _buffer(self, tensor: Tensor) -> Tensor:
-        """Pinned memory of the host, laid out like ``tensor``."""
-        free = self._free[_kind(tensor)]
-        return free.pop() if free else torch.empty_like(tensor, device="cpu", pin_memory=True)
-
-
-def _kind(tensor: Tensor) -> Hashable:
-    return (tensor.dtype, tensor.shape, tensor.stride())
+    def give_back(self, snapshot: Snapshot | None) -> None:
+        """Let the next snapshots overwrite ``snapshot``, if there is one."""
+        for kind, buffer in snapshot.buffers if snapshot else ():
+            self._free[kind].append(buffer)
 
 
 def _recorded(device: torch.device) -> torch.cuda.Event:

@@ -76,7 +76,7 @@ class WholeFiles(TorchCheckpointIO):
         """Whether a checkpoint that was saved to ``path`` is still to be written."""
         return False
 
-    def afterwards(self, call: Callable[[], object]) -> None:
+    def afterwards(self, call: Callable[[], None]) -> None:
         """Call ``call`` once all that was saved before is written."""
         call()
 
