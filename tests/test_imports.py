@@ -14,11 +14,7 @@ SRC = Path(__file__).parents[1] / "src"
 LAYERS = (
     {"cli"},
     {"inference", "interop"},
-    {
-        "callbacks",
-        "checkpoint",
-        "report",
-    },  # callbacks watch estimators; checkpoint rebuilds them, and inference loads through it
+    {"callbacks", "checkpoint", "report"},  # callbacks watch estimators; inference loads them through checkpoint
     {"estimators"},
     {"models", "codecs", "data", "metrics"},
     {"runtime", "draw", "trust"},  # draw knows skeletons and pixels; models read files of weights through trust

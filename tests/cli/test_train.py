@@ -24,7 +24,13 @@ class Shown(Callback):
 
 
 def test_a_run_leaves_all_that_it_promises(trained):
-    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "pictures/epoch_001.png"):
+    for name in (
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "config.yaml",
+        "pictures/epoch_001.png",
+        "report/index.html",
+    ):
         assert (trained / name).is_file()
     rows = (trained / "csv/version_0/metrics.csv").read_text()
     assert "val/AP" in rows and "val/loss" in rows and "speed/data_wait" in rows

@@ -84,7 +84,9 @@ def test_torchrun_makes_one_run_that_exchanges_gradients_alone(sixteen: Path, tm
     printed = finish(start(TORCHRUN, [*arguments, *spy, "trainer.devices=2", "trainer.max_epochs=1"], tmp_path))
     [folder] = (tmp_path / "outputs/custom").iterdir()
     assert (folder / "config.yaml").is_file() and content(folder)["global_step"] == 4
-    assert printed.count("run folder") == 1 and str(folder) in printed
+    assert printed.count("run folder") == printed.count("report: ") == 1 and str(folder) in printed
+    labels = sum(entry["num_keypoints"] for entry in json.loads(sixteen.read_text())["annotations"])
+    assert f"<b>{labels}</b>keypoints compared" in (folder / "report/index.html").read_text()  # of both processes
     found = [json.loads((tmp_path / f"spied.{rank}").read_text()) for rank in (0, 1)]
     for process in found:
         assert process["step"] and set(process["step"]) == {"c10d::allreduce_"}

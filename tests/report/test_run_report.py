@@ -61,7 +61,7 @@ def test_the_table_holds_what_one_computes_by_hand(tmp_path):
     assert cells(page, "nose") == ["4", "4.00", "2.50", "7.90", "0.650"]
     assert cells(page, "ear") == ["0", "n/a", "n/a", "n/a", "n/a"]
     assert cells(page, "all")[:2] == ["6", "4.67"]
-    assert "step 3, the best by val/AP" in page
+    assert "step 3, whose val/AP chose" in page
 
 
 def test_names_are_text_and_a_missing_image_is_left_out(tmp_path, caplog):
@@ -111,7 +111,7 @@ def test_long_curves_stay_short_and_outlive_an_interruption(monkeypatch):
 def test_a_run_ends_with_the_report_of_its_best_validation(trained):
     page = (trained / "report/index.html").read_text()
     step = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)["global_step"]
-    assert f"the validation at step {step}, the best by val/AP" in page
+    assert f"the validation at step {step}, whose val/AP chose" in page
     with (trained / "csv/version_0/metrics.csv").open() as file:
         [logged] = [row for row in csv.DictReader(file) if row["val/AP"] and int(row["step"]) + 1 == step]
     assert cells(page, "all")[1] == f"{float(logged['val/EPE_px']):.2f}"

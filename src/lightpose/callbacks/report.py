@@ -89,7 +89,8 @@ class Report(L.Callback):
             return
         self._keep(trainer)
         self._best_before = _best(trainer)
-        self._matches = Matches(pl_module.skeleton).to(pl_module.device)
+        in_images = pl_module.input_hw is not None
+        self._matches = Matches(pl_module.skeleton).to(pl_module.device) if in_images else None
 
     def on_validation_batch_end(  # type: ignore[override]
         self,
@@ -101,7 +102,7 @@ class Report(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the poses of images."""
-        if self._matches is not None and batch.inputs.dtype == torch.uint8:
+        if self._matches is not None:
             self._matches.update(outputs["poses"], batch)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: PoseEstimator) -> None:  # type: ignore[override]

@@ -71,6 +71,7 @@ def _facts(curves: Curves, validation: Validation | None) -> str:
     steps = max((points[-1][0] for points in curves.values() if points), default=0)
     facts = {"steps": f"{steps:,}"}
     if validation is not None:
+        facts |= {"best step" if validation.monitor else "last validation at step": f"{validation.step:,}"}
         at = {name: value for name, points in curves.items() for step, value in points if step == validation.step}
         facts |= {name: f"{value:.3g}" for name, value in at.items() if name.startswith("val/")}
         row = overall(validation)
@@ -84,7 +85,7 @@ def _errors(
 ) -> list[str]:
     """The sections about one validation."""
     which = (
-        f"the validation at step {validation.step:,}, the best by {validation.monitor}: that of best.ckpt"
+        f"the validation at step {validation.step:,}, whose {validation.monitor} chose the best checkpoint"
         if validation.monitor
         else f"the last validation, at step {validation.step:,}"
     )

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from lightpose.report.results import Curves, Instance, Row
 from lightpose.skeleton import Skeleton
@@ -46,6 +46,7 @@ def curves(curves: Curves, best_step: int | None) -> Figure:
         best_step: is marked.
     """
     others = [name for name in curves if name not in ("train/loss", "val/loss", "lr") and curves[name]]
+    last = max(points[-1][0] for points in curves.values() if points)
     panels = ["loss", *others, *(["lr"] if curves.get("lr") else [])]
     rows = math.ceil(len(panels) / 2)
     figure = Figure(figsize=(_WIDTH, 0.3 + 2.5 * rows), layout="constrained")
@@ -62,13 +63,12 @@ def curves(curves: Curves, best_step: int | None) -> Figure:
         if best_step is not None and name != "lr":
             axes.axvline(best_step, color=_GREY, linestyle=":", linewidth=1.2)
             if name != "loss":  # where the legend is
-                axes.text(best_step, 1.0, "best ", transform=axes.get_xaxis_transform(), **_CORNER)
-        axes.set_xlabel("step")
-        axes.margins(x=0.02)
+                side: Any = "left" if best_step < last / 2 else "right"
+                where = axes.get_xaxis_transform()
+                axes.text(best_step, 1.0, " best ", ha=side, va="top", color=_GREY, fontsize=8, transform=where)
+        axes.set(xlabel="step", xlim=(0, 1.02 * last))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return figure
-
-
-_CORNER: Any = {"ha": "right", "va": "top", "color": _GREY, "fontsize": 8}
 
 
 def _losses(axes: Axes, curves: Curves) -> None:
@@ -80,7 +80,7 @@ def _losses(axes: Axes, curves: Curves) -> None:
         if width > 1:
             smooth = np.convolve(losses, np.full(width, 1 / width), "valid")
             axes.plot(steps[width // 2 :][: len(smooth)], smooth, color=_BLUE, linewidth=1.5)
-        axes.lines[-1].set_label("training" + (f", mean of {width} steps" if width > 1 else ""))
+        axes.lines[-1].set_label("training" + (", smoothed" if width > 1 else ""))
         lowest.append(losses)
     steps, losses = _finite(curves.get("val/loss", []))
     if len(losses):
@@ -185,6 +185,8 @@ def scores(scores: Array, errors: Array) -> Figure:
         right.plot(thresholds, values, style, color=_ORANGE, linewidth=2, label=f"{label} of the error")
     right.set(title="What a threshold keeps", xlabel="threshold of the score", ylabel="error in image pixels")
     right.set_ylim(bottom=0)
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     shares = right.twinx()
     shares.plot(thresholds, 100 - 100 * first / len(order), color=_BLUE, linewidth=1.5, label="keypoints kept")
     shares.set(ylim=(0, 103), ylabel="keypoints kept, %")
@@ -227,7 +229,7 @@ def instance(found: Instance, labels: Array, image: Array, title: str, skeleton:
     axes.add_collection(
         LineCollection(list(joins), colors=_JOIN, linewidths=1.4 * size, linestyles="-", path_effects=outline)
     )
-    marks: Any = {"linestyle": "none", "markeredgewidth": 0.8, "markersize": 6 * size}
+    marks: Any = {"linestyle": "none", "markeredgewidth": 0.8 * size, "markersize": 6 * size}
     axes.plot(*labels[labelled].T, "o", color=_LABEL, markeredgecolor="black", label="label", **marks)
     axes.plot(*found.keypoints[both].T, "X", color=_PREDICTION, markeredgecolor="black", label="prediction", **marks)
     axes.set(xlim=(left - 0.5, right - 0.5), ylim=(bottom - 0.5, top - 0.5), xticks=[], yticks=[], aspect="equal")
