@@ -52,4 +52,3 @@ def test_garbage_is_collected_as_before():
         with quick_imports():
             assert not gc.isenabled()
         assert gc.isenabled() == was
-    gc.unfreeze()

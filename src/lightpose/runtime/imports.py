@@ -27,7 +27,6 @@ def quick_imports() -> Iterator[None]:
     finally:
         _forget_stand_in()
         if collecting:
-            gc.freeze()  # what libraries consist of is no garbage later, either
             gc.enable()
 
 

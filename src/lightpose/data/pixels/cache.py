@@ -15,7 +15,6 @@ from lightpose.structures import Array
 log = logging.getLogger(__name__)
 
 REDUCTIONS = 2 ** np.arange(4)
-_GB = 10**9
 _LIMITS = (  # of a container, as cgroups of version 2 and 1 give them: the limit, what is used, what of it can go
     ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -88,7 +87,7 @@ def cache_of(image_hw: Array, rows: Array, limit_gb: float) -> PixelCache | None
     if not limit_gb:
         return None
     rows = np.unique(rows)
-    needed, free = int(_sizes(image_hw[rows]).sum()) / _GB, free_memory() / _GB
+    needed, free = int(_sizes(image_hw[rows]).sum()) / 1e9, free_memory() / 1e9
     why = f"the {len(rows)} images are decoded anew in each pass: decoded, they take {needed:.2f} GB"
     if needed > free / 2:
         log.info("%s, and more than half of the free memory (%.2f GB) is not used for them", why, free)
@@ -117,5 +116,4 @@ def free_memory() -> float:
 
 def _sizes(image_hw: Array) -> Array:
     """(N, R) bytes of each image at each of the `REDUCTIONS`."""
-    sizes: Array = 3 * (-(-image_hw.astype(np.int64)[:, None] // REDUCTIONS[:, None])).prod(-1)
-    return sizes
+    return np.multiply(3, (-(-image_hw.astype(np.int64)[:, None] // REDUCTIONS[:, None])).prod(-1))
