@@ -241,9 +241,8 @@ def make_trainer(config: dict[str, Any], *further: Callback) -> Any:
         "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
     }
     check_precision(config["trainer"]["strategy"], str(config["trainer"]["precision"]))
-    files = (
-        WholeFiles if is_sharded(config["trainer"]["strategy"]) else BackgroundFiles
-    )  # the one gathers copies anyway
+    # All processes of a sharded run gather a checkpoint together, and none goes on before it is written.
+    files = WholeFiles if is_sharded(config["trainer"]["strategy"]) else BackgroundFiles
     lean_ddp()
     callbacks += [Rehearsal(), Resume(), *further, Interruption(f"{config['output_dir']}/checkpoints")]
     with preparing("trainer"):
