@@ -299,8 +299,8 @@ def make_trainer(config: dict[str, Any], *further: Callback) -> Any:
         "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
     }
     check_precision(config["trainer"]["strategy"], str(config["trainer"]["precision"]))
-    sharded = is_sharded(config["trainer"]["strategy"])  # then all processes write together, copies of their own
-    files = WholeFiles if sharded else BackgroundFiles
+    # All processes of a sharded run gather a checkpoint together, and none goes on before it is written.
+    files = WholeFiles if is_sharded(config["trainer"]["strategy"]) else BackgroundFiles
     lean_ddp()
     callbacks = [Timeline(), *callbacks] if wanted() else callbacks
     callbacks += [Rehearsal(), Resume(), Length(), *further, Interruption(f"{config['output_dir']}/checkpoints")]
