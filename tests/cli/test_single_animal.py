@@ -112,7 +112,7 @@ def test_samples_are_shown_and_files_checked(run, given, frames, people, tmp_pat
     assert code == 0 and out.is_file(), err
     images = people.parent / "images"
     code, found, err = run(data.main, "check", f"data.train={frames}", f"data.images={images}")
-    assert code == 0 and "11 usable" in found and "no annotation has a box: experiment=single_animal" in found, err
+    assert code == 0 and "11 usable" in found and "no annotation has a box; experiment=single_animal" in found, err
 
 
 def test_the_machine_chooses_the_network_and_a_cpu_does_not_wait_for_torch(run, tmp_path):

@@ -71,3 +71,13 @@ def test_nothing_usable_and_wrong_skeleton(write_coco, person):
 
 def test_missing_file(tmp_path):
     assert check(tmp_path / "gone.json").has_errors
+
+
+@pytest.mark.parametrize("images", [(1, 2), (1, 1)])
+def test_without_boxes_one_subject_in_each_image_will_do(write_coco, person, images):
+    report = check(write_coco([{**person(number, image), "bbox": None} for number, image in enumerate(images)]))
+    assert report.usable == 2
+    if images == (1, 2):
+        assert not report.has_errors and "experiment=single_animal needs none" in " ".join(report.warnings)
+    else:
+        assert report.errors == ("no annotation has a box, and 1 images show several subjects; add `bbox` to each",)

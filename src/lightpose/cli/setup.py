@@ -1,7 +1,6 @@
 """Makes the objects of a run from its configuration: skeleton, estimator, trainer."""
 
 import logging
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -76,7 +75,9 @@ def choose_input_hw(config: DictConfig) -> tuple[int, int]:
         )
     if config.data.train is None:
         raise UserError(NO_TRAINING_DATA)
-    height, width = np.median(reader.read_image_hw(config.data.train), axis=0).round().astype(int).tolist()
+    with preparing("reader"):
+        sizes = reader.read_image_hw(config.data.train)
+    height, width = np.median(sizes, axis=0).round().astype(int).tolist()
     chosen = input_size((height, width), config.max_input_pixels)
     log.info("input %dx%d for images of %dx%d (height x width)", *chosen, height, width)
     return chosen
@@ -92,8 +93,8 @@ def input_size(image_hw: tuple[int, int], most_pixels: int) -> tuple[int, int]:
     height, width = image_hw
     found: list[tuple[float, int, tuple[int, int]]] = []  # scale of the images, pixels to spare, size
     for rows in range(32, min(height + 31, most_pixels // 32) + 1, 32):
-        needed = math.ceil(width * min(1, rows / height) / 32) * 32
-        columns = min(needed, most_pixels // rows // 32 * 32)
+        shown = width if rows >= height else -(-width * rows // height)  # how many columns the images then fill
+        columns = min(-(-shown // 32), most_pixels // rows // 32) * 32
         if columns:
             found.append((min(1, rows / height, columns / width), -rows * columns, (rows, columns)))
     return max(found)[2]

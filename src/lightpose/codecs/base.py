@@ -27,7 +27,10 @@ class Codec(Protocol):
     flips: ClassVar[bool] = True
 
     def encode(self, batch: Batch) -> Targets:
-        """Targets under the names of ``spec.target_names``; instances in input pixels."""
+        """Targets under the names of ``spec.target_names``; instances in input pixels.
+
+        A sample without a valid instance shows nobody: its targets are those of an empty input, and count.
+        """
         ...
 
     def decode(self, outputs: dict[str, Tensor]) -> Poses:

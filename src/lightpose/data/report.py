@@ -97,10 +97,10 @@ def check(
         index = without_boxes(index)
     errors, warnings = _annotation_mistakes(index)
     warnings += box_mistakes(index)
-    if boxless:
-        warnings.append(
-            "no annotation has a box: experiment=single_animal learns from whole images with one subject each"
-        )
+    if boxless and (several := int((np.bincount(index.image_rows[index.status == USABLE]) > 1).sum())):
+        errors.append(f"no annotation has a box, and {several} images show several subjects; add `bbox` to each")
+    elif boxless:
+        warnings.append("no annotation has a box; experiment=single_animal needs none, with one subject in each image")
     try:
         check_trainable(index)
         skeleton = skeleton or skeleton_of(path)
