@@ -4,7 +4,7 @@ import gc
 import importlib
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +15,15 @@ _SIGNAL = "scipy.signal"
 def quick_imports() -> Iterator[None]:
     """Imports in here take less time.
 
-    Python looks for garbage ever again among the objects of all libraries, though imports leave none. And torchmetrics
+    Python looks for garbage again and again among the objects of all libraries, though imports leave none. Torchmetrics
     loads `scipy.signal` to see whether that has an attribute, which no version has lacked for long and nothing uses.
+    And it loads `transformers`, where that is installed, for its metrics of text, which it then does without.
     """
+    from lightning_utilities.core.imports import RequirementCache
+
+    parts: Any = RequirementCache
+    look = parts._check_available
+    parts._check_available = _without_transformers(look)
     collecting = gc.isenabled()
     gc.disable()
     if _SIGNAL not in sys.modules:
@@ -25,9 +31,19 @@ def quick_imports() -> Iterator[None]:
     try:
         yield
     finally:
+        parts._check_available = look
         _forget_stand_in()
         if collecting:
             gc.enable()
+
+
+def _without_transformers(look: Callable[[Any], None]) -> Callable[[Any], None]:
+    def check(cache: Any) -> None:
+        if str(cache.requirement).startswith("transformers"):
+            cache.available, cache.message = False, "lightpose trains without transformers"
+        look(cache)
+
+    return check
 
 
 class _Signal(types.ModuleType):
