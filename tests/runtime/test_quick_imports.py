@@ -1,4 +1,5 @@
 import gc
+import os
 import subprocess
 import sys
 
@@ -43,6 +44,24 @@ with quick_imports():
 assert "scipy.signal" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_torchmetrics_does_without_transformers(tmp_path):
+    (tmp_path / "transformers").mkdir()
+    (tmp_path / "transformers/__init__.py").write_text("raise RuntimeError('loaded')")
+    info = tmp_path / "transformers-4.50.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 4.50.0\n")
+    code = """
+from lightpose.runtime.imports import quick_imports
+with quick_imports():
+    import torchmetrics
+from lightning_utilities.core.imports import RequirementCache
+assert RequirementCache("transformers>=4.4.0")
+"""
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=os.environ | {"PYTHONPATH": paths})
 
 
 def test_garbage_is_collected_as_before():
