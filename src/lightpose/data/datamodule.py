@@ -188,7 +188,7 @@ class PoseDataModule(LightningDataModule):
         world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         accumulated = trainer.accumulate_grad_batches if trainer else 1
         batches = self.epoch_steps and self.epoch_steps * accumulated
-        most = -(-len(dataset) // world)
+        most = max(1, -(-len(dataset) // world))
         if most < self.batch_size:
             log.info("data.batch_size=%d is cut to %d: there are %d samples", self.batch_size, most, len(dataset))
             self.batch_size = most

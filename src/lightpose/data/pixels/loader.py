@@ -119,7 +119,7 @@ class EpochSampler(DistributedSampler[Sample]):
     def __iter__(self) -> Iterator[Any]:
         first = self.epoch
         skip, self.skip, self._resumed = self.skip, 0, None
-        for epoch in itertools.count(first):
+        for epoch in itertools.count(first) if self.total_size else ():
             shares = self.order(epoch).reshape(-1, self.num_replicas, self.step // self.num_replicas, 2)
             own = shares[:, self.rank].reshape(-1, 2)[skip // self.num_replicas :]
             yield from map(tuple, own.tolist())
