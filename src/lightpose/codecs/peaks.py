@@ -125,3 +125,24 @@ def _newton(surface: Tensor, step: int) -> tuple[Tensor, Tensor]:
     is_top = (determinant > 1e-8) & (dxx < 0)
     newton = torch.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], -1)
     return newton / torch.where(is_top, determinant, 1.0)[..., None], is_top
+
+
+def profile_shift(profiles: Tensor, cells: Tensor, blur_kernel: int) -> Tensor:
+    """`newton_shift` of profiles (..., length) along one axis: the shift (...) from the highest ``cells`` (...).
+
+    The blur narrows and the difference stencil moves near an end, and second differences span two cells. The shift is
+    never more than two cells.
+    """
+    radius, step, last = blur_kernel // 2, 2, profiles.shape[-1] - 1
+    centers = cells.clamp(step, last - step)
+    fits = torch.minimum(centers, last - centers) - step
+    kernel = _blur_matrices(fits.clamp(0, radius), radius, step)  # (..., 2 step + 1, taps)
+    offsets = torch.arange(-radius - step, radius + step + 1, device=profiles.device)
+    around = profiles.gather(-1, (centers[..., None] + offsets).clamp(0, last))  # clamped ones have no weight
+    blurred = (kernel * around[..., None, :]).sum(-1)  # (..., 2 step + 1)
+    top = blurred[..., step].clamp_min(torch.finfo(blurred.dtype).tiny)
+    far_left, left, middle, right, far_right = torch.log((blurred / top[..., None]).clamp_min(1e-3)).unbind(-1)
+    slope, bend = (right - left) / 2, (far_right - 2 * middle + far_left) / 4
+    is_top = bend < 0
+    shift = centers - cells - slope / torch.where(is_top, bend, 1.0)
+    return torch.where(is_top, shift.clamp(-2, 2), 0.0)

@@ -55,7 +55,7 @@ class HeatmapHead(Head):
         assert spec.input_hw is not None
         self.padded_hw = tuple(int(-(-side // strides[self.level]) * factor) for side in spec.input_hw)
         if upsample == "deconv":
-            self.upsample, width = _deconvs(factor, width, channels)
+            self.upsample, width = deconvs(factor, width, channels)
         elif upsample == "bilinear":
             self.upsample = nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=factor, mode="bilinear"))
         else:
@@ -63,7 +63,7 @@ class HeatmapHead(Head):
         kernel = 1 if upsample == "deconv" else 3
         self.sizes = [math.prod(shape[:-2]) for shape in self.shapes.values()]
         self.final = nn.Conv2d(width, sum(self.sizes), kernel, padding=kernel // 2)
-        _start_small(self.final)
+        start_small(self.final)
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Outputs by name, shaped (B, *spec.outputs[name])."""
@@ -103,7 +103,7 @@ def _upsampling(stride: int, spec: Spec, map_hw: tuple[int, ...]) -> float:
     return factor
 
 
-def _deconvs(factor: float, in_channels: int, channels: int) -> tuple[nn.Sequential, int]:
+def deconvs(factor: float, in_channels: int, channels: int) -> tuple[nn.Sequential, int]:
     """Transposed convolutions that upsample by ``factor``, and their output channels."""
     steps = round(math.log2(factor))
     if 2**steps != factor:
@@ -114,12 +114,13 @@ def _deconvs(factor: float, in_channels: int, channels: int) -> tuple[nn.Sequent
     layers: list[nn.Module] = []
     for width in [in_channels, *[channels] * (steps - 1)] if steps else []:
         deconv = nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1, bias=False)
-        _start_small(deconv)
+        start_small(deconv)
         layers += [deconv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers), channels if steps else in_channels
 
 
-def _start_small(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
+def start_small(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    """Small weights and no bias, so that training starts with outputs near zero."""
     nn.init.normal_(conv.weight, std=0.001)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
