@@ -103,7 +103,7 @@ def test_an_experiment_becomes_objects_that_fit_together(experiment: str, annota
     data = config["data"]
     check_targets(config["estimator"])  # its checkpoint runs unasked
     check_targets([data["reader"], data["transforms"]["eval"]], rooms=DATA)
-    config["estimator"]["backbone"]["pretrained"] = False
+    config["estimator"]["backbone"].pop("pretrained", None)
     with torch.device("meta"):  # shapes without memory or time, even of the largest
         estimator = make_estimator(config, coco17())
         inputs = torch.empty(2, 3, *config["input_hw"], dtype=torch.uint8)
