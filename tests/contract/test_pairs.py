@@ -174,7 +174,10 @@ def check_prediction(estimator: PoseEstimator) -> None:
     noise = {name: torch.randn_like(output) for name, output in outputs.items()}
     kept = {name: output.clone() for name, output in noise.items()}
     twice = estimator.codec.flip(estimator.codec.flip(noise))
-    assert all(torch.equal(twice[name], kept[name]) and torch.equal(noise[name], kept[name]) for name in kept)
+    assert all(torch.equal(noise[name], kept[name]) for name in kept)
+    for name in kept:
+        rounding = 1e-6 if name == "keypoints" else 0  # which are not mirrored by negation
+        torch.testing.assert_close(twice[name], kept[name], atol=rounding, rtol=0)
 
 
 @pytest.mark.parametrize("grid", ["stride", "udp", "half_pixel"])
