@@ -17,7 +17,7 @@ CONF = Path(__file__).parents[2] / "conf"
 RECORDS: dict[str, dict[str, Any]] = record("backbones")
 HALVING = ("litehrnet",)
 """Families whose input must divide by 32."""
-LARGE: tuple[str, ...] = ()
+LARGE = ("scnet101",)
 
 
 def from_yaml(name: str, input_hw: tuple[int, ...] = (64, 96), **options: Any) -> FeatureModule:
@@ -40,8 +40,9 @@ def test_matches_the_recorded_network(name: str) -> None:
     net = from_yaml(name, tuple(case["input"][2:])).eval()
     state = {key: weight(f"backbone.{key}", tuple(value.shape)) for key, value in net.state_dict().items()}
     net.load_state_dict(state)
+    net.to(memory_format=torch.channels_last)
     with torch.inference_mode():
-        (features,) = net(recorded_input(case["input"]))
+        (features,) = net(recorded_input(case["input"]).to(memory_format=torch.channels_last))
     assert relative_error(features, case["features"]) < 1e-4
     assert sum(parameter.numel() for parameter in net.parameters()) == case["params"]
 
@@ -54,16 +55,6 @@ def test_shapes_and_no_unused_parameter(name: str) -> None:
     assert shapes == [(c, 64 // s, 96 // s) for c, s in zip(net.out_channels, net.strides, strict=True)]
     sum(feature.sin().sum() for feature in maps).backward()
     assert not [key for key, parameter in net.named_parameters() if parameter.grad is None]
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_the_memory_format_changes_nothing(name: str) -> None:
-    torch.manual_seed(0)
-    net, images = from_yaml(name).eval(), torch.randn(1, 3, 64, 96)
-    with torch.inference_mode():
-        (plain,) = net(images)
-        (last,) = net.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -81,7 +72,7 @@ def test_any_input_size_fits_or_the_nearest_are_named(name: str) -> None:
         assert tuple(feature.shape[1:]) == (channels, -(-100 // stride), -(-66 // stride))
 
 
-@pytest.mark.parametrize("name", ["shufflenetv1"])
+@pytest.mark.parametrize("name", ["shufflenetv1", "vipnas_resnet50"])
 def test_chosen_maps_are_those_of_all(name: str) -> None:
     torch.manual_seed(0)
     net, images = from_yaml(name, out_indices=None).eval(), torch.randn(1, 3, 64, 96)

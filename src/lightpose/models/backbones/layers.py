@@ -1,8 +1,9 @@
 """What several backbones are made of."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from lightpose.errors import UserError
@@ -25,6 +26,27 @@ def conv_norm(
     if activation is not None:
         layers["act"] = activation()
     return nn.Sequential(layers)
+
+
+class ChannelWeighting(nn.Module):
+    """Multiplies every channel with a weight that the means of all channels decide on (arXiv:1709.01507).
+
+    Args:
+        channels: of the map.
+        gate: brings the weights into the range from 0 to 1.
+    """
+
+    def __init__(self, channels: int, gate: Callable[[Tensor], Tensor] = torch.sigmoid) -> None:
+        super().__init__()
+        self.gate = gate
+        narrow = channels // 4
+        self.conv1 = nn.Sequential(OrderedDict(conv=nn.Conv2d(channels, narrow, 1)))
+        self.conv2 = nn.Sequential(OrderedDict(conv=nn.Conv2d(narrow, channels, 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to the same shape."""
+        mean = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
+        return x * self.gate(self.conv2(torch.relu(self.conv1(mean))))
 
 
 def shuffle_channels(x: Tensor, groups: int) -> Tensor:

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightpose.models.backbones.hrnet import Fusion
-from lightpose.models.backbones.layers import check_divides, conv_norm, init_convs, shuffle_channels
+from lightpose.models.backbones.layers import ChannelWeighting, check_divides, conv_norm, init_convs, shuffle_channels
 from lightpose.models.base import FeatureModule
 from lightpose.models.weights import load_weights
 
 STEM = 32
 CHANNELS = (40, 80, 160, 320)
-CROSS_RATIO, SPACE_RATIO = 8, 4  # how narrow the two kinds of weights are computed
+CROSS_RATIO = 8  # of all channels to those between which they decide on their weights
 
 
 class LiteHRNet(FeatureModule):
@@ -157,7 +157,7 @@ class ConditionalBlock(nn.Module):
         halves = [width // 2 for width in channels]
         self.cross_resolution_weighting = CrossResolutionWeighting(halves)
         self.depthwise_convs = nn.ModuleList(conv_norm(half, half, 3, groups=half, activation=None) for half in halves)
-        self.spatial_weighting = nn.ModuleList(SpatialWeighting(half) for half in halves)
+        self.spatial_weighting = nn.ModuleList(ChannelWeighting(half) for half in halves)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """All maps to maps of the same shapes."""
@@ -183,21 +183,6 @@ class CrossResolutionWeighting(nn.Module):
         pooled = [functional.avg_pool2d(x, factor) for x, factor in zip(maps, factors, strict=True)]
         weights = self.conv2(self.conv1(torch.cat(pooled, 1))).split(self.channels, 1)  # of the coarsest size
         return [x * functional.interpolate(w, x.shape[-2:]) for x, w in zip(maps, weights, strict=True)]
-
-
-class SpatialWeighting(nn.Module):
-    """Multiplies every channel with a weight that the mean of each channel decides on."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        narrow = channels // SPACE_RATIO
-        self.conv1 = nn.ModuleDict({"conv": nn.Conv2d(channels, narrow, 1)})
-        self.conv2 = nn.ModuleDict({"conv": nn.Conv2d(narrow, channels, 1)})
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to the same shape."""
-        mean = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
-        return x * torch.sigmoid(self.conv2["conv"](torch.relu(self.conv1["conv"](mean))))
 
 
 def separable(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
