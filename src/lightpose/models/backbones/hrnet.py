@@ -1,13 +1,13 @@
 """HRNet: parallel branches of four resolutions that exchange features again and again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
-from lightpose.errors import UserError
+from lightpose.models.backbones.layers import check_divides, init_convs
 from lightpose.models.backbones.timm import create_timm, select_levels
 from lightpose.models.base import FeatureModule
 from lightpose.models.weights import fit_weights, load_weights
@@ -44,8 +44,7 @@ class HRNet(FeatureModule):
         input_hw: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        if input_hw is not None and any(side % 32 for side in input_hw):
-            raise UserError(f"HRNet halves its input five times, so input_hw={list(input_hw)} must divide by 32")
+        check_divides("HRNet", input_hw)
         channels, strides = [width * 2**i for i in range(4)], [4 * 2**i for i in range(4)]
         self.out_indices = select_levels(out_indices, strides)
         self.out_channels = tuple(channels[i] for i in self.out_indices)
@@ -68,9 +67,7 @@ class HRNet(FeatureModule):
         self.stage3 = _stage(channels[:3], MODULES_OF_STAGE[3], range(3))
         self.transition3 = nn.ModuleDict({"3": nn.Sequential(conv_bn_relu(channels[2], channels[3], stride=2))})
         self.stage4 = _stage(channels, MODULES_OF_STAGE[4], self.out_indices)
-        for part in self.modules():
-            if isinstance(part, nn.Conv2d):
-                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+        init_convs(self)
         if weights is not None:
             load_weights(self, weights)
         elif pretrained:
@@ -97,28 +94,60 @@ class HighResolutionModule(nn.Module):
 
     def __init__(self, channels: Sequence[int], rows: Sequence[int]) -> None:
         super().__init__()
-        self.rows = tuple(rows)
         self.branches = nn.ModuleList(
             nn.Sequential(*(BasicBlock(width, width) for _ in range(BLOCKS_OF_BRANCH))) for width in channels
         )
-        self.fuse_layers = nn.ModuleDict(
+        self.fuse_layers = Fusion(channels, rows, conv_bn_relu)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps of all branches to maps of ``rows``."""
+        fused: list[Tensor] = self.fuse_layers([branch(x) for branch, x in zip(self.branches, maps, strict=True)])
+        return fused
+
+
+class Fusion(nn.ModuleDict):
+    """Every map of ``rows`` becomes the sum of all maps, brought to its channels and its resolution.
+
+    Args:
+        channels: of the maps, finest first.
+        rows: maps to fuse into, in the order they are given out.
+        halving: builds what halves a map from its channels in, its channels out and ``stride=2``, a ReLU at its end.
+        upsampling: how coarse maps are enlarged.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        rows: Sequence[int],
+        halving: Callable[..., nn.Sequential],
+        upsampling: str = "nearest",
+    ) -> None:
+        super().__init__(
             {
                 str(row): nn.ModuleDict(
-                    {str(column): _fusion(channels, row, column) for column in range(len(channels)) if column != row}
+                    {
+                        str(column): _bring(channels, row, column, halving, upsampling)
+                        for column in range(len(channels))
+                        if column != row
+                    }
                 )
                 for row in rows
             }
         )
+        self.rows = tuple(rows)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps of all branches to maps of ``rows``."""
-        maps = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
-        return [torch.relu(self._fuse(maps, row)) for row in self.rows]
+        """All maps to those of ``rows``."""
+        sums = []
+        for row in self.rows:
+            parts = self.parts(maps, row)
+            sums.append(torch.relu(sum(parts[1:], parts[0])))
+        return sums
 
-    def _fuse(self, maps: list[Tensor], row: int) -> Tensor:
-        layers: Mapping[str, nn.Module] = self.fuse_layers[str(row)]  # type: ignore[assignment]
-        parts = [x if column == row else layers[str(column)](x) for column, x in enumerate(maps)]
-        return sum(parts[1:], parts[0])
+    def parts(self, maps: list[Tensor], row: int) -> list[Tensor]:
+        """All maps, finest first, as they are added up in ``row``."""
+        layers: Mapping[str, nn.Module] = self[str(row)]  # type: ignore[assignment]
+        return [x if column == row else layers[str(column)](x) for column, x in enumerate(maps)]
 
 
 def _stage(channels: Sequence[int], modules: int, rows: Sequence[int]) -> nn.Sequential:
@@ -138,14 +167,16 @@ def conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Seq
     )
 
 
-def _fusion(channels: Sequence[int], row: int, column: int) -> nn.Sequential:
-    """Brings the map of branch ``column`` to the channels and the resolution of branch ``row``."""
+def _bring(
+    channels: Sequence[int], row: int, column: int, halving: Callable[..., nn.Sequential], upsampling: str
+) -> nn.Sequential:
+    """Brings the map ``column`` to the channels and the resolution of the map ``row``."""
     if column > row:
         return nn.Sequential(
             nn.Conv2d(channels[column], channels[row], 1, bias=False),
             nn.BatchNorm2d(channels[row]),
-            nn.Upsample(scale_factor=float(2 ** (column - row)), mode="nearest"),
+            nn.Upsample(scale_factor=float(2 ** (column - row)), mode=upsampling),
         )
-    halvings = [conv_bn_relu(channels[column], channels[column], stride=2) for _ in range(row - column - 1)]
-    last = conv_bn_relu(channels[column], channels[row], stride=2)[:2]
+    halvings = [halving(channels[column], channels[column], stride=2) for _ in range(row - column - 1)]
+    last = halving(channels[column], channels[row], stride=2)[:-1]
     return nn.Sequential(*halvings, last)

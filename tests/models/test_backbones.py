@@ -1,0 +1,85 @@
+"""Backbones of recorded architectures, each from its YAML."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from recorded import record, recorded_input, relative_error, weight
+
+from lightpose.models.base import FeatureModule
+
+CONF = Path(__file__).parents[2] / "conf"
+RECORDS: dict[str, dict[str, Any]] = record("backbones")
+HALVING = ("litehrnet",)
+"""Families whose input must divide by 32."""
+LARGE = ("scnet101",)
+
+
+def from_yaml(name: str, input_hw: tuple[int, ...] = (64, 96), **options: Any) -> FeatureModule:
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = compose(overrides=[f"+backbone={name}", f"+input_hw={list(input_hw)}"])
+    net: FeatureModule = instantiate(OmegaConf.merge(config, {"backbone": options}).backbone)
+    return net
+
+
+def slowly(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name
+
+
+ALL = [slowly(name) for name in RECORDS]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_matches_the_recorded_network(name: str) -> None:
+    case = RECORDS[name]
+    net = from_yaml(name, tuple(case["input"][2:])).eval()
+    state = {key: weight(f"backbone.{key}", tuple(value.shape)) for key, value in net.state_dict().items()}
+    net.load_state_dict(state)
+    net.to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        (features,) = net(recorded_input(case["input"]).to(memory_format=torch.channels_last))
+    assert relative_error(features, case["features"]) < 1e-4
+    assert sum(parameter.numel() for parameter in net.parameters()) == case["params"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_shapes_and_no_unused_parameter(name: str) -> None:
+    net = from_yaml(name)
+    maps = net(torch.randn(2, 3, 64, 96).to(memory_format=torch.channels_last))
+    shapes = [tuple(feature.shape[1:]) for feature in maps]
+    assert shapes == [(c, 64 // s, 96 // s) for c, s in zip(net.out_channels, net.strides, strict=True)]
+    sum(feature.sin().sum() for feature in maps).backward()
+    assert not [key for key, parameter in net.named_parameters() if parameter.grad is None]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_any_input_size_fits_or_the_nearest_are_named(name: str) -> None:
+    if name.startswith(HALVING):
+        with pytest.raises(
+            InstantiationException, match=r"must divide by 32; set input_hw=\[96,64\] or input_hw=\[128,96\]"
+        ):
+            from_yaml(name, (100, 66))
+        return
+    with torch.device("meta"):  # nothing may depend on values
+        net = from_yaml(name, (100, 66)).eval()
+        maps = net(torch.empty(1, 3, 100, 66))
+    for feature, channels, stride in zip(maps, net.out_channels, net.strides, strict=True):
+        assert tuple(feature.shape[1:]) == (channels, -(-100 // stride), -(-66 // stride))
+
+
+@pytest.mark.parametrize("name", ["shufflenetv1", "vipnas_resnet50"])
+def test_chosen_maps_are_those_of_all(name: str) -> None:
+    torch.manual_seed(0)
+    net, images = from_yaml(name, out_indices=None).eval(), torch.randn(1, 3, 64, 96)
+    fewer = from_yaml(name, out_indices=[1]).eval()
+    fewer.load_state_dict({key: net.state_dict()[key] for key in fewer.state_dict()})
+    assert len(fewer.state_dict()) < len(net.state_dict())
+    with torch.inference_mode():
+        assert torch.equal(fewer(images)[0], net(images)[1])
+    with pytest.raises(InstantiationException, match=r"choose from 0 to"):
+        from_yaml(name, out_indices=[7])
