@@ -46,7 +46,8 @@ class HeatmapHead(Head):
     ) -> None:
         super().__init__()
         self.criterion = criterion
-        self.shapes = {name: _map_shape(spec, name) for name in sorted(self.emits)}
+        maps = self.emits - {"keypoints"}  # means of maps have none of their own
+        self.shapes = {name: _map_shape(spec, name) for name in sorted(maps)}
         finest = min(range(len(strides)), key=lambda level: strides[level])
         self.level = finest - len(strides)  # counted from the end: of the last stage
         width = in_channels[self.level]
