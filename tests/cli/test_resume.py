@@ -114,6 +114,7 @@ def test_accumulated_steps_go_on_and_can_be_cut_otherwise(training, tmp_path):
         (["data.batch_size=5"], "8 samples into an epoch, which is no whole number of this run's steps of 5 samples"),
         (["data.batch_size=4", "trainer.accumulate_grad_batches=4"], "steps of 16 samples"),
         (["data.batch_size=4", "trainer.limit_train_batches=2"], "this run's epochs end after 8"),
+        (["data.batch_size=4", "data.epoch_steps=1"], "end after 4; give the data, data.epoch_steps, "),
     ],
 )
 def test_what_can_not_be_gone_on_with_is_refused(run, people, tiny, tmp_path, change, expected):

@@ -122,3 +122,12 @@ def test_the_machine_chooses_the_network_and_a_cpu_does_not_wait_for_torch(run, 
     assert "model: regnetx_002" in made and made.endswith("False\n")
     assert not list(tmp_path.iterdir())
     assert "model: resnet18" in run(train.main, *chosen, "backbone=timm/resnet18", "--cfg", "job")[1]
+
+
+def test_other_callbacks_can_be_chosen(run, given, tmp_path):
+    steps = "trainer.max_steps=1", "callbacks.report=null", "callbacks.pictures=null"
+    code, _, err = run(train.main, *given, "callbacks=default", *steps, f"output_dir={tmp_path}/run")
+    assert code == 0, err
+    code, out, err = run(train.main, *given, "+callbacks.mine.a=1", *steps, f"output_dir={tmp_path}/other")
+    assert code == 1 and "Error getting object" not in out + err
+    assert "+callbacks.mine.a=1: expected a part with its _target_" in err or "callbacks.mine={'a': 1}" in err

@@ -81,6 +81,16 @@ def test_resume_goes_on_in_the_same_folder(run, people, tiny, tmp_path):
     assert code == 1 and "finished run (2 epochs" in err
 
 
+def test_a_run_whose_time_has_gone_says_so_when_resumed(run, people, tiny, tmp_path):
+    common = [f"data.train={people}", *tiny, "trainer.max_epochs=1000", "trainer.max_time={milliseconds: 100}"]
+    assert run(train.main, *common, f"output_dir={tmp_path}/run")[0] == 0
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    content = last.read_bytes()
+    code, _, err = run(train.main, *common, f"resume={last}")
+    assert code == 1 and "trainer.max_time counts them" in err and "Traceback" not in err
+    assert last.read_bytes() == content
+
+
 def test_the_best_weights_are_no_state_of_training(run, people, tiny, trained):
     best, last = (trained / f"checkpoints/{name}.ckpt" for name in ("best", "last"))
     assert best.stat().st_size < last.stat().st_size / 2

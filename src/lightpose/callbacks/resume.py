@@ -81,15 +81,15 @@ class Resume(L.Callback):
         if done >= batches:
             raise UserError(
                 f"the checkpoint was written {seen} samples into an epoch, and this run's epochs end after "
-                f"{batches * sampler.step}; give a smaller data.batch_size, and the data and trainer.limit_train_"
-                "batches of the run before"
+                f"{batches * sampler.step}; give the data, data.epoch_steps, trainer.limit_train_batches and batch "
+                "size of the run before"
             )
         sampler.resume(epoch, seen)
         sampler.set_epoch(epoch)
         if self.saved.get("order") != _check_sum(sampler):
             log.warning(
-                "the epoch goes on in another order than it began in, as the data, seed or data.group_by_image has "
-                "changed: some of its samples are shown twice, others not at all"
+                "the epoch goes on in another order than it began in, as the data, seed, data.group_by_image or the "
+                "length of epochs has changed: some of its samples may be shown twice, others not at all"
             )
         progress.ready = progress.started = progress.processed = done
         progress.completed = done - 1

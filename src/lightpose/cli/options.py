@@ -196,6 +196,8 @@ def _value(override: str) -> str:
 
 def needed_options(target: Any) -> set[str]:
     """Options that a class or function needs; an empty set if nobody can tell."""
+    if not isinstance(target, str):  # Hydra would log an error of its own
+        return set()
     try:
         parameters = inspect.signature(get_object(target)).parameters.values()
     except Exception:  # whoever builds it will say what is wrong

@@ -98,6 +98,8 @@ def train(composed: DictConfig) -> float | None:
     try:
         with ending_together(trainer):
             trainer.fit(estimator, datamodule=datamodule, ckpt_path=resume, weights_only=True if resume else None)
+            if resume and not run_folder.trained:
+                _check_time(trainer, resume)
     except BaseException as error:
         run_folder.take_back()
         if told := run_folder.explained(error, trainer):
@@ -141,6 +143,25 @@ def _check_resume(config: dict[str, Any], skeleton: Any) -> str:
             f"raise trainer.max_epochs above {done}, or start a new run from its weights with init_from="
         )
     return str(Path(config["resume"]).absolute())  # what stands before a "::" would be a protocol to Lightning
+
+
+def _check_time(trainer: Any, resume: str) -> None:
+    """Say why a resumed run did no step, if ``trainer.max_time`` is why.
+
+    Raises:
+        UserError: with how long the run before took.
+    """
+    from lightning.pytorch.callbacks import Timer
+
+    from lightpose.errors import UserError
+
+    timer = next((each for each in trainer.callbacks if isinstance(each, Timer)), None)
+    left = timer.time_remaining() if timer else None
+    if timer and left is not None and left <= 0:
+        raise UserError(
+            f"{resume} is of a run that has trained for {timer.time_elapsed():.0f} seconds, and trainer.max_time "
+            "counts them; to train on, give a longer one, or start a new run from its weights with init_from="
+        )
 
 
 def _report(trainer: Any, config: dict[str, Any]) -> float | None:

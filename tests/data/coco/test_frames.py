@@ -120,6 +120,13 @@ def test_labels_far_outside_and_images_of_different_sizes_are_samples(write_coco
     assert CocoFrames.read_image_hw(path).tolist() == [[48, 64], [40, 32]]
 
 
+def test_labels_outside_are_told_of_without_a_word_of_boxes(write_coco, subject, caplog):
+    outside = [500, 6, 2, 30, 900, 2, *NOTHING[6:]]
+    CocoFrames(write_coco([subject(1, keypoints=outside), subject(2, 2)]))
+    assert "33% of the labelled keypoints lie outside of their image" in caplog.text
+    assert "bbox" not in caplog.text and "boxes" not in caplog.text
+
+
 def test_other_processes_get_the_same_samples(write_coco, subject):
     data = CocoFrames(write_coco([subject(1), subject(2, 2)]))
     again = pickle.loads(pickle.dumps(data.index))

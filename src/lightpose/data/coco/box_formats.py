@@ -46,6 +46,8 @@ def box_mistakes(index: CocoIndex) -> list[str]:
     fitting = {name: _held(box, points, labelled) for name, box in within.items() if _inside(box, sizes) > 0.95}
     likely = max(fitting, key=lambda name: fitting[name], default="")
     asked = "; `bbox` must be x, y, width, height in pixels"
+    if held < 0.8 and np.array_equal(plain, np.concatenate([np.zeros_like(sizes[:, :2]), sizes[:, :2]], -1)):
+        return [f"{1 - held:.0%} of the labelled keypoints lie outside of their image; they must be in its pixels"]
     if held < 0.8:
         looks = (
             f"; they look like {likely}, as which they hold {fitting[likely]:.0%}"
