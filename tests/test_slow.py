@@ -88,6 +88,18 @@ def test_real_photographs_are_learnt_by_heart(coco_samples, tmp_path):
     assert figures(scored.stdout)["AP"] >= 0.95, scored.stdout + scored.stderr
 
 
+@pytest.mark.parametrize("head", ["simcc", "rtmcc"])
+def test_coordinates_as_classes_are_learnt_by_heart(head, coco_samples, tmp_path):
+    annotations = coco_samples / "test_coco.json"
+    arguments = [f"head={head}", "codec=simcc", "backbone=timm/resnet18", *SMALL, "data.batch_size=12", "augment=none"]
+    arguments += [f"data.train={annotations}", f"data.val={annotations}", "estimator.flip_test=false"]
+    arguments += ["trainer.max_epochs=90", "trainer.check_val_every_n_epoch=30", "optimizer.lr=1e-3"]
+    done = command("train", *arguments, f"output_dir={tmp_path}/run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    scored = command("eval", f"ckpt={tmp_path}/run/checkpoints/best.ckpt", "num_workers=0", cwd=tmp_path)
+    assert figures(scored.stdout)["AP"] >= 0.95, scored.stdout + scored.stderr
+
+
 def test_killed_run_goes_on(people, tmp_path):
     arguments = ["backbone=timm/any", "backbone.model=test_resnet", *SMALL, f"data.train={people}"]
     arguments += ["trainer.max_epochs=40", f"output_dir={tmp_path}/run"]

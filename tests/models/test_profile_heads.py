@@ -164,10 +164,11 @@ def test_gradient_matches_finite_differences_and_follows_the_weights():
     assert torch.isclose(profile_loss(output, target, 2 * weights), 2 * profile_loss(output, target, weights))
 
 
-def test_loss_is_zero_where_right_or_hidden_and_finite_for_large_outputs():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_loss_is_zero_where_right_or_hidden_and_finite_for_large_outputs(dtype):
     target = torch.rand(2, 4, 6)
     assert abs(profile_loss(target, target, torch.ones(2, 4))) < 1e-6
-    output = (1e4 * torch.randn(2, 4, 6)).requires_grad_()
+    output = (1e4 * torch.randn(2, 4, 6)).to(dtype).requires_grad_()
     for weights in (torch.zeros(2, 4), torch.ones(2, 4)):
         loss = profile_loss(output, target, weights)
         (gradient,) = torch.autograd.grad(loss, output)

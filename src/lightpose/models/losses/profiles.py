@@ -1,5 +1,6 @@
 """Losses of profiles along the axes of the input."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,6 +33,7 @@ class ProfileKL(nn.Module):
         return {name: self._divergence(output, targets, name) for name, output in outputs.items()}
 
     def _divergence(self, output: Tensor, targets: Targets, name: str) -> Tensor:
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
         target = targets.maps[name].to(output.dtype)
         if self.label_beta is not None:
             target = (self.label_beta * target).softmax(-1)
