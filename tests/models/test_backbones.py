@@ -11,13 +11,14 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from recorded import record, recorded_input, relative_error, weight
 
+from lightpose.estimators.optim import parameter_groups
 from lightpose.models.base import FeatureModule
 
 CONF = Path(__file__).parents[2] / "conf"
 RECORDS: dict[str, dict[str, Any]] = record("backbones")
-HALVING = ("litehrnet",)
+HALVING = ("litehrnet", "hrformer")
 """Families whose input must divide by 32."""
-LARGE = ("scnet101",)
+LARGE = ("scnet101", "hrformer_base")
 
 
 def from_yaml(name: str, input_hw: tuple[int, ...] = (64, 96), **options: Any) -> FeatureModule:
@@ -80,6 +81,19 @@ def test_chosen_maps_are_those_of_all(name: str) -> None:
     fewer.load_state_dict({key: net.state_dict()[key] for key in fewer.state_dict()})
     assert len(fewer.state_dict()) < len(net.state_dict())
     with torch.inference_mode():
-        assert torch.equal(fewer(images)[0], net(images)[1])
+        torch.testing.assert_close(fewer(images)[0], net(images)[1])
     with pytest.raises(InstantiationException, match=r"choose from 0 to"):
         from_yaml(name, out_indices=[7])
+
+
+def test_depth_is_dropped_ever_more_often_and_biases_of_positions_never_decay() -> None:
+    net = from_yaml("hrformer_small", drop_path_rate=0.26)
+    rates = [
+        [block.drop_path.drop_prob for block in module.branches[-1]]
+        for module in (*net.stage2, *net.stage3, *net.stage4)
+    ]
+    assert [round(rate, 2) for each in rates for rate in each] == [round(0.02 * i, 2) for i in range(14)]
+    groups = parameter_groups(net, 1e-3, 0.1, decay_norm_and_bias=True)
+    frozen = {id(parameter) for group in groups if not group["weight_decay"] for parameter in group["params"]}
+    names = {name for name, parameter in net.named_parameters() if id(parameter) in frozen}
+    assert names == {name for name in net.state_dict() if name.endswith("relative_position_bias_table")}

@@ -1,6 +1,6 @@
 """HRNet: parallel branches of four resolutions that exchange features again and again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,11 +12,74 @@ from lightpose.models.backbones.timm import create_timm, select_levels
 from lightpose.models.base import FeatureModule
 from lightpose.models.weights import fit_weights, load_weights
 
-MODULES_OF_STAGE = {2: 1, 3: 4, 4: 3}
-BLOCKS_OF_BRANCH = 4
+MODULES = (1, 4, 3)  # of stages 2, 3 and 4
+BLOCKS = 4  # in front of the branches, and of each branch of a module
 
 
-class HRNet(FeatureModule):
+class HighResolutionNet(FeatureModule):
+    """The trunk of HRNet and of networks that differ from it in their modules.
+
+    (B, 3, H, W) normalised RGB to maps of strides 4 to 32. The last module computes only the maps asked for.
+
+    Args:
+        channels: of the four branches, finest first.
+        bottlenecks: in front of the branches.
+        modules: how many there are in stages 2, 3 and 4.
+        module: builds one from the channels of its branches and the maps it gives; it takes and gives lists of maps.
+        out_indices: which of the four maps to give, finest first; negative ones count from the end; None gives all.
+
+    Raises:
+        UserError: for an index that isn't there.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        bottlenecks: int,
+        modules: Sequence[int],
+        module: Callable[[Sequence[int], Sequence[int]], nn.Module],
+        out_indices: Sequence[int] | None,
+    ) -> None:
+        super().__init__()
+        strides = [4 * 2**i for i in range(4)]
+        self.out_indices = select_levels(out_indices, strides)
+        self.out_channels = tuple(channels[i] for i in self.out_indices)
+        self.strides = tuple(strides[i] for i in self.out_indices)
+
+        self.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.conv2 = nn.Conv2d(64, 64, 3, stride=2, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        widen = nn.Sequential(nn.Conv2d(64, 256, 1, bias=False), nn.BatchNorm2d(256))
+        self.layer1 = nn.Sequential(
+            Bottleneck(64, 64, downsample=widen), *(Bottleneck(256, 64) for _ in range(bottlenecks - 1))
+        )
+        self.transition1 = nn.ModuleDict(
+            {"0": conv_bn_relu(256, channels[0]), "1": nn.Sequential(conv_bn_relu(256, channels[1], stride=2))}
+        )
+        self.transition2 = nn.ModuleDict({"2": nn.Sequential(conv_bn_relu(channels[1], channels[2], stride=2))})
+        self.transition3 = nn.ModuleDict({"3": nn.Sequential(conv_bn_relu(channels[2], channels[3], stride=2))})
+        self.stage2, self.stage3, self.stage4 = (
+            nn.Sequential(
+                *(module(channels[:branches], range(branches)) for _ in range(count - 1)),
+                module(channels[:branches], self.out_indices if branches == 4 else range(branches)),
+            )
+            for branches, count in zip((2, 3, 4), modules, strict=True)
+        )
+        init_convs(self)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) to the maps of ``out_indices``."""
+        x = self.relu(self.bn1(self.conv1(images)))
+        x = self.layer1(self.relu(self.bn2(self.conv2(x))))
+        maps: list[Tensor] = self.stage2([self.transition1["0"](x), self.transition1["1"](x)])
+        maps = self.stage3([*maps, self.transition2["2"](maps[-1])])
+        maps = self.stage4([*maps, self.transition3["3"](maps[-1])])
+        return maps
+
+
+class HRNet(HighResolutionNet):
     """High-resolution network (arXiv:1902.09212, arXiv:1908.07919).
 
     (B, 3, H, W) normalised RGB to maps of ``width * 2**i`` channels at stride ``4 * 2**i``. H and W must divide by 32.
@@ -43,64 +106,30 @@ class HRNet(FeatureModule):
         weights: str | Path | None = None,
         input_hw: Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
         check_divides("HRNet", input_hw)
-        channels, strides = [width * 2**i for i in range(4)], [4 * 2**i for i in range(4)]
-        self.out_indices = select_levels(out_indices, strides)
-        self.out_channels = tuple(channels[i] for i in self.out_indices)
-        self.strides = tuple(strides[i] for i in self.out_indices)
-
-        self.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.conv2 = nn.Conv2d(64, 64, 3, stride=2, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(64)
-        self.relu = nn.ReLU(inplace=True)
-        widen = nn.Sequential(nn.Conv2d(64, 256, 1, bias=False), nn.BatchNorm2d(256))
-        self.layer1 = nn.Sequential(
-            Bottleneck(64, 64, downsample=widen), *(Bottleneck(256, 64) for _ in range(BLOCKS_OF_BRANCH - 1))
-        )
-        self.transition1 = nn.ModuleDict(
-            {"0": conv_bn_relu(256, channels[0]), "1": nn.Sequential(conv_bn_relu(256, channels[1], stride=2))}
-        )
-        self.stage2 = _stage(channels[:2], MODULES_OF_STAGE[2], range(2))
-        self.transition2 = nn.ModuleDict({"2": nn.Sequential(conv_bn_relu(channels[1], channels[2], stride=2))})
-        self.stage3 = _stage(channels[:3], MODULES_OF_STAGE[3], range(3))
-        self.transition3 = nn.ModuleDict({"3": nn.Sequential(conv_bn_relu(channels[2], channels[3], stride=2))})
-        self.stage4 = _stage(channels, MODULES_OF_STAGE[4], self.out_indices)
-        init_convs(self)
+        super().__init__([width * 2**i for i in range(4)], BLOCKS, MODULES, _basic_module, out_indices)
         if weights is not None:
             load_weights(self, weights)
         elif pretrained:
             source = f"hrnet_w{width}"
             fit_weights(self, create_timm(source, pretrained=True).state_dict(), f"timm's {source}")
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) to the maps of ``out_indices``."""
-        x = self.relu(self.bn1(self.conv1(images)))
-        x = self.layer1(self.relu(self.bn2(self.conv2(x))))
-        maps: list[Tensor] = self.stage2([self.transition1["0"](x), self.transition1["1"](x)])
-        maps = self.stage3([*maps, self.transition2["2"](maps[-1])])
-        maps = self.stage4([*maps, self.transition3["3"](maps[-1])])
-        return maps
-
 
 class HighResolutionModule(nn.Module):
-    """Four basic blocks on each branch, then every map of ``rows`` becomes the sum of all branches.
+    """What every branch does for itself, then an exchange.
 
     Args:
-        channels: of the branches, finest first.
-        rows: branches to fuse into, in the order they are given out.
+        branches: each keeps the shape of its map.
+        fusion: of the branches.
     """
 
-    def __init__(self, channels: Sequence[int], rows: Sequence[int]) -> None:
+    def __init__(self, branches: Iterable[nn.Module], fusion: "Fusion") -> None:
         super().__init__()
-        self.branches = nn.ModuleList(
-            nn.Sequential(*(BasicBlock(width, width) for _ in range(BLOCKS_OF_BRANCH))) for width in channels
-        )
-        self.fuse_layers = Fusion(channels, rows, conv_bn_relu)
+        self.branches = nn.ModuleList(branches)
+        self.fuse_layers = fusion
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps of all branches to maps of ``rows``."""
+        """Maps of all branches to those that the fusion gives."""
         fused: list[Tensor] = self.fuse_layers([branch(x) for branch, x in zip(self.branches, maps, strict=True)])
         return fused
 
@@ -150,12 +179,9 @@ class Fusion(nn.ModuleDict):
         return [x if column == row else layers[str(column)](x) for column, x in enumerate(maps)]
 
 
-def _stage(channels: Sequence[int], modules: int, rows: Sequence[int]) -> nn.Sequential:
-    """``modules`` modules in a row; only the last one may leave maps out."""
-    every = range(len(channels))
-    return nn.Sequential(
-        *(HighResolutionModule(channels, every) for _ in range(modules - 1)), HighResolutionModule(channels, rows)
-    )
+def _basic_module(channels: Sequence[int], rows: Sequence[int]) -> HighResolutionModule:
+    branches = [nn.Sequential(*(BasicBlock(width, width) for _ in range(BLOCKS))) for width in channels]
+    return HighResolutionModule(branches, Fusion(channels, rows, conv_bn_relu))
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:

@@ -28,6 +28,17 @@ def conv_norm(
     return nn.Sequential(layers)
 
 
+def separable(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    """3x3 convolution of each channel, batch norm, 1x1 convolution, batch norm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False),
+        nn.BatchNorm2d(in_channels),
+        nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
 class ChannelWeighting(nn.Module):
     """Multiplies every channel with a weight that the means of all channels decide on (arXiv:1709.01507).
 

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightpose.models.backbones.hrnet import Fusion
-from lightpose.models.backbones.layers import ChannelWeighting, check_divides, conv_norm, init_convs, shuffle_channels
+from lightpose.models.backbones.layers import (
+    ChannelWeighting,
+    check_divides,
+    conv_norm,
+    init_convs,
+    separable,
+    shuffle_channels,
+)
 from lightpose.models.base import FeatureModule
 from lightpose.models.weights import load_weights
 
@@ -183,14 +190,3 @@ class CrossResolutionWeighting(nn.Module):
         pooled = [functional.avg_pool2d(x, factor) for x, factor in zip(maps, factors, strict=True)]
         weights = self.conv2(self.conv1(torch.cat(pooled, 1))).split(self.channels, 1)  # of the coarsest size
         return [x * functional.interpolate(w, x.shape[-2:]) for x, w in zip(maps, weights, strict=True)]
-
-
-def separable(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
-    """3x3 convolution of each channel, batch norm, 1x1 convolution, batch norm, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False),
-        nn.BatchNorm2d(in_channels),
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
