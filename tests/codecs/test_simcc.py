@@ -12,7 +12,7 @@ from lightpose.codecs.simcc import SimCCCodec
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
 
-PARITY = Path(__file__).parents[1] / "data_files/parity/codecs"
+PARITY = Path(__file__).parents[1] / "data_files/parity"
 GRIDS = ("stride", "udp", "half_pixel")
 HW = (256, 192)
 TARGETS = {

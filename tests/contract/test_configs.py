@@ -123,8 +123,8 @@ def test_an_experiment_becomes_objects_that_fit_together(experiment: str, annota
     for split in ("train", "val"):
         assert datamodule.dataset(split)[0].image.shape == (*config["input_hw"], 3)
     written = compose_option("callbacks", "default")["callbacks"]
-    given, config = config["monitor"], choose_monitor(config, written, estimator)
-    assert config["monitor"] == (given or "val/AP")
+    config = choose_monitor(config, written, estimator)
+    assert config["monitor"] == f"val/{estimator.metrics[0].figures[0]}"
     trainer = make_trainer({**config, "trainer": {**config["trainer"], "precision": "32-true"}})
     assert any(callback.monitor == config["monitor"] for callback in trainer.checkpoint_callbacks)
 

@@ -139,7 +139,7 @@ CASES = {"kl_discret": ProfileKL(), "kl_discret_plain": ProfileKL(beta=1, label_
 
 @pytest.mark.parametrize("name", CASES)
 def test_loss_matches_recorded_value_and_gradient(name):
-    figures = {key: torch.from_numpy(array) for key, array in np.load(PARITY / f"losses/{name}.npz").items()}
+    figures = {key: torch.from_numpy(array) for key, array in np.load(PARITY / f"{name}.npz").items()}
     outputs = {"x": figures["pred_0"].requires_grad_(), "y": figures["pred_1"].requires_grad_()}
     maps = {"x": figures["arg_0_0"], "y": figures["arg_0_1"]}
     losses = CASES[name](outputs, Targets(maps, dict.fromkeys("xy", figures["arg_1"])))
