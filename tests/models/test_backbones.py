@@ -1,5 +1,6 @@
 """Backbones of recorded architectures, each from its YAML."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ from lightpose.models.base import FeatureModule
 
 CONF = Path(__file__).parents[2] / "conf"
 RECORDS: dict[str, dict[str, Any]] = record("backbones")
+LARGE_RESNETS = (
+    *("seresnet101", "seresnet152", "resnext101", "resnext152"),
+    *("resnet101d", "resnet152d", "resnest101"),
+)
 HALVING = ("litehrnet", "hrformer")
 """Families whose input must divide by 32."""
-LARGE = ("scnet101", "hrformer_base")
+LARGE = ("scnet101", "hrformer_base", *(f"timm/{name}" for name in LARGE_RESNETS))
 
 
 def from_yaml(name: str, input_hw: tuple[int, ...] = (64, 96), **options: Any) -> FeatureModule:
@@ -26,6 +31,20 @@ def from_yaml(name: str, input_hw: tuple[int, ...] = (64, 96), **options: Any) -
         config = compose(overrides=[f"+backbone={name}", f"+input_hw={list(input_hw)}"])
     net: FeatureModule = instantiate(OmegaConf.merge(config, {"backbone": options}).backbone)
     return net
+
+
+def recorded_name(key: str, deep: bool) -> str:
+    """The recorded name of a tensor of timm's ResNets, whose stems may be ``deep``: of three convolutions."""
+    key = re.sub(r"\.se\.fc(\d)", r".se_layer.conv\1.conv", key)
+    if not deep:
+        return key
+    if key.startswith("conv1."):
+        _, index, leaf = key.split(".")
+        return f"stem.{int(index) // 3}.{'bn' if int(index) % 3 else 'conv'}.{leaf}"
+    key = re.sub(r"^bn1\.", "stem.2.bn.", key)
+    return key.replace("layer1.0.downsample.1", "layer1.0.downsample.0").replace(
+        "layer1.0.downsample.2", "layer1.0.downsample.1"
+    )
 
 
 def slowly(name: str) -> Any:
@@ -39,8 +58,10 @@ ALL = [slowly(name) for name in RECORDS]
 def test_matches_the_recorded_network(name: str) -> None:
     case = RECORDS[name]
     net = from_yaml(name, tuple(case["input"][2:])).eval()
-    state = {key: weight(f"backbone.{key}", tuple(value.shape)) for key, value in net.state_dict().items()}
-    net.load_state_dict(state)
+    named = net.model if name.startswith("timm/") else net
+    shapes = {key: tuple(value.shape) for key, value in named.state_dict().items()}
+    deep = "conv1.0.weight" in shapes
+    named.load_state_dict({key: weight(f"backbone.{recorded_name(key, deep)}", shape) for key, shape in shapes.items()})
     net.to(memory_format=torch.channels_last)
     with torch.inference_mode():
         (features,) = net(recorded_input(case["input"]).to(memory_format=torch.channels_last))
@@ -78,8 +99,9 @@ def test_chosen_maps_are_those_of_all(name: str) -> None:
     torch.manual_seed(0)
     net, images = from_yaml(name, out_indices=None).eval(), torch.randn(1, 3, 64, 96)
     fewer = from_yaml(name, out_indices=[1]).eval()
-    fewer.load_state_dict({key: net.state_dict()[key] for key in fewer.state_dict()})
-    assert len(fewer.state_dict()) < len(net.state_dict())
+    state = net.state_dict()
+    fewer.load_state_dict({key: state[key] for key in fewer.state_dict()})
+    assert len(fewer.state_dict()) < len(state)
     with torch.inference_mode():
         torch.testing.assert_close(fewer(images)[0], net(images)[1])
     with pytest.raises(InstantiationException, match=r"choose from 0 to"):
