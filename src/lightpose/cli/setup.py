@@ -29,6 +29,7 @@ from lightpose.models.net import PairError, fits
 from lightpose.runtime.background import BackgroundFiles
 from lightpose.runtime.processes import lean_ddp, orderly_signals
 from lightpose.runtime.sharding import check_precision, is_sharded
+from lightpose.runtime.sync_norms import SyncBatchNorms
 from lightpose.runtime.timeline import wanted
 from lightpose.runtime.whole_files import WholeFiles
 from lightpose.skeleton import Skeleton, mirror_remarks
@@ -305,7 +306,8 @@ def make_trainer(config: dict[str, Any], *further: Callback) -> Any:
     lean_ddp()
     callbacks = [Timeline(), *callbacks] if wanted() else callbacks
     callbacks += [Rehearsal(), Resume(), Length(), *further, Interruption(f"{config['output_dir']}/checkpoints")]
+    norms = [SyncBatchNorms()] if config["trainer"].get("sync_batchnorm") is True else []
     with preparing("trainer"):
-        trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[files(read)])
+        trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[files(read), *norms])
     orderly_signals(trainer)
     return trainer
