@@ -198,7 +198,11 @@ def bench_loaders(config: dict[str, Any], annotations: Path, workers: list[int],
                 options = {"decode": decode, "group_by_image": grouped, "num_workers": count}
                 data = assemble({**config["data"], **options}, skeleton=skeleton_of(annotations))
                 data.trainer = SimpleNamespace(
-                    world_size=1, global_rank=0, num_devices=1, strategy=SimpleNamespace(root_device=device)
+                    world_size=1,
+                    global_rank=0,
+                    num_devices=1,
+                    accumulate_grad_batches=1,
+                    strategy=SimpleNamespace(root_device=device),
                 )
                 rate = loader_rate(data.train_dataloader(), device, 2 * count + 1, batches)
                 order = "group_by_image" if grouped else "at random"
