@@ -39,6 +39,7 @@ POINTLESS = {
     ("data", "bottomup"): {"boxes", "group_by_image"},  # a sample is a whole image
     ("callbacks", "default"): {"train_time_interval"},  # the best is written after a validation
     ("callbacks", "ema"): {"train_time_interval"},
+    ("callbacks", "ema_short"): {"train_time_interval"},
 }
 
 
