@@ -2,12 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from lightpose.errors import UserError
+from lightpose.models.backbones.layers import conv_norm
 from lightpose.models.backbones.timm import select_levels
 from lightpose.models.base import FeatureModule
 from lightpose.models.weights import load_weights
@@ -15,6 +17,8 @@ from lightpose.models.weights import load_weights
 CHANNELS = (64, 128, 256, 512, 1024)
 BLOCKS = (3, 6, 6, 3)
 POOLS = (5, 9, 13)
+
+_conv = partial(conv_norm, activation=partial(nn.SiLU, inplace=True))
 
 
 class CSPNeXt(FeatureModule):
@@ -139,9 +143,3 @@ class PooledPyramid(nn.Module):
         pooled = [nn.functional.max_pool2d(x, side, stride=1, padding=side // 2) for side in POOLS]
         fused: Tensor = self.conv2(torch.cat([x, *pooled], 1))
         return fused
-
-
-def _conv(in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Convolution, batch norm, SiLU."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(out_channels), act=nn.SiLU(inplace=True)))

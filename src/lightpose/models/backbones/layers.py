@@ -16,7 +16,7 @@ def conv_norm(
     *,
     stride: int = 1,
     groups: int = 1,
-    activation: type[nn.Module] | None = nn.ReLU,
+    activation: Callable[[], nn.Module] | None = nn.ReLU,
 ) -> nn.Sequential:
     """Convolution of the same size (but for its stride), batch norm, activation; called ``conv``, ``bn``, ``act``."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(
