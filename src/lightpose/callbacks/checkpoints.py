@@ -13,6 +13,7 @@ from lightning.pytorch import callbacks
 from lightning.pytorch.trainer import call
 from torch import Tensor
 
+from lightpose.callbacks.length import has_all_steps
 from lightpose.errors import UserError
 from lightpose.runtime.whole_files import written_aside
 
@@ -133,15 +134,20 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
             logger.after_save_checkpoint(proxy(self))
 
 
+def best_checkpoint(trainer: L.Trainer) -> callbacks.ModelCheckpoint | None:
+    """The callback that keeps the best weights by a figure."""
+    kept = (each for each in trainer.checkpoint_callbacks if isinstance(each, callbacks.ModelCheckpoint))
+    return next((each for each in kept if each.monitor), None)
+
+
 def _is_figure(value: Any) -> bool:
     return isinstance(value, Tensor) and value.numel() == 1
 
 
 def _is_over(trainer: L.Trainer) -> bool:
     """Whether no step is left to train."""
-    has_all_steps = 0 <= trainer.max_steps <= trainer.global_step
     epochs: Any = trainer.fit_loop.epoch_progress.current
-    return trainer.should_stop or has_all_steps or epochs.processed == trainer.max_epochs
+    return trainer.should_stop or has_all_steps(trainer) or epochs.processed == trainer.max_epochs
 
 
 def _link(file: Path, name: Path) -> None:

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed import distributed_c10d
 
+from lightpose.callbacks.length import has_all_steps
 from lightpose.errors import UserError
 from lightpose.runtime import signals
 from lightpose.runtime.signals import Interrupted
@@ -51,7 +52,7 @@ class Interruption(L.Callback):
     ) -> None:
         """Stop, unless validation or the end of the epoch comes next, or gradients are being accumulated."""
         accumulates = (batch_idx + 1) % trainer.accumulate_grad_batches
-        if not accumulates and not trainer.is_last_batch and not _has_all_steps(trainer):
+        if not accumulates and not trainer.is_last_batch and not has_all_steps(trainer):
             self._stop(trainer)
 
     def on_validation_batch_start(
@@ -70,7 +71,7 @@ class Interruption(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop, unless this was the last epoch."""
-        if trainer.current_epoch + 1 != trainer.max_epochs and not _has_all_steps(trainer):
+        if trainer.current_epoch + 1 != trainer.max_epochs and not has_all_steps(trainer):
             self._stop(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -121,10 +122,6 @@ def _tried(call: Callable[[], None]) -> str:
     except (OSError, UserError) as error:
         return f"no checkpoint was written ({error}); "
     return ""
-
-
-def _has_all_steps(trainer: L.Trainer) -> bool:
-    return 0 <= trainer.max_steps <= trainer.global_step
 
 
 def how_to_go_on(folder: Path) -> str:

@@ -26,8 +26,13 @@ class Length(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Let Lightning validate after the last step."""
-        if 0 <= trainer.max_steps <= trainer.global_step:
+        if has_all_steps(trainer):
             trainer.should_stop = True
+
+
+def has_all_steps(trainer: L.Trainer) -> bool:
+    """Whether ``trainer.max_steps`` are done."""
+    return 0 <= trainer.max_steps <= trainer.global_step
 
 
 def length(trainer: L.Trainer) -> str:

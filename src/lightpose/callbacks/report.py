@@ -7,9 +7,9 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from lightpose.callbacks.checkpoints import best_checkpoint
 from lightpose.estimators.base import PoseEstimator
 from lightpose.metrics.base import NamesFigures
 from lightpose.metrics.matches import Matches
@@ -135,7 +135,7 @@ class Report(L.Callback):
         worst = [row for row in np.argsort(-means, kind="stable")[: self.worst] if labelled[row]]
         self.kept = Validation(
             step=self._step,
-            monitor=str(_checkpoint(trainer).monitor) if chosen else "",  # type: ignore[union-attr]
+            monitor=str(best_checkpoint(trainer).monitor) if chosen else "",  # type: ignore[union-attr]
             errors_px=errors,
             scores=rows["keypoint_scores"],
             left_out=int(rows["left_out"]),
@@ -167,15 +167,9 @@ class Report(L.Callback):
         write(self.folder, self.curves, self.kept, load, skeleton, self.points)
 
 
-def _checkpoint(trainer: L.Trainer) -> ModelCheckpoint | None:
-    """The callback that keeps the best weights."""
-    found = (each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint) and each.monitor)
-    return next(found, None)
-
-
 def _best(trainer: L.Trainer) -> tuple[str, float] | None:
     """What tells the best checkpoint so far from all before; None where there is none."""
-    checkpoint = _checkpoint(trainer)
+    checkpoint = best_checkpoint(trainer)
     if checkpoint is None or checkpoint.best_model_score is None:
         return None
     return checkpoint.best_model_path, float(checkpoint.best_model_score)

@@ -151,22 +151,22 @@ def _check_time(trainer: Any, resume: str) -> None:
     Raises:
         UserError: with how long the run before took.
     """
-    from lightning.pytorch.callbacks import Timer
-
     from lightpose.errors import UserError
+    from lightpose.estimators.optim import seconds_gone_and_left
 
-    timer = next((each for each in trainer.callbacks if isinstance(each, Timer)), None)
-    left = timer.time_remaining() if timer else None
-    if timer and left is not None and left <= 0:
+    seconds = seconds_gone_and_left(trainer)
+    if seconds and seconds[1] <= 0:
         raise UserError(
-            f"{resume} is of a run that has trained for {timer.time_elapsed():.0f} seconds, and trainer.max_time "
+            f"{resume} is of a run that has trained for {seconds[0]:.0f} seconds, and trainer.max_time "
             "counts them; to train on, give a longer one, or start a new run from its weights with init_from="
         )
 
 
 def _report(trainer: Any, config: dict[str, Any]) -> float | None:
     """Say where the checkpoints are; the best value of the monitored figure."""
-    best = next((callback for callback in trainer.checkpoint_callbacks if callback.monitor), None)
+    from lightpose.callbacks.checkpoints import best_checkpoint
+
+    best = best_checkpoint(trainer)
     if best is None or best.best_model_score is None:
         last = Path(config["output_dir"]) / "checkpoints/last.ckpt"
         log.info("checkpoint: %s", last if last.exists() else "none; nothing was trained, or none asked for")

@@ -119,13 +119,19 @@ CLOCK_STEPS = 10_000
 
 def time_share(trainer: L.Trainer) -> float | None:
     """Share of ``trainer.max_time`` that has gone, the same in all processes; None for a run without."""
-    timer = next((each for each in trainer.callbacks if isinstance(each, Timer)), None)  # type: ignore[attr-defined]
-    left = None if timer is None else timer.time_remaining()
-    if timer is None or left is None:
+    seconds = seconds_gone_and_left(trainer)
+    if seconds is None:
         return None
-    gone = timer.time_elapsed()
+    gone, left = seconds
     share: float = trainer.strategy.broadcast(min(gone / max(gone + left, 1e-9), 1.0))
     return share
+
+
+def seconds_gone_and_left(trainer: L.Trainer) -> tuple[float, float] | None:
+    """Of ``trainer.max_time``, by the clock of this process; None for a run without."""
+    timer = next((each for each in trainer.callbacks if isinstance(each, Timer)), None)  # type: ignore[attr-defined]
+    left = None if timer is None else timer.time_remaining()
+    return None if timer is None or left is None else (timer.time_elapsed(), left)
 
 
 def warmup_multistep(
