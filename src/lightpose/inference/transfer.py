@@ -1,8 +1,8 @@
 """Poses on their way from the device to the CPU."""
 
 import torch
-from torch import Tensor
 
+from lightpose.runtime.packing import layout_of, pack, unpack
 from lightpose.structures import Array, Poses
 
 
@@ -16,22 +16,16 @@ class Transfer:
     def __init__(self, poses: Poses) -> None:
         self.poses, self.done = poses, None
         if poses.keypoints.is_cuda:
-            packed = torch.cat([column.contiguous().flatten().view(torch.uint8) for column in poses.leaves()])
-            self.packed = packed.to("cpu", non_blocking=True)  # into pinned memory
+            columns = poses.leaves()
+            self.layout = layout_of(columns)
+            self.packed = pack(columns).to("cpu", non_blocking=True)  # into pinned memory
             self.done = torch.cuda.Event()
-            self.done.record(torch.cuda.current_stream(packed.device))
+            self.done.record(torch.cuda.current_stream(poses.keypoints.device))
 
     def wait(self) -> Poses[Array]:
         """The poses as arrays."""
         if self.done is None:
             return self.poses.numpy()
         self.done.synchronize()
-        start = 0
-
-        def unpacked(column: Tensor) -> Tensor:
-            nonlocal start
-            start, first = start + column.nbytes, start
-            part = self.packed[first:start].clone()  # so the pinned memory is free for others
-            return part.view(column.dtype).view(column.shape)
-
-        return self.poses.map(unpacked).numpy()
+        columns = unpack(self.packed, self.layout)
+        return self.poses.map(lambda _: next(columns).clone()).numpy()  # so the pinned memory is free for others
