@@ -78,8 +78,11 @@ class Report(L.Callback):
         }
 
     def _read(self) -> None:
-        """Bring the values from the device, each once."""
-        self.curves = {name: [(step, float(value)) for step, value in points] for name, points in self.curves.items()}
+        """Bring the values from the device, each once, and those of a curve together: the host waits for each copy."""
+        for name, points in self.curves.items():
+            there = [value.reshape(1) for _, value in points if isinstance(value, Tensor)]
+            read = iter(torch.cat(there).tolist() if there else ())
+            self.curves[name] = [(step, next(read) if isinstance(value, Tensor) else value) for step, value in points]
 
     # -- validation ----------------------------------------------------------------------------------------------
 
