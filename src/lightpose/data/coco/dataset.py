@@ -130,6 +130,9 @@ class CocoDataset(PoseDataset):
         self._last: tuple[int, EncodedImage] | None = None
         self._cache: PixelCache | None = None
 
+    def __len__(self) -> int:
+        return len(self.image_rows)
+
     @classmethod
     def read_index(cls, annotations: Path | str) -> CocoIndex:
         """The content of the file, as the reader takes it."""
@@ -169,7 +172,7 @@ class CocoDataset(PoseDataset):
 
     def image_row(self, index: int) -> int:
         """Row in the index of the image of sample ``index``."""
-        raise NotImplementedError
+        return int(self.image_rows[index])
 
     def annotations_of(self, index: int) -> Annotations:
         """The labels of sample ``index``."""
@@ -266,9 +269,6 @@ class CocoInstances(CocoDataset):
         self._detected = detected_boxes(boxes, self.index, box_category, min_box_score) if boxes else None
         self._rows = np.flatnonzero(self.index.status == USABLE).astype(np.int32)
 
-    def __len__(self) -> int:
-        return len(self.image_rows)
-
     @property
     def image_rows(self) -> Array:
         """(N,) row in the index of the image of each sample."""
@@ -323,13 +323,6 @@ class CocoImages(CocoDataset):
     def image_rows(self) -> Array:
         """(N,) row in the index of each image."""
         return self._peopled if self.training and not self.empty_images else self._every
-
-    def __len__(self) -> int:
-        return len(self.image_rows)
-
-    def image_row(self, index: int) -> int:
-        """Row in the index of the image of sample ``index``."""
-        return int(self.image_rows[index])
 
     def annotations_of(self, index: int) -> Annotations:
         """The usable people of an image; none is an ordinary case."""

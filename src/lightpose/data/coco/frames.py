@@ -76,13 +76,6 @@ class CocoFrames(CocoDataset):
         """(N,) row in the index of each image."""
         return self._learnt if self.training else self._every
 
-    def __len__(self) -> int:
-        return len(self.image_rows)
-
-    def image_row(self, index: int) -> int:
-        """Row in the index of the image of sample ``index``."""
-        return int(self.image_rows[index])
-
     def annotations_of(self, index: int) -> Annotations:
         """The subject of an image; an unlabelled one where there is none."""
         image_row = self.image_row(index)
