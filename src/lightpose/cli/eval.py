@@ -60,7 +60,7 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
         raise UserError(
             f"a predictions file is scored by OKS as it is; leave out {' and '.join(map('{}='.format, pointless))}"
         )
-    skeleton = choose_skeleton(config["skeleton"], config["annotations"], CocoDataset)
+    skeleton = choose_skeleton(config["skeleton"], [config["annotations"]], CocoDataset)
     index = onto(read_coco(config["annotations"]), skeleton)
     predictions = read_coco_results(config["predictions"], index.id_of_text())
     figures = evaluate_oks(index.ground_truth(), predictions, skeleton.sigmas)

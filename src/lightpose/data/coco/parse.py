@@ -19,6 +19,7 @@ from lightpose.data.coco.columns import FARTHEST
 from lightpose.data.coco.ground_truth import keypoint_categories
 from lightpose.data.coco.json_values import WHOLE, kind, plain_text, shown, whole_number
 from lightpose.data.coco.outlines import outlines
+from lightpose.data.coco.wholebody import with_parts
 from lightpose.errors import UserError
 from lightpose.names import joined_names
 from lightpose.structures import Array
@@ -129,6 +130,7 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
     entries, places = [entries[row] for row in order.tolist()], places[order]
     image_rows, category_rows, crowd = image_rows[order].astype(np.int32), category_rows[order], crowd[order]
 
+    categories, entries = with_parts(categories, entries)
     points = [entry.get("keypoints") for entry in entries]
     names, places_of = joined_names([category["keypoints"] for category in categories if "keypoints" in category])
     if not names:
