@@ -163,6 +163,7 @@ def test_own_sigmas_of_the_category(write_coco, person):
 def test_keypoints_are_found_by_name(write_coco, person, caplog):
     path = write_coco([person(1), person(2, keypoints=[0] * 12 + [5, 6, 2])])
     other = Skeleton.build(["tail", "Right Hand", "head"])
+    caplog.set_level("INFO")
     data = CocoInstances(path, skeleton=other)
     assert len(data) == 1  # the second person has only a foot
     labels = data.load(0, np.random.default_rng(0)).instances

@@ -128,7 +128,7 @@ class CocoDataset(PoseDataset):
         super().__init__(skeleton or skeleton_of(annotations), transforms, seed)
         read, self.index = self.index, onto(self.index, self.skeleton)
         for remark in mapping_remarks(read, self.skeleton):
-            log.warning(remark)
+            log.info(remark)
         if not (self.index.status == USABLE).any():
             boxes = "; experiment=single_animal needs no boxes" if (self.index.status == BAD_BOX).any() else ""
             raise UserError(f"there is nothing to learn from or to measure on. {self.index.summary()}{boxes}")
