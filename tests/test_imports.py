@@ -18,7 +18,7 @@ LAYERS = (
     {"estimators"},
     {"models", "codecs", "data", "metrics"},
     {"runtime", "draw", "trust"},  # draw knows skeletons and pixels; models read files of weights through trust
-    {"structures", "skeleton", "geometry", "errors"},
+    {"structures", "skeleton", "names", "geometry", "errors"},
 )
 """A part may import its own layer and those below."""
 RUNTIME = {"runtime", "errors"}

@@ -2,13 +2,13 @@
 
 import colorsys
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from lightpose.errors import UserError
+from lightpose.names import infer_swap_pairs, joined_names, match
 
 DEFAULT_SIGMA = 0.05
 """For keypoints whose labelling noise nobody measured: about the mean of COCO's limbs and face."""
@@ -30,6 +30,7 @@ class Skeleton:
         colors: K RGB triples.
         mirrors: False where nobody said which keypoints mirror each other and the names don't tell: then neither
             training nor tests mirror anything.
+        renames: pairs of another name that files may have, and the keypoint that it means.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Skeleton:
     weights: tuple[float, ...]
     colors: tuple[tuple[int, int, int], ...]
     mirrors: bool = True  # as it was for each skeleton in an older checkpoint
+    renames: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a skeleton that would give wrong numbers."""
@@ -64,11 +66,21 @@ class Skeleton:
             )
         if any(not 0 <= index < count for link in self.links for index in link):
             raise UserError(f"a link of skeleton {self.name!r} points past its {count} keypoints; links count from 0")
+        unknown = [name for _, name in self.renames if name not in self.keypoints]
+        if unknown:
+            raise UserError(
+                f"renames of skeleton {self.name!r} lead to {unknown[0]!r}, which is no keypoint of it; it has "
+                f"{', '.join(self.keypoints)}"
+            )
 
     @property
     def num_keypoints(self) -> int:
         """K."""
         return len(self.keypoints)
+
+    def places(self, names: Sequence[str]) -> list[int]:
+        """The keypoint that each of a file's names means, and -1 for none; see `lightpose.names.match`."""
+        return match(names, self.keypoints, dict(self.renames))
 
     @classmethod
     def build(
@@ -80,6 +92,7 @@ class Skeleton:
         sigmas: Sequence[float] | None = None,
         upper: Sequence[str] = (),
         weights: Sequence[float] | None = None,
+        renames: Mapping[str, str] | None = None,
     ) -> Self:
         """A skeleton from names, as YAML and COCO files give them.
 
@@ -92,6 +105,7 @@ class Skeleton:
             sigmas: K OKS constants; None takes `DEFAULT_SIGMA` for all and says so.
             upper: keypoints of the upper half of the body.
             weights: K factors of the loss; None is 1 for all.
+            renames: another name that files may have → the keypoint that it means.
 
             A keypoint is its name, or its position from 0.
 
@@ -134,6 +148,7 @@ class Skeleton:
             weights=_numbers(weights, "weights", name) if weights is not None else (1.0,) * len(names),
             colors=tuple(_color(keypoint, i, len(names)) for i, keypoint in enumerate(names)),
             mirrors=swap_pairs is not None or bool(exchanged),
+            renames=tuple((str(other), str(keypoint)) for other, keypoint in (renames or {}).items()),
         )
 
     def changed(self, **options: Any) -> Self:
@@ -191,8 +206,55 @@ _FIELDS = {
     "sigmas": ("sigmas", "sigmas_known"),
     "upper": ("upper",),
     "weights": ("weights",),
+    "renames": ("renames",),
 }
 """What `Skeleton.changed` takes, and the attributes that each makes."""
+
+
+def joined(skeletons: Sequence[Skeleton], renames: Mapping[str, str] | None = None) -> Skeleton:
+    """One skeleton of all keypoints of several, joined by name, with their links, pairs, sigmas and weights.
+
+    Of a keypoint that several have, the first that knows a sigma or a mirror image says it.
+
+    Args:
+        skeletons: one or more.
+        renames: other name → keypoint, see `lightpose.names.match`.
+    """
+    if len(skeletons) == 1 and not renames:
+        return skeletons[0]
+    names, places = joined_names([skeleton.keypoints for skeleton in skeletons], renames)
+    each = list(zip(skeletons, places, strict=True))
+    swap: dict[int, int] = {}
+    inferred = [(names.index(left), names.index(right)) for left, right in infer_swap_pairs(names)]
+    given = [(found[i], found[j]) for skeleton, found in each for i, j in enumerate(skeleton.swap) if i < j]
+    for left, right in [*given, *inferred]:
+        if not {left, right} & swap.keys():
+            swap |= {left: right, right: left}
+    told = {place for skeleton, found in each if skeleton.mirrors for place in found} | swap.keys()
+    sigmas, weights = [DEFAULT_SIGMA] * len(names), [1.0] * len(names)
+    for skeleton, found in reversed(each):
+        for row, place in enumerate(found):
+            weights[place] = skeleton.weights[row]
+    known = [
+        (place, skeleton.sigmas[row])
+        for skeleton, found in reversed(each)
+        if skeleton.sigmas_known
+        for row, place in enumerate(found)
+    ]
+    for place, sigma in known:
+        sigmas[place] = sigma
+    links = [(names[found[i]], names[found[j]]) for skeleton, found in each for i, j in skeleton.links]
+    made = Skeleton.build(
+        names,
+        name="+".join(dict.fromkeys(skeleton.name for skeleton in skeletons)),
+        swap_pairs=[(names[left], names[right]) for left, right in swap.items() if left < right],
+        links=list({frozenset(link): link for link in links}.values()),
+        sigmas=sigmas,
+        upper=[names[place] for place in sorted({found[i] for skeleton, found in each for i in skeleton.upper})],
+        weights=weights,
+        renames={other: name for other, name in (renames or {}).items() if name in names},
+    )
+    return replace(made, sigmas_known=len(dict(known)) == len(names), mirrors=len(told) == len(names))
 
 
 def coco_links(given: Any, keypoints: Sequence[str]) -> tuple[list[tuple[int, int]], list[Any]]:
@@ -228,8 +290,11 @@ def mirror_remarks(skeleton: Skeleton) -> list[str]:
     """That nothing is mirrored, if so, and what changes that."""
     if skeleton.mirrors:
         return []
+    paired = any(place != other for place, other in enumerate(skeleton.swap))
+    names = "some names" if paired else "no two keypoint names"
+    why = "don't tell which keypoints mirror each other" if paired else "differ just in left and right"
     return [
-        f"no two keypoint names of skeleton {skeleton.name!r} differ just in left and right, so nothing is mirrored, "
+        f"{names} of skeleton {skeleton.name!r} {why}, so nothing is mirrored, "
         "neither in training nor in tests (flip_test). Say which exchange their names in a mirror image with "
         "skeleton.swap_pairs=[[A,B],...], or that mirror images are fine and none do with skeleton.swap_pairs=[]"
     ]
@@ -255,43 +320,6 @@ def _numbers(values: Any, key: str, name: str) -> tuple[float, ...]:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-_WORDS = (
-    *(("left", "right"), ("link", "recht"), ("gauche", "droite"), ("gauche", "droit"), ("izquierd", "derech")),
-    *(("izq", "der"), ("sinistr", "destr"), ("esquerd", "direit"), ("左", "右")),
-)
-"""Left and right in English, German and Dutch, French, Spanish, Italian, Portuguese, Chinese and Japanese: stems."""
-_LETTERS = (
-    (r"(?<![A-Za-z])l(?![A-Za-z])", "r"),  # l_eye, paw_l_top, eye.l, l1
-    (r"(?<![A-Za-z])L(?![A-Za-z])", "R"),  # L_eye, paw_L_top, L1
-    (r"(?<=[a-z])L(?![A-Za-z])", "R"),  # EyeL, legL1, eyeL_top
-    (r"(?<![A-Z])L(?=[A-Z])", "R"),  # LEye, LH, paw1LH_top, LSHO
-    (r"(?<![A-Z])([A-Z])L(?![A-Z]{2})", r"\1R"),  # FL, pawHL, FLPaw
-    (r"(?<![A-Za-z])l(?=[fmhbr](?![A-Za-z]))", "r"),  # paw_lf: front, middle, hind, back, rear
-    (r"(?<![A-Za-z])([fmhbr])l(?![A-Za-z])", r"\1r"),  # paw_fl
-)
-"""Patterns of a letter for left, and what makes the name of the right of it."""
-
-
-def infer_swap_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of names, left and right, that differ in nothing but the word or the letter for the side.
-
-    Words may stand anywhere in a name and in any case. A letter counts where it stands alone, where a change of case
-    sets it off, or in a code such as LH and RH (left and right hind). A name that would be in two pairs is in none.
-    """
-
-    def other_side(name: str) -> set[str]:
-        folded = name.strip().casefold()
-        words = {place[folded.replace(left, right)] for left, right in _WORDS if folded.replace(left, right) in place}
-        letters = {re.sub(pattern, right, name.strip()) for pattern, right in _LETTERS}
-        return (words | {known[letter] for letter in letters & known.keys()}) - {name}
-
-    known = {name.strip(): name for name in names}
-    place = {name.strip().casefold(): name for name in names}
-    found = [(name, right) for name in names for right in sorted(other_side(name))]
-    times = Counter(name for pair in found for name in pair)
-    return [pair for pair in found if times[pair[0]] == times[pair[1]] == 1]
 
 
 def _color(name: str, index: int, count: int) -> tuple[int, int, int]:

@@ -49,6 +49,29 @@ def test_what_stays_as_it_is(argument, value):
     assert parsed(*with_literal_paths([argument], "predict")) == value
 
 
+@pytest.mark.parametrize(
+    ("argument", "values"),
+    [
+        ("data.train=[a.json,b c.json]", ["a.json", "b c.json"]),
+        ("data.images=['a,b', 7/,null]", ["a,b", "7/", None]),
+        ("dataset.train=[x]", ["x"]),
+        ("data.val=[x]", "[x]"),
+    ],
+)
+def test_several_files_stand_in_brackets(argument, values, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parsed(*with_literal_paths([argument], "train")) == values
+    name = argument.partition("=")[2]
+    if "/" not in name:
+        (tmp_path / name).touch()
+        assert parsed(*with_literal_paths([argument], "train")) == name
+
+
+def test_a_sweep_goes_over_lists_of_files():
+    _, argument = with_literal_paths(["-m", "data.train=[a,b],c,[1]"], "train")
+    assert argument == "data.train=['a','b'],'c',['1']"
+
+
 def test_a_file_of_that_very_name_is_that_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("0", "'a b'", "a,b", "~x"):

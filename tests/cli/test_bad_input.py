@@ -18,9 +18,9 @@ def copy(people, tmp_path):
 
 @pytest.fixture
 def five_keypoints(copy):
-    """The data set with the first five keypoints only."""
+    """The data set with the first five keypoints only, under other names."""
     annotations, content = copy
-    content["categories"][0] |= {"keypoints": content["categories"][0]["keypoints"][:5], "skeleton": []}
+    content["categories"][0] |= {"keypoints": ["a", "b", "c", "d", "e"], "skeleton": []}
     for entry in content["annotations"]:
         entry["keypoints"] = entry["keypoints"][:15]
     annotations.write_text(json.dumps(content))

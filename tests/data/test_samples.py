@@ -1,6 +1,8 @@
 """The annotation files of some thirty public data sets: each trains, or is refused by a sentence that says why."""
 
+import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -56,5 +58,32 @@ def test_public_data_sets(run, tiny, tmp_path, name):
     names = json.loads(path.read_bytes())["categories"][0].get("keypoints")
     if not names and name not in REFUSED:
         assert "name no keypoints, so these are called 0 to" in said + err and "so nothing is mirrored" in said + err
-    other = {"coco/test_coco_wholebody.json": "face_kpts (204 numbers), foot_kpts (18 numbers), lefthand_kpts (63"}
-    assert other.get(name, "") in out
+
+
+KEYPOINTS = {
+    "ap10k/test_ap10k.json": 17,
+    "aic/test_aic.json": 14,
+    "crowdpose/test_crowdpose.json": 14,
+    "wflw/test_wflw.json": 98,
+    "onehand10k/test_onehand10k.json": 21,
+    "animalpose/test_animalpose.json": 20,
+    "coco/test_coco_wholebody.json": 133,
+    "coco/test_coco.json,aic/test_aic.json": 19,
+    "ap10k/test_ap10k.json,animalpose/test_animalpose.json": 34,
+}
+
+
+@pytest.mark.parametrize("names", KEYPOINTS)
+def test_the_file_alone_says_which_keypoints_there_are(run, tiny, tmp_path, names):
+    files = [SAMPLES / name for name in names.split(",")]
+    if not all(path.is_file() for path in files):
+        pytest.skip("real samples are not here")
+    given = f"[{','.join(map(str, files))}]" if len(files) > 1 else files[0]
+    options = [f"output_dir={tmp_path}/run", "trainer.max_steps=3", "data.batch_size=2", "data.epoch_steps=3"]
+    code, out, err = run(train.main, f"data.train={given}", *tiny, *options)
+    assert code == 0 and f": {KEYPOINTS[names]} keypoints; precision" in out + err, err
+    rows = list(csv.DictReader((tmp_path / "run/csv/version_0/metrics.csv").open()))
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    samples = re.findall(r"passes over (\d+) samples", out + err)[0]
+    print(f"| {names} | {KEYPOINTS[names]} | {samples} | {losses[0]:.4f} | {losses[-1]:.4f} |")
+    assert len(losses) == 3 and 0 < losses[-1] < losses[0]

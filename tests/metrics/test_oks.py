@@ -275,6 +275,50 @@ def test_several_categories_follow_the_instances() -> None:
         metric.compute()
 
 
+def test_each_category_is_scored_by_its_own_keypoints_beside_the_total() -> None:
+    rng = np.random.default_rng(3)
+    ground_truth = annotation_file(rng, 5)
+    cats = {"id": 8, "name": "cat", "keypoints": ["Joint 3", "joint0"]}
+    ground_truth["categories"] += [cats, {**cats, "id": 9, "name": "dog"}]
+    for entry in ground_truth["annotations"][::2]:
+        labels_of = np.array(entry["keypoints"]).reshape(5, 3)
+        labels_of[[1, 2, 4]] = 0
+        entry |= {
+            "category_id": 8,
+            "keypoints": labels_of.ravel().tolist(),
+            "num_keypoints": int((labels_of[:, 2] > 0).sum()),
+        }
+    keypoints, boxes, image_ids = labels(ground_truth)
+    people = [entry for entry in ground_truth["annotations"] if entry["num_keypoints"] and not entry["iscrowd"]]
+    is_cat = torch.tensor([entry["category_id"] == 8 for entry in people])
+    noisy = keypoints + torch.from_numpy(rng.normal(0, 4, keypoints.shape)).float()
+    scores = torch.rand(len(noisy), 5, generator=torch.Generator().manual_seed(0))
+    figures = []
+    for wild in (0.0, 500.0):  # where a model puts the keypoints that a cat lacks makes no difference
+        metric = OKS(skeleton(), score_mode="bbox_rle")
+        metric.keeps_all = True
+        metric.set_ground_truth(ground_truth)
+        batch = batch_of(keypoints, list(range(len(noisy))), image_ids)
+        batch.instances.categories[:, 0] = is_cat.long()
+        found, sure = noisy.clone(), scores.clone()
+        for joint in (1, 2, 4):
+            found[is_cat, joint], sure[is_cat, joint] = torch.tensor([wild, -wild]), wild / 1000
+        answers = poses_of(found, keypoint_scores=sure, boxes_xyxy=boxes, box_scores=torch.ones(len(noisy)))
+        metric.update(answers, batch)
+        figures.append(metric.compute())
+        answered = metric.predictions()
+        assert {tuple(entry["keypoints"][5::3][:2]) for entry in answered if entry["category_id"] == 8} == {(0.0, 0.0)}
+    assert figures[0] == figures[1]
+    assert list(figures[0]) == [*FIGURES, "AP/thing", "AP/cat"]  # no dog is labelled
+    for name, number in (("thing", 3), ("cat", 8)):
+        one = {**ground_truth, "categories": [{"id": number}]}
+        one["annotations"] = [entry for entry in ground_truth["annotations"] if entry["category_id"] == number]
+        own = reference(one, [entry for entry in answered if entry["category_id"] == number], skeleton().sigmas)
+        assert figures[0][f"AP/{name}"] == pytest.approx(own["AP"], abs=1e-6)
+        assert 0 < own["AP"] < 1
+    assert figures[0]["AP"] == pytest.approx((figures[0]["AP/thing"] + figures[0]["AP/cat"]) / 2)
+
+
 def test_misuse_is_explained(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(UserError, match=r"score_mode='box' .* bbox_keypoint"):
         OKS(skeleton(), score_mode="box")  # type: ignore[arg-type]

@@ -19,6 +19,9 @@ PATHS = {
 }
 """Keys of each command whose values are paths; a star stands for any name."""
 
+LISTS = frozenset(f"{group}.{key}" for group in ("data", "dataset") for key in ("train", "images"))
+"""Those of them that may be lists, as in ``data.train=[a.json,b.json]``."""
+
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _SWEEP = re.compile(r"(choice|glob|sort|shuffle|tag|extend_list)\(.*\)", re.DOTALL)
 
@@ -32,7 +35,8 @@ def with_literal_paths(arguments: Sequence[str], command: str) -> list[str]:
     """The arguments, with paths in quotes where Hydra would take them for numbers, lists or mistakes.
 
     What stays as it is: ``null``, the number of a camera, an interpolation (``${...}``), what is quoted already, and in
-    a sweep the commas between its paths. A file of that very name is always that file.
+    a sweep the commas between its paths; so do those of a list in brackets, for the `LISTS`. A file of that very name
+    is always that file.
 
     Args:
         arguments: of the command line.
@@ -66,8 +70,17 @@ def _literal(argument: str, keys: Iterable[str], sweep: bool) -> str:
     if sweep and not os.path.lexists(value):
         if _SWEEP.fullmatch(value):
             return argument
-        values = [item.strip() for item in re.findall(rf"(?:{_QUOTED}|[^,])+", value)]
-    return f"{name}=" + ",".join(_as_string(key, item) for item in values)
+        together = r"\[[^\]]*\]|" if key in LISTS else ""
+        values = [item.strip() for item in re.findall(rf"(?:{together}{_QUOTED}|[^,])+", value)]
+    return f"{name}=" + ",".join(_as_list(key, item) for item in values)
+
+
+def _as_list(key: str, value: str) -> str:
+    """A path, or where the key may have several, those between brackets."""
+    if key not in LISTS or not re.fullmatch(r"\[.*\]", value, re.DOTALL) or os.path.lexists(value):
+        return _as_string(key, value)
+    items = [item.strip() for item in re.findall(rf"(?:{_QUOTED}|[^,])+", value[1:-1])]
+    return f"[{','.join(_as_string(key, item) for item in items)}]"
 
 
 def _as_string(key: str, value: str) -> str:

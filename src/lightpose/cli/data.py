@@ -47,23 +47,24 @@ def synthetic(config: DictConfig) -> None:
 
 
 def check(composed: DictConfig) -> None:
-    """Print what a data set holds; exit code 1 if it can't be trained on."""
-    from lightpose.cli.setup import choose_skeleton, resolved
+    """Print what each data set holds; exit code 1 if one can't be trained on."""
+    from lightpose.cli.setup import choose_skeleton, files_of, resolved
     from lightpose.data.coco.dataset import CocoDataset
+    from lightpose.data.datamodule import pairs
     from lightpose.data.report import check as check_data
     from lightpose.errors import UserError
 
     config = resolved(composed)
-    annotations, images = config["data"]["train"], config["data"]["images"]
+    files, decode = list(pairs(config["data"]["train"], config["data"]["images"])), config["decode"]
     try:
-        skeleton = choose_skeleton(config["skeleton"], annotations, CocoDataset)
-        report = check_data(annotations, images, skeleton, decode=config["decode"])
+        skeleton = choose_skeleton(config["skeleton"], files_of(config["data"]["train"]), CocoDataset)
+        reports = [check_data(file, images, skeleton, decode=decode) for file, images in files]
     except UserError:
-        report = check_data(annotations, images, decode=config["decode"])
-        if not report.has_errors:  # not the file is wrong, but what was chosen
+        reports = [check_data(file, images, decode=decode) for file, images in files]
+        if not any(report.has_errors for report in reports):  # not a file is wrong, but what was chosen
             raise
-    print(app.visible(str(report)))
-    if report.has_errors:
+    print(app.visible("\n\n".join(map(str, reports))))
+    if any(report.has_errors for report in reports):
         sys.exit(1)
 
 

@@ -46,6 +46,7 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
     from lightpose.cli.setup import choose_skeleton
     from lightpose.data.coco.dataset import CocoDataset
     from lightpose.data.coco.index import read_coco
+    from lightpose.data.coco.onto import onto
     from lightpose.data.coco.results import read_coco_results
     from lightpose.errors import UserError
     from lightpose.metrics.oks import evaluate_oks
@@ -59,8 +60,8 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
         raise UserError(
             f"a predictions file is scored by OKS as it is; leave out {' and '.join(map('{}='.format, pointless))}"
         )
-    skeleton = choose_skeleton(config["skeleton"], config["annotations"], CocoDataset)
-    index = read_coco(config["annotations"])
+    skeleton = choose_skeleton(config["skeleton"], [config["annotations"]], CocoDataset)
+    index = onto(read_coco(config["annotations"]), skeleton)
     predictions = read_coco_results(config["predictions"], index.id_of_text())
     figures = evaluate_oks(index.ground_truth(), predictions, skeleton.sigmas)
     if config["out"] is not None:

@@ -1,7 +1,7 @@
 """Makes the objects of a run from its configuration: skeleton, estimator, trainer."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -26,13 +26,14 @@ from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.metrics.base import NamesFigures
 from lightpose.models.net import PairError, fits
+from lightpose.names import joined_names
 from lightpose.runtime.background import BackgroundFiles
 from lightpose.runtime.processes import lean_ddp, orderly_signals
 from lightpose.runtime.sharding import check_precision, is_sharded
 from lightpose.runtime.sync_norms import SyncBatchNorms
 from lightpose.runtime.timeline import wanted
 from lightpose.runtime.whole_files import WholeFiles
-from lightpose.skeleton import Skeleton, mirror_remarks
+from lightpose.skeleton import Skeleton, joined, mirror_remarks
 from lightpose.structures import Spec
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def choose_input_hw(config: DictConfig) -> tuple[int, int]:
     if config.data.train is None:
         raise UserError(NO_TRAINING_DATA)
     with preparing("reader"):
-        sizes = reader.read_image_hw(config.data.train)
+        sizes = np.concatenate([reader.read_image_hw(file) for file in files_of(config.data.train)])
     height, width = np.median(sizes, axis=0).round().astype(int).tolist()
     chosen = input_size((height, width), config.max_input_pixels)
     log.info("input %dx%d for images of %dx%d (height x width)", *chosen, height, width)
@@ -143,6 +144,11 @@ def _kind(one_person: bool, in_box: bool) -> str:
     return "one person in a box" if in_box else "a whole image with one person in it"
 
 
+def files_of(given: Any) -> list[str]:
+    """The files that ``data.train`` names: one, several, or none."""
+    return [given] if isinstance(given, str) else list(given or ())
+
+
 def make_skeleton(config: dict[str, Any], annotations: str | None = None) -> Skeleton:
     """`choose_skeleton` for a training, and a warning of what the annotation file leaves unsaid of the skeleton.
 
@@ -151,16 +157,16 @@ def make_skeleton(config: dict[str, Any], annotations: str | None = None) -> Ske
         annotations: the file; None takes that of the configuration.
     """
     choice, reader = config["skeleton"], find_reader(config)
-    annotations = annotations or config["data"]["train"] or config["data"]["val"]
-    skeleton = choose_skeleton(choice, annotations, reader)
-    unsaid = [] if "_target_" in choice or annotations is None else reader.skeleton_remarks(annotations)
+    files = files_of(annotations or config["data"]["train"] or config["data"]["val"])
+    skeleton = choose_skeleton(choice, files, reader)
+    unsaid = [] if "_target_" in choice else [remark for file in files for remark in reader.skeleton_remarks(file)]
     for remark in [*unsaid, *mirror_remarks(skeleton)]:
         log.warning(remark)
     return skeleton
 
 
-def choose_skeleton(choice: dict[str, Any], annotations: str | None, reader: type[PoseDataset]) -> Skeleton:
-    """The chosen skeleton; with ``skeleton=auto`` that of the annotation file, changed as other options say.
+def choose_skeleton(choice: dict[str, Any], files: Sequence[str], reader: type[PoseDataset]) -> Skeleton:
+    """The chosen skeleton; with ``skeleton=auto`` that of the annotation files, changed as other options say.
 
     Raises:
         UserError: when there is neither, and for an impossible choice.
@@ -168,10 +174,33 @@ def choose_skeleton(choice: dict[str, Any], annotations: str | None, reader: typ
     if "_target_" in choice:
         skeleton: Skeleton = assemble(choice)
         return skeleton
-    if annotations is None:
+    if not files:
         raise UserError(NO_TRAINING_DATA)
     given = {key: value for key, value in choice.items() if value is not None}
-    return recognise(reader.read_skeleton(annotations, given.get("sigmas"))).changed(**given)
+    disjoint, renames = given.pop("disjoint", False), given.get("renames")
+    sigmas = given.get("sigmas") if len(files) == 1 else None
+    skeletons = [recognise(reader.read_skeleton(file, sigmas)) for file in files]
+    if not disjoint:
+        check_common(skeletons, files, renames)
+    return joined(skeletons, renames).changed(**given)
+
+
+def check_common(skeletons: Sequence[Skeleton], files: Sequence[str], renames: Mapping[str, str] | None) -> None:
+    """Refuse to join a data set that has no keypoint in common with any other.
+
+    Raises:
+        UserError: naming its keypoints.
+    """
+    _, places = joined_names([skeleton.keypoints for skeleton in skeletons], renames)
+    for row, (skeleton, file) in enumerate(zip(skeletons, files, strict=True)):
+        others = {place for other, found in enumerate(places) if other != row for place in found}
+        if len(files) > 1 and not others & set(places[row]):
+            rest = " and ".join(other for other in files if other != file)
+            raise UserError(
+                f"{file} has no keypoint of the same name as {rest}; its are {', '.join(skeleton.keypoints[:20])}. Say "
+                "which are the same with skeleton.renames={NAME: NAME_IN_THE_OTHER, ...}, or learn the keypoints of "
+                "all files side by side with skeleton.disjoint=true"
+            )
 
 
 def recognise(skeleton: Skeleton) -> Skeleton:

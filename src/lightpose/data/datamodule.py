@@ -1,12 +1,14 @@
 """Data sets, transforms and loaders of a run."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 
 from lightpose.data.base import PoseDataset
+from lightpose.data.combined import CombinedDataset
 from lightpose.data.pipeline import Pipeline, steps_of
 from lightpose.data.pixels.crop import DeferWarp, Warp
 from lightpose.data.pixels.device import unpacked
@@ -21,7 +23,6 @@ from lightpose.skeleton import Skeleton
 log = logging.getLogger(__name__)
 
 _SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",)}
-_USE = {"train": "train on", "val": "validate on"}
 
 
 class PoseDataModule(LightningDataModule):
@@ -34,9 +35,12 @@ class PoseDataModule(LightningDataModule):
             warp between the two is in neither. None leaves a step out; a partial receives ``skeleton``.
         skeleton: which keypoints there are.
         input_hw: network input size; None for inputs that are not images.
-        train: annotation file.
+        train: annotation file, or several, see `CombinedDataset`.
         val: annotation file; None trains without validation.
-        images: folder of the training images; None lets the data set look near the annotation file.
+        images: folder of the training images, or one for each of several files; None lets the data set look near the
+            annotation file.
+        ratios: how often a sample is drawn from each of several files, relative to the others; None draws each sample
+            once in a pass.
         val_images: likewise for validation; where None finds none, they are taken to be in ``images``.
         boxes: detected boxes to validate in; None uses the annotated ones.
         batch_size: per process; training cuts it to the samples there are.
@@ -64,10 +68,11 @@ class PoseDataModule(LightningDataModule):
         transforms: Mapping[str, Mapping[str, Mapping[str, Any]]],
         skeleton: Skeleton | None = None,
         input_hw: Sequence[int] | None = None,
-        train: str | None = None,
+        train: str | Sequence[str] | None = None,
         val: str | None = None,
-        images: str | None = None,
+        images: str | Sequence[str | None] | None = None,
         val_images: str | None = None,
+        ratios: Sequence[float] | None = None,
         boxes: str | None = None,
         batch_size: int = 64,
         epoch_steps: int | None = None,
@@ -91,7 +96,11 @@ class PoseDataModule(LightningDataModule):
         self.decode, self.input_hw = decode, None if input_hw is None else (input_hw[0], input_hw[1])
         self.reader = reader
         self.annotations = {"train": train, "val": val}
-        self.images = {"train": images, "val": val_images}
+        self.train_files = list(pairs(train, images))
+        if ratios is not None and len(self.train_files) == 1:
+            raise UserError("data.ratios are those of several files; give them as data.train=[a.json,b.json]")
+        self.folders = [images] if isinstance(images, str) else list(filter(None, images or ()))
+        self.val_images, self.ratios = val_images, ratios
         self.boxes = {"train": None, "val": boxes}
         self.transforms, self.skeleton, self.seed = transforms, skeleton, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
@@ -107,18 +116,32 @@ class PoseDataModule(LightningDataModule):
             UserError: when its annotation file is not given.
         """
         if split not in self._datasets:
-            try:
-                self._datasets[split] = self._make(split, self.images[split])
-            except ImagesNotFound:
-                if split == "train" or self.images["val"] or not self.images["train"]:
-                    raise
-                self._datasets[split] = self._make(split, self.images["train"])
+            self._datasets[split] = self._train() if split == "train" else self._val()
         return self._datasets[split]
 
-    def _make(self, split: str, images: str | None) -> PoseDataset:
-        annotations = self.annotations[split]
-        if annotations is None:
-            raise UserError(f"there is no annotation file to {_USE[split]}; give one as `{split}`")
+    def _train(self) -> PoseDataset:
+        if not self.train_files:
+            raise UserError("there is no annotation file to train on; give one as `train`")
+        parts = [self._make("train", annotations, images) for annotations, images in self.train_files]
+        if len(parts) == 1:
+            return parts[0]
+        return CombinedDataset(parts, [annotations for annotations, _ in self.train_files], self.ratios)
+
+    def _val(self) -> PoseDataset:
+        annotations = self.annotations["val"]
+        if not isinstance(annotations, str):
+            raise UserError("there is no annotation file to validate on; give one as `val`")
+        try:
+            return self._make("val", annotations, self.val_images)
+        except ImagesNotFound:
+            if self.val_images:
+                raise
+            for images in self.folders:
+                with suppress(ImagesNotFound):
+                    return self._make("val", annotations, images)
+            raise
+
+    def _make(self, split: str, annotations: str, images: str | None) -> PoseDataset:
         pipeline = self._pipeline("train" if split == "train" else "eval")
         boxes = {"boxes": self.boxes[split]} if self.boxes[split] else {}
         own = {"skeleton": self.skeleton, "transforms": pipeline, "seed": self.seed, **boxes}
@@ -188,11 +211,12 @@ class PoseDataModule(LightningDataModule):
         world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         accumulated = trainer.accumulate_grad_batches if trainer else 1
         batches = self.epoch_steps and self.epoch_steps * accumulated
+        draws = dataset.draws if isinstance(dataset, CombinedDataset) else None
         most = max(1, -(-len(dataset) // world))
         if most < self.batch_size:
             log.info("data.batch_size=%d is cut to %d: there are %d samples", self.batch_size, most, len(dataset))
             self.batch_size = most
-        sampler = EpochSampler(dataset, self.seed, groups, world, rank, self.batch_size, batches)
+        sampler = EpochSampler(dataset, self.seed, groups, world, rank, self.batch_size, batches, draws)
         return self._loader(dataset, self.batch_size, sampler=sampler)
 
     def val_dataloader(self) -> EpochLoader | list[EpochLoader]:
@@ -224,6 +248,26 @@ class PoseDataModule(LightningDataModule):
     def _useful_workers(self, samples: int, batch_size: int) -> int:
         devices = self.trainer.num_devices if self.trainer else 1
         return max(1, min(MOST_WORKERS, CORES // devices, -(-samples // batch_size)))
+
+
+def pairs(
+    files: str | Sequence[str] | None, folders: str | Sequence[str | None] | None
+) -> Iterator[tuple[str, str | None]]:
+    """Each annotation file with the folder of its images.
+
+    Raises:
+        UserError: where it isn't clear which folder belongs to which file.
+    """
+    listed = [files] if isinstance(files, str) else list(files or ())
+    if isinstance(folders, str) or folders is None:
+        yield from ((file, folders) for file in listed)
+    elif len(folders) == len(listed):
+        yield from zip(listed, folders, strict=True)
+    elif listed:
+        raise UserError(
+            f"data.images names {len(folders)} folders and data.train {len(listed)} files; give a folder for each "
+            "file, in their order, or one for all"
+        )
 
 
 def _check_for_images(pipeline: Pipeline, dataset: PoseDataset) -> None:

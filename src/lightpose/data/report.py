@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from lightpose.data.coco.box_formats import box_mistakes
-from lightpose.data.coco.dataset import check_skeleton, check_trainable, skeleton_of, skeleton_remarks
+from lightpose.data.coco.dataset import check_trainable, skeleton_of, skeleton_remarks
 from lightpose.data.coco.frames import without_boxes
 from lightpose.data.coco.index import CocoIndex, read_coco
+from lightpose.data.coco.onto import mapping_remarks, onto
 from lightpose.data.coco.parse import BAD_BOX, MISTAKES, USABLE
 from lightpose.data.pixels.decode import FEW_BITS, bits_used, read_image, read_image_hw
 from lightpose.data.pixels.image_files import check_image_hw, image_folder
@@ -104,8 +105,8 @@ def check(
     try:
         check_trainable(index)
         skeleton = skeleton or skeleton_of(path)
-        check_skeleton(index, skeleton)
-        warnings += skeleton_remarks(path)
+        read, index = index, onto(index, skeleton)
+        warnings += [*skeleton_remarks(path), *mapping_remarks(read, skeleton)]
     except UserError as error:
         errors.append(str(error))
         skeleton = None

@@ -1,7 +1,8 @@
 """COCO's keypoint evaluation, by faster-coco-eval."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ class GroundTruth:
 
     Attributes:
         category_ids: of the categories that list keypoints; of all where none does.
+        category_names: id → name, distinct.
 
     Raises:
         UserError: when annotations have another number of keypoints.
@@ -37,6 +39,7 @@ class GroundTruth:
         self.category_ids = [category["id"] for category in keypoint_categories(coco["categories"])]
         self.image_ids = [image["id"] for image in coco["images"]]
         scored = set(self.category_ids)
+        self.category_names = _names(category for category in coco["categories"] if category["id"] in scored)
         entries = [entry for entry in coco["annotations"] if entry["category_id"] in scored]
         _check_keypoints("instances of the ground truth", entries, num_keypoints)
         self.num_keypoints = num_keypoints
@@ -51,7 +54,8 @@ class GroundTruth:
             sigmas: K falloff constants.
 
         Returns:
-            The `FIGURES`; NaN for one that has no labelled instance in its range.
+            The `FIGURES`; NaN for one that has no labelled instance in its range. Where there are several categories,
+            also ``AP/CATEGORY`` of each that has labelled instances; the others are their mean.
 
         Raises:
             UserError: for image ids or categories that the ground truth lacks, or another number of keypoints.
@@ -87,10 +91,32 @@ class GroundTruth:
             kpt_oks_sigmas=[float(sigma) for sigma in sigmas],
         )
         evaluation.run()
-        return {
+        figures = {
             name: float(value) if value >= 0 else float("nan")
             for name, value in zip(FIGURES, evaluation.stats, strict=True)
         }
+        return figures | self._of_categories(evaluation)
+
+    def _of_categories(self, evaluation: COCOeval_faster) -> dict[str, float]:
+        """The average precision of each category that has labelled instances, where there are several categories."""
+        if len(self.category_ids) < 2:
+            return {}
+        precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]  # threshold, recall, category
+        each = {
+            f"AP/{self.category_names[category_id]}": precision[:, :, place]
+            for place, category_id in enumerate(evaluation.params.catIds)
+        }
+        return {name: float(values[values >= 0].mean()) for name, values in each.items() if (values >= 0).any()}
+
+
+def _names(categories: Iterable[Mapping[str, Any]]) -> dict[int, str]:
+    """Category id → name, with the id where several have that name, or one has none."""
+    given = {category["id"]: str(category.get("name", "category")) for category in categories}
+    times = Counter(given.values())
+    return {
+        number: name if times[name] == 1 and name != "category" else f"{name} {number}"
+        for number, name in given.items()
+    }
 
 
 def _check_keypoints(owner: str, entries: Sequence[Mapping[str, Any]], count: int) -> None:

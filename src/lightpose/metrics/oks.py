@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
+from lightpose.data.coco.ground_truth import keypoint_categories
 from lightpose.data.coco.results import coco_results
 from lightpose.errors import UserError
 from lightpose.metrics.average_precision import FIGURES, GroundTruth
 from lightpose.metrics.base import PoseMetric
 from lightpose.metrics.nms import oks_nms, soft_oks_nms
-from lightpose.skeleton import Skeleton
+from lightpose.skeleton import DEFAULT_SIGMA, Skeleton
 from lightpose.structures import Array, Batch, Poses
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class OKS(PoseMetric):
         self.nms_threshold = nms_threshold
         self.max_poses = max_poses
         self._ground_truth: GroundTruth | None = None
+        self._own = torch.ones(1, count, dtype=torch.bool)
         self.keeps_all = False
         self._kept: tuple[Poses[Array], Array, Sequence[int]] | None = None
         self._told = skeleton.sigmas_known
@@ -92,6 +94,7 @@ class OKS(PoseMetric):
             UserError: when annotations have another number of keypoints than the skeleton.
         """
         self._ground_truth = GroundTruth(coco, self.skeleton.num_keypoints)
+        self._own = torch.from_numpy(_own_keypoints(keypoint_categories(coco["categories"]), self.skeleton))
 
     def update(self, poses: Poses, batch: Batch) -> None:
         """Add poses, in image pixels; of the category of their sample's first instance where they don't say theirs.
@@ -99,11 +102,12 @@ class OKS(PoseMetric):
         Without box scores, as one-stage models give them, the poses' own stand in.
         """
         if not self._told:
+            defaults = self.skeleton.sigmas.count(DEFAULT_SIGMA)
             log.warning(
-                "skeleton %s gives no sigmas, so OKS takes %g for every keypoint: AP can't be compared with published "
-                "figures",
+                "skeleton %s gives no sigmas, so OKS takes %g for %s: AP can't be compared with published figures",
                 self.skeleton.name,
-                self.skeleton.sigmas[0],
+                DEFAULT_SIGMA,
+                "every keypoint" if defaults == self.skeleton.num_keypoints else f"{defaults} of its keypoints",
             )
         self._told = True
         xy = poses.keypoints[..., :2]
@@ -123,7 +127,7 @@ class OKS(PoseMetric):
             self._whole.append((keys, poses))
 
     def compute(self) -> dict[str, float]:
-        """The ten figures; NaN for one that has no labelled instance in its range.
+        """The ten figures, and ``AP/CATEGORY`` of several; NaN for one that has no labelled instance in its range.
 
         Raises:
             UserError: when no ground truth was set, or it doesn't fit the poses.
@@ -153,7 +157,13 @@ class OKS(PoseMetric):
     def _keep(self, category_ids: Sequence[int]) -> tuple[Poses[Array], Array, Sequence[int]]:
         """Gathered rows as scored poses, duplicates suppressed."""
         rows, whole = self.rows(), self._gathered() if self.keeps_all else None
-        scores = pose_scores(rows["box_scores"], rows["keypoint_scores"], self.score_mode, self.keypoint_threshold)
+        own = self._own[rows["categories"].clamp(max=len(self._own) - 1)]
+        if not own.all():
+            rows |= _only_own(rows["keypoints"], rows["keypoint_scores"], own)
+            if whole is not None:
+                whole.keypoints[..., :2] = rows["keypoints"].numpy()
+                whole = replace(whole, keypoint_scores=rows["keypoint_scores"].numpy())
+        scores = pose_scores(rows["box_scores"], rows["keypoint_scores"], self.score_mode, self.keypoint_threshold, own)
         finite = scores.isfinite() & rows["keypoints"].flatten(1).isfinite().all(1)
         if not finite.all():
             lost = int((~finite).sum())
@@ -201,7 +211,26 @@ class OKS(PoseMetric):
         return Poses.cat([poses for _, poses in parts]).select(first)
 
 
-def pose_scores(box_scores: Tensor, keypoint_scores: Tensor, mode: ScoreMode, threshold: float) -> Tensor:
+def _own_keypoints(categories: Sequence[Mapping[str, Any]], skeleton: Skeleton) -> Array:
+    """(C, K) whether each category has each keypoint of the skeleton; all of them where it names none that is known."""
+    own = np.zeros((len(categories), skeleton.num_keypoints), bool)
+    for row, category in enumerate(categories):
+        own[row, [place for place in skeleton.places(category.get("keypoints", ())) if place >= 0]] = True
+    return own | ~own.any(1, keepdims=True)
+
+
+def _only_own(keypoints: Tensor, keypoint_scores: Tensor, own: Tensor) -> dict[str, Tensor]:
+    """Poses (N, K, 2) in which keypoints that their category lacks score 0, in the middle of the others."""
+    middle = (keypoints * own[..., None]).sum(1, keepdim=True) / own.sum(1)[:, None, None]
+    return {
+        "keypoints": torch.where(own[..., None], keypoints, middle),
+        "keypoint_scores": keypoint_scores * own,
+    }
+
+
+def pose_scores(
+    box_scores: Tensor, keypoint_scores: Tensor, mode: ScoreMode, threshold: float, own: Tensor | None = None
+) -> Tensor:
     """What ranks poses.
 
     Args:
@@ -211,11 +240,12 @@ def pose_scores(box_scores: Tensor, keypoint_scores: Tensor, mode: ScoreMode, th
             mean of the keypoint scores above ``threshold``; ``bbox_rle``, the sum of the box score, the mean and the
             highest keypoint score.
         threshold: for ``bbox_keypoint``.
+        own: (N, K) bool, keypoints that the pose's category has; the others must score 0. None: all of them.
 
     Returns:
         (N,).
     """
-    mean = keypoint_scores.mean(-1)
+    mean = keypoint_scores.mean(-1) if own is None else keypoint_scores.sum(-1) / own.sum(-1)
     if mode == "bbox":
         return box_scores
     if mode == "keypoint":

@@ -160,12 +160,32 @@ def test_own_sigmas_of_the_category(write_coco, person):
     assert skeleton.sigmas[1] == 0.02
 
 
-def test_other_number_of_keypoints_is_refused(write_coco, person):
+def test_keypoints_are_found_by_name(write_coco, person, caplog):
+    path = write_coco([person(1), person(2, keypoints=[0] * 12 + [5, 6, 2])])
+    other = Skeleton.build(["tail", "Right Hand", "head"])
+    caplog.set_level("INFO")
+    data = CocoInstances(path, skeleton=other)
+    assert len(data) == 1  # the second person has only a foot
+    labels = data.load(0, np.random.default_rng(0)).instances
+    assert labels.keypoints[0].tolist() == [[0, 0], [40, 20], [30, 6]] and labels.visible[0].tolist() == [0, 1, 2]
+    assert data.ground_truth()["annotations"][0]["keypoints"] == [0, 0, 0, 40, 20, 1, 30, 6, 2]
+    assert "lacks 1 of the 3 keypoints of skeleton 'custom', which have no weight there: tail" in caplog.text
+    assert "3 keypoints of" in caplog.text and "left out: left_hand, left_foot, right_foot" in caplog.text
+    turned = CocoInstances(path, skeleton=Skeleton.build(NAMES[::-1])).load(0, np.random.default_rng(0)).instances
+    assert turned.visible[0].tolist() == [0, 2, 1, 2, 2]
+    with pytest.raises(UserError, match=r"reader=coco, or a file with all keypoints"):
+        CocoImages(path, skeleton=other)
+
+
+def test_keypoints_of_which_none_is_known_are_refused(write_coco, person):
     path = write_coco([person(1)])
-    with pytest.raises(UserError, match=r"train\.json has 5 keypoints .* skeleton 'custom' has 2"):
+    with pytest.raises(UserError, match=r"train\.json has 5 keypoints .*none of them .* skeleton 'custom' \(a, b\)"):
         CocoInstances(path, skeleton=Skeleton.build(["a", "b"]))
-    with pytest.raises(UserError, match="another order"):
-        CocoInstances(path, skeleton=Skeleton.build(NAMES[::-1]))
+    renamed = Skeleton.build(["a", "b"], renames={"Left Foot": "b"})
+    assert CocoInstances(path, skeleton=renamed).index.keypoints[0].tolist() == [[0, 0], [24, 40]]
+    nameless = write_coco([person(1)], categories=[{"id": 1, "name": "person"}], name="nameless.json")
+    with pytest.raises(UserError, match="5 keypoints without names, but skeleton 'custom' has 2; name them"):
+        CocoInstances(nameless, skeleton=Skeleton.build(["a", "b"]))
 
 
 def test_annotation_that_contradicts_the_category_is_named_and_not_trained_on(write_coco, person):
@@ -184,9 +204,26 @@ def test_several_categories_of_one_skeleton_are_kept_apart(write_coco, person):
     assert [entry["category_id"] for entry in data.ground_truth()["annotations"]] == [5, 3]
     with pytest.raises(UserError, match=r"2 categories with keypoints \(3, 5\), but where a sample is a whole image"):
         CocoImages(write_coco([person(1, category_id=3)], categories=categories, name="whole.json"))
-    categories[1]["keypoints"] = ["nose"]
-    with pytest.raises(UserError, match="3 1, 5 5"):
-        read_coco(write_coco([person(1)], categories=categories, name="other.json"))
+
+
+def test_categories_of_different_keypoints_are_joined(write_coco, person):
+    categories = [{"id": 3, "name": "person", "keypoints": NAMES, "skeleton": [[1, 2]]}]
+    categories += [{"id": 5, "name": "cat", "keypoints": ["Head", "tail"], "skeleton": [[1, 2]], "sigmas": [0.1, 0.2]}]
+    cat = person(2, category_id=5, keypoints=[1, 2, 2, 3, 4, 1])
+    wrong = person(3, category_id=5)
+    path = write_coco([person(1, category_id=3), cat, wrong], categories=categories)
+    skeleton = skeleton_of(path)
+    assert skeleton.keypoints == (*NAMES, "tail") and skeleton.links == ((0, 1), (0, 5))
+    assert skeleton.sigmas == (0.1, *[0.05] * 4, 0.2) and not skeleton.sigmas_known
+    data = CocoInstances(path)
+    assert [data.load(row, np.random.default_rng(0)).instances.visible[0].tolist() for row in (0, 1)] == [
+        [2, 2, 1, 2, 0, 0],
+        [2, 0, 0, 0, 0, 1],
+    ]
+    assert data.index.reasons() == {"keypoints other than x, y and visibility of each": 1}
+    assert "has a list of 15, expected 6 numbers for 2 keypoints" in data.index.summary()
+    with pytest.raises(UserError, match=r"category cat .* has 2 keypoints \(Head, tail\), and none"):
+        CocoInstances(path, skeleton=Skeleton.build(NAMES[1:]))
 
 
 def test_categories_without_names_still_read(write_coco, person):

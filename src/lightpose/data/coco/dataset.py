@@ -14,6 +14,7 @@ from lightpose.data.coco.box_formats import warn_of_boxes
 from lightpose.data.coco.boxes import detected_boxes, unlabelled
 from lightpose.data.coco.index import CocoIndex, read_coco
 from lightpose.data.coco.json_values import kind
+from lightpose.data.coco.onto import lacking, mapping_remarks, onto
 from lightpose.data.coco.parse import BAD_BOX, USABLE
 from lightpose.data.pipeline import Transform
 from lightpose.data.pixels.cache import PixelCache, cache_of
@@ -21,14 +22,16 @@ from lightpose.data.pixels.decode import EncodedImage, check_image_bits
 from lightpose.data.pixels.image_files import image_folder
 from lightpose.data.pixels.image_header import ImageError, OnBadImage, check_on_bad_image
 from lightpose.errors import UserError
-from lightpose.skeleton import Skeleton, coco_links
+from lightpose.skeleton import Skeleton, coco_links, joined
 from lightpose.structures import Annotations, Array, Sample
 
 log = logging.getLogger(__name__)
 
 
 def skeleton_of(path: Path | str, sigmas: Sequence[float] | None = None) -> Skeleton:
-    """The skeleton that a COCO file's ``categories`` describe; where they name no keypoints, these are called 0, 1, ...
+    """The skeleton that a COCO file's ``categories`` describe, the keypoints of all of them joined by name.
+
+    Where they name no keypoints, these are called 0, 1, ...
 
     Args:
         path: COCO keypoint file.
@@ -40,7 +43,10 @@ def skeleton_of(path: Path | str, sigmas: Sequence[float] | None = None) -> Skel
     index = read_coco(path)
     check_trainable(index)
     numbered = {"keypoints": [str(number) for number in range(index.num_keypoints)]}
-    return Skeleton.from_coco_category(numbered | index.categories[0], sigmas)
+    different = {tuple(category.get("keypoints", ())): category for category in reversed(index.categories)}
+    skeletons = [Skeleton.from_coco_category(numbered | category) for category in reversed(different.values())]
+    skeleton = joined(skeletons)
+    return skeleton if sigmas is None else skeleton.changed(sigmas=sigmas)
 
 
 def skeleton_remarks(path: Path | str) -> list[str]:
@@ -55,11 +61,12 @@ def skeleton_remarks(path: Path | str) -> list[str]:
         remarks.append(
             f"`categories` of {path} name no keypoints, so these are called 0 to {skeleton.num_keypoints - 1}"
         )
-    _, links = coco_links(index.categories[0].get("skeleton"), skeleton.keypoints)
+    own = index.categories[0].get("keypoints", skeleton.keypoints)
+    _, links = coco_links(index.categories[0].get("skeleton"), own)
     if links:
         remarks.append(
             f"{path} has {len(links)} links (`skeleton` of the category) that join no two of its "
-            f"{skeleton.num_keypoints} keypoints, e.g. {kind(links[0])}; they are not drawn"
+            f"{len(own)} keypoints, e.g. {kind(links[0])}; they are not drawn"
         )
     return remarks
 
@@ -89,7 +96,8 @@ class CocoDataset(PoseDataset):
     Args:
         annotations: COCO keypoint file.
         images: folder of the images; None looks in the folder of ``annotations``, in its ``images/`` and beside it.
-        skeleton: None takes it from the file.
+        skeleton: None takes it from the file; another is matched with the file by name, see
+            `lightpose.data.coco.onto.onto`.
         transforms: see `PoseDataset`.
         seed: see `PoseDataset`.
         on_bad_image: ``error``, or ``skip`` to put another sample in the place of an unreadable image and count it.
@@ -99,7 +107,7 @@ class CocoDataset(PoseDataset):
 
     Raises:
         ImagesNotFound: when the images are not where they should be.
-        UserError: when a file is missing or wrong, nothing is usable, or the skeleton has another number of keypoints.
+        UserError: when a file is missing or wrong, nothing is usable, or the skeleton has none of its keypoints.
     """
 
     def __init__(
@@ -118,7 +126,9 @@ class CocoDataset(PoseDataset):
         self.index = self.read_index(annotations)
         check_trainable(self.index)
         super().__init__(skeleton or skeleton_of(annotations), transforms, seed)
-        check_skeleton(self.index, self.skeleton)
+        read, self.index = self.index, onto(self.index, self.skeleton)
+        for remark in mapping_remarks(read, self.skeleton):
+            log.info(remark)
         if not (self.index.status == USABLE).any():
             boxes = "; experiment=single_animal needs no boxes" if (self.index.status == BAD_BOX).any() else ""
             raise UserError(f"there is nothing to learn from or to measure on. {self.index.summary()}{boxes}")
@@ -315,6 +325,11 @@ class CocoImages(CocoDataset):
                 "where a sample is a whole image nothing says of which a pose is; write one file per category, or use "
                 "reader=coco"
             )
+        if missing := lacking(self.index, self.skeleton):
+            raise UserError(
+                f"{self.index.path} has no {', '.join(missing)}, but where a sample is a whole image nothing says that "
+                "these may be there and unlabelled; use reader=coco, or a file with all keypoints of the skeleton"
+            )
         self.empty_images = empty_images
         self._peopled = np.unique(self.index.image_rows[self.index.status == USABLE])
         self._every = np.arange(len(self.index.image_ids))
@@ -332,23 +347,3 @@ class CocoImages(CocoDataset):
     def ignored(self, index: int) -> list[Array]:
         """The regions of crowds and of people who can't be learnt from."""
         return self.index.ignored(self.image_row(index))
-
-
-def check_skeleton(index: CocoIndex, skeleton: Skeleton) -> None:
-    """Refuse a skeleton that doesn't describe the keypoints of a file.
-
-    Raises:
-        UserError: for another number of keypoints, or the same names in another order.
-    """
-    names = tuple(index.categories[0].get("keypoints") or ())
-    if index.num_keypoints != skeleton.num_keypoints:
-        raise UserError(
-            f"{index.path} has {index.num_keypoints} keypoints ({', '.join(names) or 'no names'}) but skeleton "
-            f"{skeleton.name!r} has {skeleton.num_keypoints}; choose the file's skeleton, or leave it to "
-            "the file's categories"
-        )
-    if names != skeleton.keypoints and set(names) == set(skeleton.keypoints):
-        raise UserError(
-            f"{index.path} lists the keypoints of skeleton {skeleton.name!r} in another order ({', '.join(names)}); "
-            "write the names in the skeleton's order, or leave the skeleton to the file's categories"
-        )

@@ -28,7 +28,7 @@ from lightpose.structures import Array
 
 log = logging.getLogger(__name__)
 
-READER_VERSION = 4
+READER_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class CocoIndex:
         path: the file.
         categories: the file's categories that have keypoints, or all of them where none has: ``id``, and where the file
             gives them ``name``, ``keypoints``, ``skeleton`` and ``sigmas``, the last two as they stand there.
+        keypoint_names: K names, those of all categories joined by name; nothing where the file gives none.
         dropped: reason → number of annotations that are not in the columns at all.
         mended: what was filled or corrected → number of annotations.
         examples: reason → the first annotation that can't be used for it.
@@ -68,6 +69,7 @@ class CocoIndex:
 
     path: Path
     categories: list[dict[str, Any]]
+    keypoint_names: list[str]
     dropped: dict[str, int]
     mended: dict[str, int]
     examples: dict[str, str]

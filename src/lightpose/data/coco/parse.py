@@ -19,7 +19,9 @@ from lightpose.data.coco.columns import FARTHEST
 from lightpose.data.coco.ground_truth import keypoint_categories
 from lightpose.data.coco.json_values import WHOLE, kind, plain_text, shown, whole_number
 from lightpose.data.coco.outlines import outlines
+from lightpose.data.coco.wholebody import with_parts
 from lightpose.errors import UserError
+from lightpose.names import joined_names
 from lightpose.structures import Array
 
 AREA_PER_BOX = 0.53
@@ -90,8 +92,7 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
         content: what `lightpose.data.coco.json_values.read_json` gives.
 
     Raises:
-        UserError: naming the entry, for a mistake in the structure or in an image, and for categories of different
-            keypoints.
+        UserError: naming the entry, for a mistake in the structure or in an image.
     """
     if not isinstance(content, Mapping) or "images" not in content:
         got = "has no `images`" if isinstance(content, Mapping) else f"holds {kind(content)}"
@@ -129,17 +130,20 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
     entries, places = [entries[row] for row in order.tolist()], places[order]
     image_rows, category_rows, crowd = image_rows[order].astype(np.int32), category_rows[order], crowd[order]
 
-    names = categories[0].get("keypoints")
+    categories, entries = with_parts(categories, entries)
     points = [entry.get("keypoints") for entry in entries]
-    num_keypoints = len(names) if names else columns.usual_count(points)
+    names, places_of = joined_names([category["keypoints"] for category in categories if "keypoints" in category])
+    if not names:
+        places_of = [list(range(columns.usual_count(points)))] * len(categories)
+    num_keypoints = len(names or places_of[0])
     if num_keypoints > _MOST_KEYPOINTS:
         raise UserError(f"{path} has {num_keypoints} keypoints, expected {_MOST_KEYPOINTS} at most; is it damaged?")
-    labels, misshapen = columns.labels(points, num_keypoints)
+    labels, misshapen = _labels(points, category_rows, places_of, num_keypoints)
     if misshapen.any():
         row = int(np.where(misshapen, places, len(annotations)).argmin())
+        count = len(places_of[category_rows[row]])
         examples[STATUS[BAD_KEYPOINTS]] = (
-            f"annotations[{places[row]}] has {kind(points[row])}, expected "
-            f"{3 * num_keypoints} numbers for {num_keypoints} keypoints"
+            f"annotations[{places[row]}] has {kind(points[row])}, expected {3 * count} numbers for {count} keypoints"
         )
     boxes = columns.boxes([entry.get("bbox") for entry in entries])
     areas = columns.numbers([entry.get("area") for entry in entries])
@@ -169,6 +173,7 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
     ignored_points, ignored_first, owners = outlines(segmentations, boxes_xyxy[ignored], image_hw[image_rows[ignored]])
     return {
         "categories": categories,
+        "keypoint_names": names,
         "dropped": dropped,
         "mended": {what: int(number) for what, number in mended.items() if number},
         "examples": examples,
@@ -194,6 +199,19 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
         "ignored_first": ignored_first,
         "ignored_regions": np.searchsorted(image_rows[ignored[owners]], np.arange(len(images) + 1)),
     }
+
+
+def _labels(
+    points: Sequence[Any], category_rows: Array, places_of: Sequence[Sequence[int]], num_keypoints: int
+) -> tuple[Array, Array]:
+    """`columns.labels` of annotations of several categories, each of whose keypoints has a place among all."""
+    found, misshapen = np.zeros((len(points), num_keypoints, 3), np.float32), np.zeros(len(points), bool)
+    for places in dict.fromkeys(map(tuple, places_of)):
+        alike = [row for row, other in enumerate(places_of) if tuple(other) == places]
+        rows = np.flatnonzero(np.isin(category_rows, alike))
+        labels, misshapen[rows] = columns.labels([points[row] for row in rows.tolist()], len(places))
+        found[rows[:, None], list(places)] = labels
+    return found, misshapen
 
 
 def _example(annotations: Sequence[Any], place: int, key: str | None) -> str:
@@ -299,13 +317,6 @@ def _categories(path: Path, entries: Sequence[Any]) -> tuple[list[dict[str, Any]
     """
     ids = _ids(path, "categories", entries)
     categories = [_category(path, place, entry) | {"id": ids.numbers[place]} for place, entry in enumerate(entries)]
-    named = [category for category in categories if "keypoints" in category]
-    if len({tuple(category["keypoints"]) for category in named}) > 1:
-        each = ", ".join(f"{category.get('name')} {len(category['keypoints'])}" for category in named)
-        raise UserError(
-            f"the categories of {path} have different keypoints ({each}), but a model learns one skeleton; "
-            "write one file per category"
-        )
     used = [dict(category) for category in keypoint_categories(categories)]
     row_of = {category["id"]: row for row, category in enumerate(used)}
     return used, ids, np.array([*(row_of.get(number, -1) for number in ids.numbers), -1], np.int64)

@@ -4,7 +4,7 @@ import functools
 import itertools
 import os
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -58,6 +58,9 @@ class EpochSampler(DistributedSampler[Sample]):
         batches: of each process in one epoch. The end of a pass then interrupts nothing: the next pass follows within
             the batch. None takes one pass for an epoch; its end is filled up from its start so that all processes get
             equally many, and samples that make no whole batch are left out.
+        draws: where the data set is several in a row, how many samples each of them has, and how many a pass takes of
+            each; see `lightpose.data.combined.CombinedDataset`. Each of them is gone through to its end before any of
+            its samples comes again. None takes each sample once.
 
     Attributes:
         step: samples of one batch of all processes.
@@ -73,12 +76,14 @@ class EpochSampler(DistributedSampler[Sample]):
         rank: int = 0,
         batch_size: int = 1,
         batches: int | None = None,
+        draws: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
-        self.groups, self.batches = groups, batches
+        self.groups, self.batches, self.draws = groups, batches, draws or [(len(dataset), len(dataset))]
+        self.count = sum(taken for _, taken in self.draws)
         self.step = num_replicas * batch_size
         if batches is None:
-            batches = self.total_size // self.step
+            batches = -(-self.count // num_replicas) * num_replicas // self.step
         self.num_samples, self.total_size = batches * batch_size, batches * self.step
         self.skip = 0
         self._resumed: tuple[int, int] | None = None
@@ -99,18 +104,37 @@ class EpochSampler(DistributedSampler[Sample]):
 
     def order(self, epoch: int) -> Array:
         """(n, 2) pass and index of all samples of an epoch, before they are shared out."""
-        count = len(self.dataset)  # type: ignore[arg-type]
         if self.batches is None:
-            indices = np.resize(self._permutation(epoch), self.total_size)
-            return np.stack([np.full_like(indices, epoch), indices], -1)
-        passes, places = np.divmod(np.arange(self.total_size) + epoch * self.total_size, count)
-        orders = {number: self._permutation(number) for number in range(passes[0], passes[-1] + 1)}
-        indices = np.concatenate(list(orders.values()))[places + (passes - passes[0]) * count]
-        return np.stack([passes, indices], -1)
+            return self._pass(epoch)[np.arange(self.total_size) % self.count]
+        places = np.arange(self.total_size) + epoch * self.total_size
+        first, last = places[[0, -1]] // self.count
+        passes = np.concatenate([self._pass(number) for number in range(first, last + 1)])
+        return passes[places - first * self.count]
 
-    def _permutation(self, number: int) -> Array:
-        rng = np.random.default_rng([self.seed, number])
-        order = rng.permutation(len(self.dataset))  # type: ignore[arg-type]
+    def _pass(self, number: int) -> Array:
+        """(n, 2) pass and index of all samples of a pass; of each of several data sets it is the pass over that one."""
+        if len(self.draws) == 1:
+            indices = self._permutation([number], np.arange(self.count))
+            return np.stack([np.full_like(indices, number), indices], -1)
+        rows, first = [], 0
+        for part, (length, taken) in enumerate(self.draws, 1):
+            passes, places = np.divmod(np.arange(number * taken, (number + 1) * taken), length)
+            members = np.arange(first, first + length)
+            orders = [self._permutation([own, part], members) for own in range(passes[0], passes[-1] + 1)]
+            rows.append(np.stack([passes, np.concatenate(orders)[places + (passes - passes[0]) * length]], -1))
+            first += length
+        drawn = np.concatenate(rows)
+        groups = np.arange(len(drawn))
+        if self.groups is not None:
+            images = np.stack([drawn[:, 0], self.groups[drawn[:, 1]]], -1)
+            groups = np.unique(images, axis=0, return_inverse=True)[1].reshape(-1)
+        place = np.random.default_rng([self.seed, number]).permutation(len(drawn))
+        return drawn[np.argsort(place[groups], kind="stable")]
+
+    def _permutation(self, key: list[int], members: Array) -> Array:
+        """Some samples of one data set in a random order, those of a group together."""
+        rng = np.random.default_rng([self.seed, *key])
+        order = members[rng.permutation(len(members))]
         if self.groups is None:
             return order
         place = rng.permutation(int(self.groups.max()) + 1)
