@@ -19,6 +19,8 @@ PATHS = {
 }
 """Keys of each command whose values are paths; a star stands for any name."""
 
+_INNER = re.compile(r"^(head|codec)\.\1=(?![{$])")
+"""Not where the value is a part itself."""
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _SWEEP = re.compile(r"(choice|glob|sort|shuffle|tag|extend_list)\(.*\)", re.DOTALL)
 
@@ -43,6 +45,11 @@ def with_literal_paths(arguments: Sequence[str], command: str) -> list[str]:
     """
     sweep = is_sweep(arguments)
     return [_literal(argument, PATHS[command], sweep) for argument in arguments]
+
+
+def with_inner_options(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with ``head.head=simcc``, an option inside a wrapper, as ``head@head.head=simcc`` for Hydra."""
+    return [_INNER.sub(r"\1@\1.\1=", argument) for argument in arguments]
 
 
 def path_given(arguments: Iterable[str], key: str) -> str | None:
