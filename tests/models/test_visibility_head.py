@@ -44,7 +44,7 @@ def test_the_wrapped_head_learns_what_it_would_alone():
     assert torch.equal(features[0].grad, own[0].grad)
     for mine, theirs in zip(head.head.parameters(), alone.parameters(), strict=True):
         assert torch.equal(mine.grad, theirs.grad)
-    assert all(parameter.grad.any() for parameter in head.final.parameters())
+    assert all(parameter.grad.any() for parameter in head.visible.final.parameters())
 
 
 def test_the_loss_is_the_weighted_mean_of_cross_entropy():
@@ -80,10 +80,10 @@ def test_it_finds_what_one_place_shows():
         maps, seen = draw()
         labels = Targets({"visibility": seen}, {"visibility": torch.ones(64, 2)})
         optimizer.zero_grad()
-        head.criterion({"visibility": head.logits([maps])}, labels)["visibility"].backward()
+        head.criterion({"visibility": head.visible(maps)}, labels)["visibility"].backward()
         optimizer.step()
     maps, seen = draw()
-    assert ((head.eval().logits([maps]) > 0) == (seen > 0)).float().mean() > 0.95
+    assert ((head.eval().visible(maps) > 0) == (seen > 0)).float().mean() > 0.95
 
 
 def test_what_does_not_fit_is_refused():

@@ -19,9 +19,9 @@ NAME = "visibility"
 class VisibilityHead(Head):
     """A logit ``visibility`` (K) beside the outputs of another head.
 
-    A 3x3 convolution of the last feature map, then for each keypoint a mean over the cells, weighted as the keypoint
-    asks. The wrapped head learns what it would learn alone: no gradient of visibility reaches the features, as in
-    ProbPose (arXiv:2412.02254). The loss ``visibility`` is binary cross-entropy, averaged over the weights.
+    It is pooled from the last feature map (`PooledLogits`). The wrapped head learns what it would learn alone: no
+    gradient of visibility reaches the features, as in ProbPose (arXiv:2412.02254). The loss ``visibility`` is binary
+    cross-entropy, averaged over the weights.
 
     Args:
         in_channels: channels of each feature map.
@@ -62,11 +62,7 @@ class VisibilityHead(Head):
         inner = replace(spec, outputs=outputs, targets=spec.target_names - {NAME})
         self.head = build_head(head, in_channels, strides, stages, inner, "head.head")
         self.loss_weight = loss_weight
-        self.hidden = nn.Sequential(
-            nn.Conv2d(in_channels[-1], width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
-        self.final = nn.Conv2d(width, 2 * shape[0], 1)
-        start_small(self.final)
+        self.visible = PooledLogits(in_channels[-1], width, shape[0])
 
     @property
     def emits(self) -> frozenset[str]:  # type: ignore[override]
@@ -80,17 +76,11 @@ class VisibilityHead(Head):
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Outputs by name, shaped (B, *spec.outputs[name])."""
-        return {**self.head(features), NAME: self.logits(features)}
-
-    def logits(self, features: Sequence[Tensor]) -> Tensor:
-        """(B, K), of a keypoint that can be seen."""
-        evidence, attention = self.final(self.hidden(features[-1].detach())).float().flatten(2).chunk(2, 1)
-        logits: Tensor = (evidence * attention.softmax(-1)).sum(-1)  # of (B, K, h w)
-        return logits
+        return {**self.head(features), NAME: self.visible(features[-1])}
 
     def loss(self, features: Sequence[Tensor], targets: Targets) -> dict[str, Tensor]:
         """The wrapped head's losses, and ``visibility``."""
-        return {**self.head.loss(features, targets), **self.criterion({NAME: self.logits(features)}, targets)}
+        return {**self.head.loss(features, targets), **self.criterion({NAME: self.visible(features[-1])}, targets)}
 
     def compare(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         """The wrapped head's criterion, and ``visibility``."""
@@ -103,3 +93,29 @@ class VisibilityHead(Head):
         with torch.autocast(visible.device.type, enabled=False):
             loss = functional.binary_cross_entropy_with_logits(outputs[NAME].float(), visible, weights, reduction="sum")
         return {NAME: self.loss_weight * loss / weights.sum().clamp_min(1)}
+
+
+class PooledLogits(nn.Module):
+    """Numbers (B, n) of a feature map, each a mean over the cells of what a 3x3 convolution finds.
+
+    The mean is weighted as each number asks. No gradient goes back to the map.
+
+    Args:
+        in_channels: of the map.
+        width: channels of the convolution.
+        count: n.
+    """
+
+    def __init__(self, in_channels: int, width: int, count: int) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.final = nn.Conv2d(width, 2 * count, 1)
+        start_small(self.final)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, n), in float32 under autocast."""
+        evidence, attention = self.final(self.hidden(maps.detach())).float().flatten(2).chunk(2, 1)  # (B, n, h w)
+        pooled: Tensor = (evidence * attention.softmax(-1)).sum(-1)
+        return pooled
