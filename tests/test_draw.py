@@ -77,3 +77,12 @@ def test_grid_tiles_row_by_row() -> None:
     assert tiled.shape == (4, 6, 3)
     np.testing.assert_array_equal(tiled[::2, ::3, 0], [[10, 20], [30, 0]])
     np.testing.assert_array_equal(tiled[:2, 3:], tiles[1])
+
+
+def test_keypoints_that_are_likely_hidden_are_black_inside() -> None:
+    visibility = np.array([[0.9, 0.1, 0.1]])
+    drawn = draw_poses(IMAGE, POINTS, np.array([[0.9, 0.9, 0.2]]), TRIANGLE, visibility=visibility)
+    plain = draw_poses(IMAGE, POINTS, np.array([[0.9, 0.9, 0.2]]), TRIANGLE)
+    assert (drawn[60, 240] == TRIANGLE.colors[0]).all() and not drawn[320, 360].any()
+    changed = np.argwhere((drawn != plain).any(-1))
+    assert (abs(changed - (320, 360)) < 10).all()  # the third one isn't found, and stays a ring

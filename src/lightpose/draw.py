@@ -20,12 +20,14 @@ def draw_poses(
     boxes_xyxy: Array | None = None,
     threshold: float = 0.3,
     names: bool = False,
+    visibility: Array | None = None,
 ) -> Array:
     """A copy of the picture with the poses on it.
 
     A keypoint at or over the threshold is a filled disc, one below it a hollow ring; one that isn't finite or whose
-    score isn't positive is left out. A link is drawn where both ends reach the threshold, each half in its keypoint's
-    colour. Sizes follow the pose and the picture.
+    score isn't positive is left out. A found keypoint that is more likely hidden than visible is black
+    inside. A link is drawn where both ends reach the threshold, each half in its keypoint's colour. Sizes follow the
+    pose and the picture.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -35,6 +37,7 @@ def draw_poses(
         boxes_xyxy: (N, 4) image px, drawn as frames.
         threshold: the least score of a keypoint to count as found.
         names: also write each found keypoint's name.
+        visibility: (N, K) probability that a keypoint can be seen, where that was predicted.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -56,7 +59,8 @@ def draw_poses(
                     ends = _fixed(points[index]), _fixed(middle)
                     cv2.line(canvas, *ends, skeleton.colors[index], _width(unit), cv2.LINE_AA, _SHIFT)
         for index in np.flatnonzero(drawn).tolist():
-            _mark(canvas, points[index], unit, skeleton.colors[index], bool(found[index]))
+            hidden = visibility is not None and bool(visibility[pose, index] < 0.5)
+            _mark(canvas, points[index], unit, skeleton.colors[index], bool(found[index]), hidden)
         if names:
             labels = [skeleton.keypoints[index] for index in np.flatnonzero(found)]
             _write_names(canvas, points[found], labels, unit)
@@ -91,11 +95,13 @@ def _fixed(point: Array) -> tuple[int, int]:
     return x, y
 
 
-def _mark(canvas: Array, point: Array, unit: float, color: tuple[int, int, int], found: bool) -> None:
+def _mark(canvas: Array, point: Array, unit: float, color: tuple[int, int, int], found: bool, hidden: bool) -> None:
     radius = round(max(1.5 * unit, 2.0) * (1 << _SHIFT))
     if found:
         cv2.circle(canvas, _fixed(point), radius + (1 << _SHIFT) // 2, (0, 0, 0), -1, cv2.LINE_AA, _SHIFT)
         cv2.circle(canvas, _fixed(point), radius, color, -1, cv2.LINE_AA, _SHIFT)
+        if hidden:
+            cv2.circle(canvas, _fixed(point), round(0.6 * radius), (0, 0, 0), -1, cv2.LINE_AA, _SHIFT)
     else:
         cv2.circle(canvas, _fixed(point), radius, color, _width(0.5 * unit), cv2.LINE_AA, _SHIFT)
 

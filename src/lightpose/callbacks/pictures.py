@@ -58,10 +58,18 @@ class Pictures(L.Callback):
         input_from_image = torch.linalg.inv(batch.image_from_input.float())[poses.batch_index]
         keypoints = apply_affine(input_from_image, poses.keypoints[..., :2]).cpu().numpy()
         scores, rows = poses.keypoint_scores.cpu().numpy(), poses.batch_index.cpu().numpy()
+        visibility = None if poses.visibility is None else poses.visibility.cpu().numpy()
         pictures = []
         for row, image in enumerate(batch.inputs[: self.count].permute(0, 2, 3, 1).cpu().numpy()):
             here = rows == row
             pictures.append(
-                draw_poses(image, keypoints[here], scores[here], estimator.skeleton, threshold=self.threshold)
+                draw_poses(
+                    image,
+                    keypoints[here],
+                    scores[here],
+                    estimator.skeleton,
+                    threshold=self.threshold,
+                    visibility=None if visibility is None else visibility[here],
+                )
             )
         return grid(pictures, columns=8)

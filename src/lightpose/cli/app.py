@@ -24,7 +24,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightpose.cli.arguments import path_given, with_literal_paths
+from lightpose.cli.arguments import path_given, with_inner_options, with_literal_paths
 from lightpose.cli.options import check_types
 from lightpose.errors import UserError
 from lightpose.runtime.signals import NAMES, Interrupted, is_started_by_lightning, received, watched
@@ -112,7 +112,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
 
     try:
         with watched():
-            sys.argv[1:] = with_literal_paths(sys.argv[1:], config_name)
+            sys.argv[1:] = with_inner_options(with_literal_paths(sys.argv[1:], config_name))
             _check_flags(sys.argv[1:])
             with _composed_once(sys.argv[1:]):
                 hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
@@ -239,7 +239,10 @@ def explain(error: Exception, config_name: str) -> str:
         return f"{group}={name} is not an option; {_nearest(name, options)} Options: {', '.join(options)}"
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
-        name = key[1].split("@")[0]
+        name = key[1].split("@")[-1]
+        inner = re.fullmatch(r"(head|codec)\.\1", name)
+        if inner:
+            return f"{name} stands inside a wrapper; add head=visibility codec=visibility, or give {inner[1]}=..."
         more = f" (+{name}=... adds a new key)" if "." in name else ""
         return f"there is no key {name!r}; {_nearest(name, sorted(set(_keys(config_name))))}{more}"
     missing = re.search(r"Missing mandatory value: (\S+)", text)

@@ -22,6 +22,8 @@ PATHS = {
 LISTS = frozenset(f"{group}.{key}" for group in ("data", "dataset") for key in ("train", "images"))
 """Those of them that may be lists, as in ``data.train=[a.json,b.json]``."""
 
+_INNER = re.compile(r"^(head|codec)\.\1=(?![{$])")
+"""Not where the value is a part itself."""
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _SWEEP = re.compile(r"(choice|glob|sort|shuffle|tag|extend_list)\(.*\)", re.DOTALL)
 
@@ -47,6 +49,11 @@ def with_literal_paths(arguments: Sequence[str], command: str) -> list[str]:
     """
     sweep = is_sweep(arguments)
     return [_literal(argument, PATHS[command], sweep) for argument in arguments]
+
+
+def with_inner_options(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with ``head.head=simcc``, an option inside a wrapper, as ``head@head.head=simcc`` for Hydra."""
+    return [_INNER.sub(r"\1@\1.\1=", argument) for argument in arguments]
 
 
 def path_given(arguments: Iterable[str], key: str) -> str | None:

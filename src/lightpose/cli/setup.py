@@ -1,5 +1,6 @@
 """Makes the objects of a run from its configuration: skeleton, estimator, trainer."""
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ProgressBar
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightpose.callbacks.interruption import Interruption
 from lightpose.callbacks.length import Length
@@ -20,7 +21,7 @@ from lightpose.callbacks.resume import Resume
 from lightpose.callbacks.timeline import Timeline
 from lightpose.checkpoint import assemble, read
 from lightpose.cli.app import group_files
-from lightpose.cli.options import needed_options, preparing
+from lightpose.cli.options import keys_given, needed_options, preparing
 from lightpose.data.base import PoseDataset
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
@@ -53,7 +54,7 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     if config.get("input_hw") == "auto":
         config = config.copy()
         config.input_hw = list(choose_input_hw(config))  # before anything refers to it
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    plain: dict[str, Any] = OmegaConf.to_container(into_wrapped(config), resolve=True)  # type: ignore[assignment]
     sides = plain.get("input_hw")
     listed = isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)
     if sides is not None and not listed:
@@ -61,6 +62,28 @@ def resolved(config: DictConfig) -> dict[str, Any]:
             f"input_hw={sides} is no size of images; give height and width, such as input_hw=[256,192], or auto"
         )
     return {key: value for key, value in plain.items() if key != "hydra"}
+
+
+def into_wrapped(config: DictConfig) -> DictConfig:
+    """The configuration, where what an experiment says of a head or codec holds for the one inside a wrapper.
+
+    So ``experiment=topdown_hrnet head=visibility codec=visibility`` decodes as the experiment does. What the command
+    line says of the part inside (``codec.codec.refine=dark``) comes first.
+    """
+    config, given = config.copy(), keys_given()
+    for group in ("head", "codec"):
+        wrapper: Any = config.get(group)
+        inner: Any = wrapper.get(group) if OmegaConf.is_dict(wrapper) else None
+        if not OmegaConf.is_dict(inner) or "_target_" not in inner:
+            continue
+        with preparing(group):
+            own = inspect.signature(get_object(wrapper._target_)).parameters
+        for key in [key for key in wrapper if key in inner and key not in own and not str(key).startswith("_")]:
+            with open_dict(wrapper):
+                value = wrapper.pop(key)
+            if f"{group}.{group}.{key}" not in given:
+                inner[key] = value
+    return config
 
 
 def choose_input_hw(config: DictConfig) -> tuple[int, int]:
@@ -226,26 +249,43 @@ def make_estimator(config: dict[str, Any], skeleton: Skeleton) -> PoseEstimator:
     try:
         estimator: PoseEstimator = assemble(config["estimator"], skeleton=skeleton)
     except PairError as error:
-        fitting = [f"head={name}" for name in fitting_heads(error.spec)]
-        raise UserError(f"{error}; use {' or '.join(fitting) or 'a head that emits these'}") from error
+        ways = [*error.ways, *(f"{error.place}={name}" for name in fitting_heads(error.spec))]
+        raise UserError(f"{error}; use {' or '.join(ways) or 'a head that emits these'}") from error
     return estimator
 
 
 def fitting_heads(spec: Spec) -> list[str]:
-    """Options of the ``head`` group that go with a codec; variants, which only change another option, are left out."""
-    fitting, files = [], group_files("head")
-    for name, path in files.items():
-        option: Any = OmegaConf.load(path)
-        for entry in option.pop("defaults", []):  # a wrapper names the head that it wraps, such as heatmap@head
-            other, _, place = str(entry).partition("@")
-            if place and other in files:
-                option[place] = OmegaConf.load(files[other])
-        if "_target_" in option:
-            with suppress(UserError, InstantiationException, KeyError, TypeError), torch.device("meta"):
-                head = assemble(option, in_channels=(8,), strides=(4,), stages=1, spec=spec)
-                if fits(head, spec):
-                    fitting.append(name)
+    """Options of the ``head`` group that go with a codec; variants, which only change another option, are left out.
+
+    A wrapper goes with the head that it wraps by default, or is given with another one: ``visibility head.head=simcc``.
+    """
+    files: dict[str, Any] = {name: OmegaConf.load(path) for name, path in group_files("head").items()}
+    whole = {name: option for name, option in files.items() if "_target_" in option}
+    plain = [name for name, option in whole.items() if "defaults" not in option]
+    fitting = []
+    for name, option in whole.items():
+        inside: list[dict[str, str]] = [{}]  # place → name of the head there
+        for entry in option.pop("defaults", []):
+            if OmegaConf.is_dict(entry):  # /head@head: heatmap, which another may replace
+                [(key, default)] = entry.items()
+                place = str(key).partition("@")[2]
+                inside = [{place: other} for other in [default, *(other for other in plain if other != default)]]
+            elif "@" in entry:  # heatmap@head
+                default, _, place = entry.partition("@")
+                inside = [{place: default}]
+        for number, places in enumerate(inside):
+            part = {**option, **{place: whole[other] for place, other in places.items() if other in whole}}
+            if _head_fits(part, spec):
+                fitting.append(
+                    " ".join([name, *(f"head.{place}={other}" for place, other in places.items() if number)])
+                )
     return fitting
+
+
+def _head_fits(option: Any, spec: Spec) -> bool:
+    with suppress(UserError, InstantiationException, KeyError, TypeError), torch.device("meta"):
+        return fits(assemble(option, in_channels=(8,), strides=(4,), stages=1, spec=spec), spec)
+    return False
 
 
 def choose_monitor(config: dict[str, Any], written: Mapping[str, Any], estimator: PoseEstimator) -> dict[str, Any]:

@@ -253,6 +253,7 @@ class Overlays:
                     self.skeleton,
                     boxes_xyxy=found.boxes_xyxy,
                     threshold=self.threshold,
+                    visibility=found.visibility,
                 )
             except Exception as error:  # whatever it is, the predictions are worth more
                 self.failed.append(frame.name)

@@ -45,8 +45,7 @@ class PoseNet(nn.Module):
         self.preprocessor = preprocessor
         self.backbone = _declaring("backbone", backbone)
         self.neck = _declaring("neck", neck(in_channels=backbone.out_channels, strides=backbone.strides))
-        self.head = _built_head(head, self.neck, backbone.stages, spec)
-        check_pair(self.head, spec)
+        self.head = build_head(head, self.neck.out_channels, self.neck.strides, backbone.stages, spec)
         self.fast_features: Callable[[Tensor], list[Tensor]] | None = None
         """What computes `features` in place of `plain_features`, see `lightpose.runtime.speed`."""
         self.output_shapes: dict[str, tuple[int, ...]] | None = None
@@ -78,11 +77,13 @@ class PairError(UserError):
 
     Attributes:
         spec: of the codec.
+        place: of the head in the configuration; ``head.head`` is inside a wrapper.
+        ways: out of it, beside other heads: what to type instead.
     """
 
-    def __init__(self, message: str, spec: Spec) -> None:
+    def __init__(self, message: str, spec: Spec, place: str = "head", ways: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.spec = spec
+        self.spec, self.place, self.ways = spec, place, ways
 
 
 def _declaring(name: str, part: Any) -> FeatureModule:
@@ -97,8 +98,29 @@ def _declaring(name: str, part: Any) -> FeatureModule:
     return found
 
 
-def _built_head(head: Callable[..., Head], neck: FeatureModule, stages: int, spec: Spec) -> Head:
-    given = {"in_channels": neck.out_channels, "strides": neck.strides, "stages": stages, "spec": spec}
+def build_head(
+    head: Callable[..., Head],
+    in_channels: Sequence[int],
+    strides: Sequence[int],
+    stages: int,
+    spec: Spec,
+    place: str = "head",
+) -> Head:
+    """A head that fits a codec.
+
+    Args:
+        head: builds it.
+        in_channels: of the features.
+        strides: of the features.
+        stages: how often the features go through these maps.
+        spec: what the codec says of itself.
+        place: of the head in the configuration, for messages.
+
+    Raises:
+        PairError: when head and codec don't fit.
+        UserError: when what is built is no head, or can't be built.
+    """
+    given = {"in_channels": in_channels, "strides": strides, "stages": stages, "spec": spec}
     kind: Any = getattr(head, "func", head)
     name = kind.__name__
     try:
@@ -115,13 +137,19 @@ def _built_head(head: Callable[..., Head], neck: FeatureModule, stages: int, spe
         if wanted in spec.outputs:
             raise
         raise PairError(
-            f"head asks for the shape of {wanted!r} but codec expects {sorted(spec.outputs)}", spec
+            f"{place} asks for the shape of {wanted!r} but {_codec(place)} expects {sorted(spec.outputs)}", spec, place
         ) from error
     if not isinstance(made, Head):
         raise UserError(f"head {name} is no lightpose.models.base.Head; derive it from that")
     if not isinstance(getattr(made, "emits", None), (set, frozenset)):
         raise UserError(f"head {name} doesn't say what it emits; set emits = frozenset({set(spec.outputs)})")
+    check_pair(made, spec, place)
     return made
+
+
+def _codec(place: str) -> str:
+    """Of the codec that a head goes with: ``codec.codec`` for ``head.head``."""
+    return place.replace("head", "codec")
 
 
 def fits(head: Head, spec: Spec) -> bool:
@@ -129,7 +157,7 @@ def fits(head: Head, spec: Spec) -> bool:
     return head.emits == frozenset(spec.outputs) and head.needs <= spec.target_names
 
 
-def check_pair(head: Head, spec: Spec) -> None:
+def check_pair(head: Head, spec: Spec, place: str) -> None:
     """Refuse a head whose outputs are not what the codec expects, or whose loss needs more than its targets.
 
     Raises:
@@ -138,8 +166,10 @@ def check_pair(head: Head, spec: Spec) -> None:
     if fits(head, spec):
         return
     if head.emits != frozenset(spec.outputs):
-        raise PairError(f"head emits {sorted(head.emits)} but codec expects {sorted(spec.outputs)}", spec)
-    raise PairError(f"head needs targets {sorted(head.needs)} but codec makes {sorted(spec.target_names)}", spec)
+        facts = f"{place} emits {sorted(head.emits)} but {_codec(place)} expects {sorted(spec.outputs)}"
+    else:
+        facts = f"{place} needs targets {sorted(head.needs)} but {_codec(place)} makes {sorted(spec.target_names)}"
+    raise PairError(facts, spec, place)
 
 
 def check_shapes(net: PoseNet, spec: Spec) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ from lightpose.models.base import Head
 from lightpose.structures import Spec, Targets
 
 
-class VisibilityHead(Head):
+class SeenHead(Head):
     def __init__(self, in_channels, strides, stages, spec, head):
         super().__init__()
         outputs = {name: shape for name, shape in spec.outputs.items() if name != "visibility"}
@@ -43,7 +43,7 @@ class VisibilityHead(Head):
         return error / weight.sum().clamp_min(1)
 
 
-class VisibilityCodec(Codec):
+class SeenCodec(Codec):
     def __init__(self, skeleton, input_hw, grid, codec):
         self.codec = codec(skeleton=skeleton, input_hw=input_hw, grid=grid)
         self.swap = torch.tensor(skeleton.swap)
