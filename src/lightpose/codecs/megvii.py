@@ -29,6 +29,8 @@ class MegviiCodec(Codec):
     On the ``stride`` grid a cell is the middle of its pixels, half a cell further right and down than that grid says:
     published code rounds down to cells. Round trip: three quarters of a cell, since a target has no more than the
     nearest cell, from which decoding moves by a quarter. A last kernel wider than 5 moves peaks near a border inward.
+    As in published code, targets are blurred as if the map went on as its mirror image, so that a cell on the border is
+    higher than 255 when the peak lies beside it, and decoded maps as if zeros surrounded them.
 
     Args:
         skeleton: gives K, the mirror pairs and the weights.
