@@ -16,8 +16,9 @@ class Codec(Protocol):
 
     Attributes:
         spec: what it decodes and encodes.
-        mirror_lag: whole input pixels that a mirrored input must move left before the network sees it, so that `flip`
-            is exact (`lightpose.geometry.mirror_lag`); a codec with cells finer than pixels moves them in `flip`.
+        mirror_lag: whole input pixels that a mirrored input must move left (right, if negative) before the network sees
+            it, so that `flip` is exact (`lightpose.geometry.mirror_lag`); a codec with cells finer than pixels moves
+            them in `flip`.
         flips: False where outputs of a mirrored input can't be joined with the others, as where candidates have no
             order. Then `flip` need not be defined, and the flip test is refused.
     """

@@ -16,6 +16,7 @@ class MapGrid:
         input_hw: network input size.
         grid: which input pixel a cell stands for (`lightpose.geometry`).
         stride: input pixels per cell.
+        offset: cells by which all cells lie further right and down than the grid says.
 
     Attributes:
         map_hw: size of the map.
@@ -25,7 +26,7 @@ class MapGrid:
         UserError: when the stride does not divide the input size, or the grid is unknown.
     """
 
-    def __init__(self, input_hw: tuple[int, int], grid: Grid, stride: int) -> None:
+    def __init__(self, input_hw: tuple[int, int], grid: Grid, stride: int, offset: float = 0.0) -> None:
         check_grid(grid)
         height, width = input_hw
         if stride < 1 or height % stride or width % stride:
@@ -33,20 +34,20 @@ class MapGrid:
                 f"the codec's stride {stride} must divide the input size, got input_hw=[{height}, {width}]; "
                 f"change codec.stride, or make both sides multiples of {stride}"
             )
-        self.grid, self.stride = grid, stride
+        self.grid, self.stride, self.offset = grid, stride, offset
         self.map_hw = (height // stride, width // stride)
-        self.mirror_lag = mirror_lag(grid, input_hw, self.map_hw)
+        self.mirror_lag = mirror_lag(grid, input_hw, self.map_hw) - round(2 * offset * stride)
 
     def to_map(self, points: Tensor) -> Tensor:
         """Input pixels to continuous map cells, (..., 2)."""
         (scale_x, scale_y), (offset_x, offset_y) = self._affine(self.map_hw)
         x, y = points.unbind(-1)
-        return torch.stack([(x - offset_x) / scale_x, (y - offset_y) / scale_y], -1)
+        return torch.stack([(x - offset_x) / scale_x - self.offset, (y - offset_y) / scale_y - self.offset], -1)
 
     def to_input(self, cells: Tensor, map_hw: Sequence[int]) -> Tensor:
         """Continuous cells of a map of size ``map_hw`` to input pixels, (..., 2)."""
         (scale_x, scale_y), (offset_x, offset_y) = self._affine(map_hw)
-        x, y = cells.unbind(-1)
+        x, y = (cells + self.offset).unbind(-1)
         return torch.stack([x * scale_x + offset_x, y * scale_y + offset_y], -1)
 
     def _affine(self, map_hw: Sequence[int]) -> tuple[Pair, Pair]:

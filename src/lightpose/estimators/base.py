@@ -125,8 +125,10 @@ class PoseEstimator(L.LightningModule):
         """Inputs mirrored left to right so that ``codec.flip`` undoes it."""
         mirrored = inputs.flip(-1)
         lag = self.codec.mirror_lag
-        if lag:
+        if lag > 0:
             mirrored = torch.cat([mirrored[..., lag:], mirrored[..., -1:].expand(*mirrored.shape[:-1], lag)], -1)
+        elif lag < 0:
+            mirrored = torch.cat([mirrored[..., :1].expand(*mirrored.shape[:-1], -lag), mirrored[..., :lag]], -1)
         return mirrored
 
     # -- training ------------------------------------------------------------------------------------------------

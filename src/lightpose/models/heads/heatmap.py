@@ -47,12 +47,12 @@ class HeatmapHead(Head):
         super().__init__()
         self.criterion = criterion
         maps = self.emits - {"keypoints"}  # means of maps have none of their own
-        self.shapes = {name: _map_shape(spec, name) for name in sorted(maps)}
+        self.shapes = {name: map_shape(spec, name) for name in sorted(maps)}
         finest = min(range(len(strides)), key=lambda level: strides[level])
         self.level = finest - len(strides)  # counted from the end: of the last stage
         width = in_channels[self.level]
         self.map_hw: tuple[int, ...] = self.shapes["heatmap"][-2:]
-        factor = _upsampling(strides[self.level], spec, self.map_hw)
+        factor = upsampling(strides[self.level], spec, self.map_hw)
         assert spec.input_hw is not None
         self.padded_hw = tuple(int(-(-side // strides[self.level]) * factor) for side in spec.input_hw)
         if upsample == "deconv":
@@ -83,7 +83,12 @@ class HeatmapOffsetHead(HeatmapHead):
     emits = frozenset({"heatmap", "offset"})
 
 
-def _map_shape(spec: Spec, name: str) -> tuple[int, ...]:
+def map_shape(spec: Spec, name: str) -> tuple[int, ...]:
+    """Shape of the maps that the codec expects.
+
+    Raises:
+        UserError: where they are no maps, or their size is not known.
+    """
     shape = spec.outputs[name] or ()
     known = tuple(side for side in shape if side is not None)
     if len(known) < 3 or len(known) < len(shape):
@@ -91,7 +96,12 @@ def _map_shape(spec: Spec, name: str) -> tuple[int, ...]:
     return known
 
 
-def _upsampling(stride: int, spec: Spec, map_hw: tuple[int, ...]) -> float:
+def upsampling(stride: int, spec: Spec, map_hw: tuple[int, ...]) -> float:
+    """How many times larger the codec's maps are than feature maps of ``stride``.
+
+    Raises:
+        UserError: where they are smaller, or inputs are not images.
+    """
     if spec.input_hw is None:
         raise UserError("a heatmap head needs a codec of images, but this codec's spec has no input_hw")
     factor = stride * map_hw[0] / spec.input_hw[0]

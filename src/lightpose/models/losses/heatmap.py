@@ -49,7 +49,7 @@ class KeypointOHKM(nn.Module):
 
 
 class AdaptiveWing(nn.Module):
-    """Adaptive wing loss (arXiv:1904.07399) of ``heatmap`` (B, K, h, w) with targets in [0, 1].
+    """Adaptive wing loss (arXiv:1904.07399) of ``heatmap`` (B, K, h, w) with targets in [0, 1]; higher ones count as 1.
 
     Small errors count more near a peak, and like a squared error on the background.
 
@@ -71,7 +71,7 @@ class AdaptiveWing(nn.Module):
 
     def forward(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         """The loss ``heatmap``."""
-        target = targets.maps["heatmap"]
+        target = targets.maps["heatmap"].clamp_max(1)
         error = (outputs["heatmap"] - target).abs()
         power = self.alpha - target
         ratio = self.theta / self.epsilon
