@@ -3,12 +3,11 @@
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import get_object
 from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
@@ -19,8 +18,8 @@ from lightpose.callbacks.rehearsal import Rehearsal
 from lightpose.callbacks.resume import Resume
 from lightpose.callbacks.timeline import Timeline
 from lightpose.checkpoint import assemble, read
-from lightpose.cli.app import group_files
-from lightpose.cli.options import needed_options, preparing
+from lightpose.cli.app import group_files, read_option
+from lightpose.cli.options import find, needed_options, preparing
 from lightpose.data.base import PoseDataset
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
@@ -108,8 +107,7 @@ def find_reader(config: dict[str, Any]) -> type[PoseDataset]:
         UserError: for what is no reader.
     """
     target = config["reader"]["_target_"]
-    with preparing("reader"):
-        found = get_object(target)
+    found = find(target, "reader")
     if not (isinstance(found, type) and issubclass(found, PoseDataset)):
         raise UserError(f"reader: {target} is no subclass of lightpose.data.base.PoseDataset; derive it from that")
     return found
@@ -128,7 +126,7 @@ def check_reader(estimator: PoseEstimator, reader: type[PoseDataset]) -> None:
     fitting = []
     for name, path in group_files("reader").items():
         with suppress(Exception):  # of a user's readers, those that can't be imported
-            other = find_reader({"reader": OmegaConf.load(path)})
+            other = find_reader({"reader": read_option(path)})
             if _kind(other.one_person, not other.whole_image) == taken:
                 fitting.append(f"reader={name}")
     raise UserError(
@@ -181,7 +179,7 @@ def recognise(skeleton: Skeleton) -> Skeleton:
     """
     if not skeleton.sigmas_known:
         for path in group_files("skeleton").values():
-            option: Any = OmegaConf.load(path)
+            option = read_option(path)
             if OmegaConf.is_dict(option) and tuple(option.get("keypoints") or ()) == skeleton.keypoints:
                 known: Skeleton = assemble(option)
                 return known
@@ -198,25 +196,45 @@ def make_estimator(config: dict[str, Any], skeleton: Skeleton) -> PoseEstimator:
         estimator: PoseEstimator = assemble(config["estimator"], skeleton=skeleton)
     except PairError as error:
         fitting = [f"head={name}" for name in fitting_heads(error.spec)]
+        fitting += [f"codec={name}" for name in fitting_codecs(config, skeleton)]
         raise UserError(f"{error}; use {' or '.join(fitting) or 'a head that emits these'}") from error
     return estimator
 
 
 def fitting_heads(spec: Spec) -> list[str]:
     """Options of the ``head`` group that go with a codec; variants, which only change another option, are left out."""
-    fitting, files = [], group_files("head")
-    for name, path in files.items():
-        option: Any = OmegaConf.load(path)
-        for entry in option.pop("defaults", []):  # a wrapper names the head that it wraps, such as heatmap@head
-            other, _, place = str(entry).partition("@")
-            if place and other in files:
-                option[place] = OmegaConf.load(files[other])
-        if "_target_" in option:
-            with suppress(UserError, InstantiationException, KeyError, TypeError), torch.device("meta"):
-                head = assemble(option, in_channels=(8,), strides=(4,), stages=1, spec=spec)
-                if fits(head, spec):
-                    fitting.append(name)
+    files = group_files("head")
+    own = [name for name, path in files.items() if "_target_" in read_option(path)]
+    return [name for name in own if _is_pair(_option(name, files), spec)]
+
+
+def fitting_codecs(config: dict[str, Any], skeleton: Skeleton) -> list[str]:
+    """Options of the ``codec`` group that go with the chosen head."""
+    fitting, files = [], group_files("codec")
+    for name in files:
+        with suppress(Exception):  # of a user's codecs, those that can't be built
+            codec = assemble(_option(name, files), skeleton=skeleton, input_hw=config["input_hw"], grid=config["grid"])
+            if _is_pair(config["head"], codec.spec):
+                fitting.append(name)
     return fitting
+
+
+def _is_pair(head: Any, spec: Spec) -> bool:
+    """Whether a head can be built for a codec, and fits it."""
+    with suppress(Exception), torch.device("meta"):
+        return fits(assemble(head, in_channels=(8,), strides=(4,), stages=1, spec=spec), spec)
+    return False
+
+
+def _option(name: str, files: Mapping[str, Path]) -> Any:
+    """Content of an option, with that of those that its defaults name: a wrapper's, such as heatmap@head, inside it."""
+    option = read_option(files[name])
+    for entry in option.pop("defaults", []):
+        other, _, place = str(entry).partition("@")
+        if other in files:
+            base = _option(other, files)
+            option = OmegaConf.merge({place: base} if place else base, option)
+    return option
 
 
 def choose_monitor(config: dict[str, Any], written: Mapping[str, Any], estimator: PoseEstimator) -> dict[str, Any]:
