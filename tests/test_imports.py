@@ -14,7 +14,12 @@ SRC = Path(__file__).parents[1] / "src"
 LAYERS = (
     {"cli"},
     {"inference", "interop"},
-    {"callbacks", "checkpoint", "report"},  # callbacks watch estimators; inference loads them through checkpoint
+    {
+        "callbacks",
+        "checkpoint",
+        "report",
+        "testing",
+    },  # callbacks watch estimators; inference loads them through checkpoint
     {"estimators"},
     {"models", "codecs", "data", "metrics"},
     {"runtime", "draw", "trust"},  # draw knows skeletons and pixels; models read files of weights through trust

@@ -14,9 +14,10 @@ from lightpose.data.pipeline import LISTS, Pipeline
 from lightpose.data.pixels.crop import Warp
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
+from lightpose.estimators.contracts import LeftOut
 from lightpose.models.weights import load_data
 from lightpose.skeleton import Skeleton
-from lightpose.trust import NETWORK, TRANSFORMS, Trust, check_targets, plain
+from lightpose.trust import NETWORK, TRANSFORMS, Trust, check_targets, plain, strangers
 
 BUILT_BYTES = 4 << 30
 """What a network may take beside its weights while it is built: layers that are cut off, and what is not stored."""
@@ -182,18 +183,20 @@ def assemble(config: Any, **given: Any) -> Any:
         raise
 
 
-def build(config: Mapping[str, Any], skeleton: Skeleton, trust: Trust = ()) -> PoseEstimator:
+def build(config: Mapping[str, Any], skeleton: Skeleton, trust: Trust = (), training: bool = False) -> PoseEstimator:
     """The estimator that a resolved configuration describes, with fresh weights and nothing downloaded.
 
     Args:
         config: the root configuration, as a checkpoint holds it.
         skeleton: the keypoints.
         trust: what else it may name, see `lightpose.trust.check_targets`.
+        training: see `load`.
 
     Raises:
         UserError: when the configuration names something else, or can't be built.
     """
-    estimator = rebuild(_offline(section(config, "estimator")), trust, skeleton=skeleton)
+    own = plain(_offline(section(config, "estimator")), "the checkpoint's configuration")
+    estimator = rebuild(own if training else without_training(own, trust), trust, skeleton=skeleton)
     if not isinstance(estimator, PoseEstimator):
         raise UserError("the checkpoint's `estimator` is none; give a .ckpt file that lightpose-train wrote")
     estimator.config = dict(config)
@@ -206,6 +209,28 @@ def _offline(config: Any) -> Any:
         fresh = {"pretrained": False, "weights": None} if "_target_" in config else {}
         return {key: fresh[key] if key in fresh else _offline(value) for key, value in config.items()}
     return [_offline(value) for value in config] if isinstance(config, (list, tuple)) else config
+
+
+def without_training(config: Any, trust: Trust = ()) -> Any:
+    """The same parts, but for those that only training uses and that are neither lightpose's own nor trusted.
+
+    A metric is gone; in place of a criterion, an optimizer or a schedule stands `LeftOut`.
+
+    Args:
+        config: plain data, of an estimator or a part of it.
+        trust: see `lightpose.trust.check_targets`.
+    """
+    if not isinstance(config, dict):
+        return config
+    kept: dict[str, Any] = {}
+    for key, value in config.items():
+        if key == "metrics" and isinstance(value, dict):
+            kept[key] = {name: metric for name, metric in value.items() if not strangers(metric, trust)}
+        elif key in ("criterion", "optimizer", "scheduler") and (unknown := strangers(value, trust)):
+            kept[key] = {"_target_": f"{LeftOut.__module__}.{LeftOut.__qualname__}", "target": str(unknown[0])}
+        else:
+            kept[key] = without_training(value, trust)
+    return kept
 
 
 class _Budget(TorchDispatchMode):
@@ -271,7 +296,7 @@ def _size_of_result(func: Any, args: Any, kwargs: Any) -> int:
     return sum(each.numel() * each.element_size() for each in made)
 
 
-def load(path: str | Path, trust: Trust = ()) -> PoseEstimator:
+def load(path: str | Path, trust: Trust = (), training: bool = False) -> PoseEstimator:
     """The trained estimator in a checkpoint, on the CPU, ready to predict.
 
     Nothing else is read, fetched, written or run, whatever the file says, and what is built takes at most 4 GB and
@@ -280,6 +305,8 @@ def load(path: str | Path, trust: Trust = ()) -> PoseEstimator:
     Args:
         path: a ``.ckpt`` file that lightpose-train wrote; nothing else is needed.
         trust: names of packages, modules or classes outside lightpose, torch and timm that it may build from.
+        training: build what only training and validation use, too, whoever wrote it. Else a criterion, a metric, an
+            optimizer or a schedule that is not trusted is left out.
 
     Raises:
         UserError: for a file that can't be used, or that names what is not trusted.
@@ -288,9 +315,9 @@ def load(path: str | Path, trust: Trust = ()) -> PoseEstimator:
     state: Mapping[str, Tensor] = content["state_dict"]
     stored = Path(path).stat().st_size
     with _Budget(BUILT_BYTES + 3 * stored, BUILT_STEPS + STEPS_PER_WEIGHT * len(state)):
-        estimator = build(content["lightpose"]["config"], skeleton_in(content), trust)
+        estimator = build(content["lightpose"]["config"], skeleton_in(content), trust, training)
     try:
-        estimator.load_state_dict(state)
+        estimator.load_state_dict(_without_left_out(state, estimator))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
@@ -306,6 +333,15 @@ def load(path: str | Path, trust: Trust = ()) -> PoseEstimator:
             "give an earlier checkpoint"
         )
     return estimator.eval()
+
+
+def _without_left_out(state: Mapping[str, Tensor], estimator: PoseEstimator) -> dict[str, Tensor]:
+    """The weights but for those of criterions and metrics that were left out."""
+    parts = dict(estimator.named_modules())
+    idle = [f"{name}.criterion." for name, part in parts.items() if isinstance(getattr(part, "criterion", 0), LeftOut)]
+    built, named = estimator.metrics, (estimator.config or {})["estimator"].get("metrics") or {}
+    idle += ["metrics."] if len(built) < len(named) else []
+    return {name: value for name, value in state.items() if not name.startswith(tuple(idle))}
 
 
 def eval_transforms(estimator: PoseEstimator, trust: Trust = ()) -> Pipeline:

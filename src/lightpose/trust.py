@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightpose.errors import UserError
+from lightpose.errors import UserError, place_in_own_code
 
 MOST_ENTRIES, DEEPEST = 500_000, 100
 """Of the data in a file. What refers to itself, or doubles at every level, ends there and not in a full memory."""
@@ -126,24 +126,29 @@ def check_targets(config: Any, trust: Trust = (), rooms: Sequence[str] = NETWORK
     Raises:
         UserError: naming the strangers, and how to trust them; and for an interpolation, which Hydra would resolve.
     """
-    names = trusted_names(trust)
     if any("${" in text for text in _texts(config)):
         raise UserError(
             "the checkpoint's configuration holds an interpolation (${...}), which lightpose never writes there and "
             "which could run code; get the checkpoint from a source you trust"
         )
-    strangers = [target for target in _targets(config) if not (_is_trusted(target, names) or is_part(target, rooms))]
-    if strangers:
-        unknown = sorted({str(target)[:200] for target in strangers})
+    if found := strangers(config, trust, rooms):
+        names, unknown = trusted_names(trust), sorted({str(target)[:200] for target in found})
         packages = sorted({target.split(".")[0] for target in unknown if _is_path(target)})
         covered = sorted({target for target in unknown if target.startswith(tuple(f"{name}." for name in names))})
-        advice = f"trust=[{','.join(packages)}]" if packages else "a checkpoint that names classes"
+        advice = f"trust={packages[0]}" if len(packages) == 1 else f"trust=[{','.join(packages)}]"
+        advice = advice if packages else "a checkpoint that names classes"
         if covered:  # not a class, or defined elsewhere
             advice = f"trust=[{','.join([*names, *covered])}]: what is no class of a trusted module is named in full"
         raise UserError(
             f"the checkpoint wants to run {', '.join(unknown)}, which is not part of lightpose; if you trust its "
             f"source, say so with {advice}"
         )
+
+
+def strangers(config: Any, trust: Trust = (), rooms: Sequence[str] = NETWORK) -> list[Any]:
+    """Each ``_target_`` in plain data that is neither a part nor trusted; arguments as in `check_targets`."""
+    names = trusted_names(trust)
+    return [target for target in _targets(config) if not (_is_trusted(target, names) or is_part(target, rooms))]
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -206,11 +211,12 @@ def _is_trusted(target: Any, names: Sequence[str]) -> bool:
     module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        if "." in module and error.name == module:
+    except Exception as error:
+        if "." in module and isinstance(error, ImportError) and error.name == module:
             return False
         raise UserError(
-            f"the checkpoint needs {target}, but {module} can't be imported ({error}); add its folder to PYTHONPATH"
+            f"the checkpoint needs {target}, but {module} can't be imported ({type(error).__name__}: {error}"
+            f"{place_in_own_code(error)}); add its folder to PYTHONPATH, or give it to the command as --config-dir"
         ) from error
     return isinstance(found, type) and _home(found).startswith(prefixes)
 

@@ -101,3 +101,30 @@ def test_unusable_files(tmp_path: Path, write: Callable[[Path], None], message: 
     save.write_bytes(b"broken")
     with pytest.raises(UserError, match="can't be read"):
         load_weights(Net(2), save)
+
+
+class Wrapped(nn.Module):
+    """A backbone that wraps another library's, as those of timm are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Module()
+        self.backbone.model = Net(2).backbone
+        self.head = nn.Conv2d(4, 2, 1)
+
+
+@pytest.mark.parametrize("start", ["", "module.", "backbone.", "model.", "module.backbone.", "student._orig_mod.net."])
+def test_prefixes_of_the_file_and_of_the_model_may_differ(tmp_path: Path, start: str) -> None:
+    """Weights of a backbone go into a backbone that is wrapped, alone or inside a whole network, and come out again."""
+    source, whole = Net(2).backbone, Wrapped()
+    torch.save(
+        {"model": {"state_dict": {start + name: value for name, value in source.state_dict().items()}}},
+        tmp_path / "a.pth",
+    )
+    report = load_weights(whole, tmp_path / "a.pth")
+    assert report.missing == ("head.weight", "head.bias") and not report.skipped
+    assert torch.equal(whole.backbone.model[0].weight, source[0].weight)  # type: ignore[index]
+    torch.save(whole.state_dict(), tmp_path / "b.pth")
+    bare = Net(2).backbone
+    assert not load_weights(bare, tmp_path / "b.pth").missing
+    assert torch.equal(bare[0].weight, source[0].weight)

@@ -1,10 +1,8 @@
 """A run in small, before its first step: what is wrong with data, codec, loss, poses or metrics shows here at once."""
 
-import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -16,16 +14,13 @@ from lightpose.data.base import PoseDataset
 from lightpose.data.coco.ground_truth import ground_truth_of
 from lightpose.data.datamodule import PoseDataModule
 from lightpose.data.pixels.device import collate
-from lightpose.errors import UserError
+from lightpose.errors import UserError, place_in_own_code
 from lightpose.estimators.base import PoseEstimator
 from lightpose.estimators.contracts import check_poses, check_sample, check_targets, figures_of, kind_of, total
 from lightpose.metrics.base import NeedsGroundTruth
 from lightpose.models.base import Head
 from lightpose.runtime.timeline import mark
 from lightpose.structures import Targets
-
-_LIBRARIES = str(Path(torch.__file__).parents[1])
-"""Where other people's packages are."""
 
 
 class Rehearsal(L.Callback):
@@ -122,10 +117,8 @@ def _naming(part: str) -> Iterator[None]:
     except (UserError, OSError):
         raise
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        frame = next((each for each in reversed(frames) if not each.filename.startswith(_LIBRARIES)), frames[-1])
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(
-            f"{part} fails before the first step ({reason}, in {frame.filename}, line {frame.lineno}); mend it "
+            f"{part} fails before the first step ({reason}{place_in_own_code(error)}); mend it "
             "(LIGHTPOSE_DEBUG=1 shows how it came there)"
         ) from error

@@ -67,9 +67,12 @@ def conf_dir() -> Path:
 def conf_dirs() -> list[Path]:
     """Folders of options, the user's own first."""
     if HydraConfig.initialized():
-        return [Path(source.path) for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
-    arguments = get_args_parser().parse_known_args()[0]
-    return [*([Path(arguments.config_dir)] if arguments.config_dir else []), conf_dir()]
+        sources = HydraConfig.get().runtime.config_sources
+        own = [Path(source.path) for source in sources if source.schema == "file" and Path(source.path) != conf_dir()]
+    else:
+        arguments = get_args_parser().parse_known_args()[0]
+        own = [Path(arguments.config_dir)] if arguments.config_dir else []
+    return [*own, conf_dir()]
 
 
 def groups_of(config_name: str) -> list[str]:
@@ -91,6 +94,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or a process that ends tells of the others, with stacks
     quieten()
+    HydraConfig.instance().cfg = None  # of another command in this process
     OmegaConf.register_new_resolver("groups", lambda: _group_lines(config_name), replace=True)  # for the help text
 
     composed = False
@@ -154,10 +158,11 @@ def _composed_once(arguments: list[str]) -> Iterator[None]:
 
 
 def _check_flags(arguments: list[str]) -> None:
-    """Refuse what Hydra would answer with its usage, all 30 lines.
+    """Refuse what Hydra would answer with its usage, all 30 lines; let parts be imported from ``--config-dir``, too.
 
     Raises:
-        UserError: for an unknown flag, and for a flag among the keys, where argparse loses those after it.
+        UserError: for an unknown flag, for a flag among the keys, where argparse loses those after it, and for a folder
+            of options that isn't there, or has one of the name of one of ours.
     """
 
     def refuse(message: str) -> NoReturn:
@@ -165,7 +170,17 @@ def _check_flags(arguments: list[str]) -> None:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args(arguments)
+    folder = parser.parse_args(arguments).config_dir
+    if folder is None:
+        return
+    if not Path(folder).is_dir():
+        raise UserError(f"--config-dir={folder} is no folder; give the one that holds yours, such as {folder}/head")
+    for group in (place for place in conf_dir().iterdir() if place.is_dir()):
+        for path in (Path(folder) / group.name).rglob("*.yaml"):
+            if (conf_dir() / path.relative_to(folder)).exists():  # which Hydra would take instead
+                raise UserError(f"{path} has the name of an option of lightpose; give the file another name")
+    if (place := str(Path(folder).absolute())) not in sys.path:
+        sys.path.append(place)
 
 
 def prune(folder: Path) -> None:
@@ -183,6 +198,7 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger(name).propagate = False
     logging.getLogger("torch").setLevel(logging.WARNING)
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what can't be imported is told once, see options.py
     for message in (
         ".*treespec, LeafSpec.*",
         ".*number of training batches .* is smaller than the logging interval.*",
@@ -254,6 +270,9 @@ def explain(error: Exception, config_name: str) -> str:
     unread = re.search(r"(?:LexerNoViableAltException: |no viable alternative at input )(.*)", text)
     if unread:
         return f"{unread[1]} can't be read; put what has odd characters in quotes, as in \"key=['a (b)',c]\""
+    damaged = re.search(r"(.*)\n? *in \"(.+?)\", line (\d+), column \d+\s*$", text, re.DOTALL)
+    if damaged:
+        return f"{damaged[2]} is no YAML file ({' '.join(damaged[1].split())} in line {damaged[3]}); mend it"
     return " ".join(text.split())
 
 
@@ -302,7 +321,7 @@ def _plain_keys(config_name: str) -> set[str]:
             keys |= _plain_keys(name) if name != "_self_" else set()
             continue
         group = str(next(iter(name)))
-        options: list[Any] = [OmegaConf.load(path) for path in group_files(group).values()]
+        options: list[Any] = [read_option(path) for path in group_files(group).values()]
         keys |= {group, *(f"{group}.{key}" for option in options if "_target_" not in option for key in option)}
     return keys
 
@@ -320,7 +339,7 @@ def _group_lines(config_name: str) -> str:
 
 
 def group_files(group: str) -> dict[str, Path]:
-    """Option → file of one group, sorted; the user's option replaces ours of the same name."""
+    """Option → file of one group, sorted."""
     folders = [folder / group for folder in reversed(conf_dirs())]
     files = {
         path.relative_to(folder).with_suffix("").as_posix(): path
@@ -330,11 +349,19 @@ def group_files(group: str) -> dict[str, Path]:
     return dict(sorted(files.items()))
 
 
+def read_option(path: Path) -> Any:
+    """Content of an option's file; nothing for one that can't be read, which is named where somebody chooses it."""
+    try:
+        return OmegaConf.load(path)
+    except Exception:
+        return OmegaConf.create()
+
+
 def _keys(config_name: str) -> Iterator[str]:
     """Dotted keys of the configuration that the chosen options make, and the names of its groups."""
     arguments = get_args_parser().parse_known_args()[0]
     folders = conf_dirs()
-    groups = {path.relative_to(folder).as_posix() for folder in folders for path in folder.rglob("*") if path.is_dir()}
+    groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
     given = [(override, *override.partition("=")[::2]) for override in arguments.overrides]
     taken = groups_of(config_name)
     chosen = [override for override, group, option in given if group in taken and option in group_files(group)]
@@ -350,7 +377,7 @@ def _keys(config_name: str) -> Iterator[str]:
                 yield from walk(value, f"{prefix}{key}.")
 
     yield from walk(OmegaConf.to_container(config), "")
-    yield from (group for group in groups if "/" not in group)
+    yield from groups
 
 
 class FoldersBefore(Callback):

@@ -86,7 +86,7 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
 
     if any(key.split(".")[0] == "skeleton" for key in keys_given()):
         raise UserError("a checkpoint has a skeleton of its own; leave out skeleton=")
-    estimator = load(config["ckpt"], trust=config["trust"])
+    estimator = load(config["ckpt"], trust=config["trust"], training=True)
     data = section(estimator.config, "data")
     if config["annotations"] is not None:
         data |= {"val": config["annotations"], "images": None, "val_images": None}

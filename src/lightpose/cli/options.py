@@ -1,5 +1,7 @@
 """Finds options that don't fit their class before anything is built, and names those that a library refuses."""
 
+import difflib
+import importlib
 import inspect
 import re
 import types
@@ -14,7 +16,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from lightpose.errors import UserError
+from lightpose.errors import UserError, place_in_own_code
 
 _NUMBERS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
 _SEQUENCES = (list, tuple, set, frozenset, Sequence, Collection, typing.Iterable)
@@ -62,6 +64,10 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
 
 PARTS = re.compile(r"(callbacks|logger|metric|data\.transforms\.\w+\.\w+)\.\w+")
 """Entries that are built: each is a mapping with a ``_target_``, or null to leave it out."""
+NEEDED = re.compile(r"preprocessor|backbone|neck|head|codec|optimizer|scheduler|reader|estimator|data|trainer")
+"""Entries that are built and can't be left out."""
+BUILDERS = re.compile(r"neck|head|codec|optimizer|scheduler|reader|metric\.\w+")
+"""Entries that more arguments are given to when they are built."""
 
 
 def check_options(config: Any, place: str = "") -> None:
@@ -80,7 +86,7 @@ def check_options(config: Any, place: str = "") -> None:
             check_options(item, f"{place}.{number}")
     if not isinstance(config, dict):
         return
-    taken = _taken(config["_target_"]) if isinstance(config.get("_target_"), str) else None
+    taken = _taken(config["_target_"], place) if isinstance(config.get("_target_"), str) else None
     for key, value in config.items():
         where = f"{place}.{key}" if place else str(key)
         if taken is not None and not str(key).startswith("_"):
@@ -92,6 +98,13 @@ def check_options(config: Any, place: str = "") -> None:
                 raise UserError(f"{given(where, value)}: expected {_words(hints[key])}")
         if PARTS.fullmatch(where) and not (value is None or (isinstance(value, dict) and "_target_" in value)):
             raise UserError(f"{given(where, value)}: expected a part with its _target_, or null to leave it out")
+        if NEEDED.fullmatch(where) and not (isinstance(value, dict) and "_target_" in value):
+            raise UserError(f"{given(where, value)}: expected a part with its _target_, such as my_parts.MyHead")
+        if BUILDERS.fullmatch(where) and value and not value.get("_partial_"):
+            raise UserError(
+                f"{given(where, value['_target_'])}: the YAML of this part lacks _partial_: true; it is built later, "
+                "when more of its arguments are known"
+            )
         _check_least(where, value)
         check_options(value, where)
 
@@ -173,8 +186,10 @@ def mistake(error: Exception, part: str = "") -> str:
         inside,
     ]
     meant = next(filter(None, guesses), [])
-    about = f"{'one of ' if len(meant) > 1 else ''}{' '.join(meant)}" if 0 < len(meant) < 6 else part or "an option"
-    return f"{about}: {said[:600]} (LIGHTPOSE_DEBUG=1 shows where this comes from)"
+    place = place_in_own_code(error)
+    about = f"{'one of ' if len(meant) > 1 else ''}{' '.join(meant)}" if 0 < len(meant) < 6 else part
+    about = about or ("a part of your own" if place else "an option")
+    return f"{about}: {said[:600]}{place} (LIGHTPOSE_DEBUG=1 shows where this comes from)"
 
 
 def keys_given() -> list[str]:
@@ -205,14 +220,58 @@ def needed_options(target: Any) -> set[str]:
     return {parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty}
 
 
-def _taken(target: str) -> tuple[dict[str, Any], bool] | None:
-    """Option → type that a class or function takes, and whether it takes no others."""
+def find(target: str, place: str) -> Any:
+    """What a ``_target_`` names.
+
+    Args:
+        target: dotted path of a class or function.
+        place: of the part in the configuration.
+
+    Raises:
+        UserError: saying which module isn't there or can't be imported, and why, or what it lacks.
+    """
     try:
-        found = get_object(target)
+        return get_object(target)
+    except Exception as error:
+        raise UserError(f"{place}._target_={target}: {_why_not_found(target)}") from error
+
+
+def _why_not_found(target: str) -> str:
+    parts, module = target.split("."), ""
+    if len(parts) == 1:
+        return "a path with its module is expected, such as my_parts.MyHead"
+    found: Any = None
+    for number, part in enumerate(parts):
+        name = ".".join(parts[: number + 1])
+        if hasattr(found, part):
+            found = getattr(found, part)
+            continue
+        try:
+            found, module = importlib.import_module(name), name
+        except Exception as error:
+            if not isinstance(error, ModuleNotFoundError) or not name.startswith(str(error.name)):
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                return f"{name} can't be imported ({reason}{place_in_own_code(error)}); install or mend what fails"
+            if not number:
+                return (
+                    f"there is no module {part}; the folder with {part}.py must be that of --config-dir, or stand in "
+                    "PYTHONPATH"
+                )
+            break
+    known = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
+    near = difflib.get_close_matches(part, known, n=3, cutoff=0.6)
+    file = getattr(found, "__file__", None) or module
+    return f"{module} ({file}) has no {part}; " + (f"did you mean {' or '.join(near)}?" if near else "mend the path")
+
+
+def _taken(target: str, place: str) -> tuple[dict[str, Any], bool] | None:
+    """Option → type that a class or function takes, and whether it takes no others."""
+    found = find(target, place)
+    try:
         parameters = inspect.signature(found).parameters.values()
         annotated = found.__init__ if isinstance(found, type) else found  # type: ignore[misc]
         hints = typing.get_type_hints(annotated)
-    except Exception:  # not there, or built by machine: whoever builds it will say so
+    except Exception:  # built by machine: whoever builds it will say what is wrong
         return None
     kinds = {parameter.kind for parameter in parameters}
     named = [parameter.name for parameter in parameters if parameter.kind not in (2, 4)]

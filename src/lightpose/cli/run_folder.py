@@ -22,7 +22,7 @@ LIGHTNINGS = ("lightning.pytorch.callbacks", "lightning.pytorch.loggers")
 
 
 class RunFolder(L.Callback):
-    """Writes ``config.yaml`` after the first step; a run that does no step removes what it wrote.
+    """Writes ``config.yaml`` after the first step, and hands it to the loggers; a run without a step leaves nothing.
 
     Args:
         config: the resolved configuration.
@@ -52,6 +52,8 @@ class RunFolder(L.Callback):
         """Write the configuration, after the first batch."""
         if not self.trained and trainer.is_global_zero:
             self._write(OmegaConf.to_yaml(OmegaConf.create(self.config)))
+            for logger in trainer.loggers:
+                logger.log_hyperparams(self.config)
         self.trained = True
 
     def _write(self, content: str) -> None:

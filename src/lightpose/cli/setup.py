@@ -7,9 +7,6 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-import torch
-from hydra.errors import InstantiationException
-from hydra.utils import get_object
 from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -20,13 +17,14 @@ from lightpose.callbacks.rehearsal import Rehearsal
 from lightpose.callbacks.resume import Resume
 from lightpose.callbacks.timeline import Timeline
 from lightpose.checkpoint import assemble, read
-from lightpose.cli.app import group_files
-from lightpose.cli.options import keys_given, needed_options, preparing
+from lightpose.cli.app import group_files, read_option
+from lightpose.cli.options import find, keys_given, needed_options, preparing
+from lightpose.cli.pairs import fitting_codecs, fitting_heads
 from lightpose.data.base import PoseDataset
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.metrics.base import NamesFigures
-from lightpose.models.net import PairError, fits
+from lightpose.models.net import PairError
 from lightpose.names import joined_names
 from lightpose.runtime.background import BackgroundFiles
 from lightpose.runtime.processes import lean_ddp, orderly_signals
@@ -35,7 +33,6 @@ from lightpose.runtime.sync_norms import SyncBatchNorms
 from lightpose.runtime.timeline import wanted
 from lightpose.runtime.whole_files import WholeFiles
 from lightpose.skeleton import Skeleton, joined, mirror_remarks
-from lightpose.structures import Spec
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +74,7 @@ def into_wrapped(config: DictConfig) -> DictConfig:
         if not OmegaConf.is_dict(inner) or "_target_" not in inner:
             continue
         with preparing(group):
-            own = inspect.signature(get_object(wrapper._target_)).parameters
+            own = inspect.signature(find(wrapper._target_, group)).parameters
         for key in [key for key in wrapper if key in inner and key not in own and not str(key).startswith("_")]:
             with open_dict(wrapper):
                 value = wrapper.pop(key)
@@ -132,8 +129,7 @@ def find_reader(config: dict[str, Any]) -> type[PoseDataset]:
         UserError: for what is no reader.
     """
     target = config["reader"]["_target_"]
-    with preparing("reader"):
-        found = get_object(target)
+    found = find(target, "reader")
     if not (isinstance(found, type) and issubclass(found, PoseDataset)):
         raise UserError(f"reader: {target} is no subclass of lightpose.data.base.PoseDataset; derive it from that")
     return found
@@ -152,7 +148,7 @@ def check_reader(estimator: PoseEstimator, reader: type[PoseDataset]) -> None:
     fitting = []
     for name, path in group_files("reader").items():
         with suppress(Exception):  # of a user's readers, those that can't be imported
-            other = find_reader({"reader": OmegaConf.load(path)})
+            other = find_reader({"reader": read_option(path)})
             if _kind(other.one_person, not other.whole_image) == taken:
                 fitting.append(f"reader={name}")
     raise UserError(
@@ -233,7 +229,7 @@ def recognise(skeleton: Skeleton) -> Skeleton:
     """
     if not skeleton.sigmas_known:
         for path in group_files("skeleton").values():
-            option: Any = OmegaConf.load(path)
+            option = read_option(path)
             if OmegaConf.is_dict(option) and tuple(option.get("keypoints") or ()) == skeleton.keypoints:
                 known: Skeleton = assemble(option)
                 return known
@@ -250,42 +246,10 @@ def make_estimator(config: dict[str, Any], skeleton: Skeleton) -> PoseEstimator:
         estimator: PoseEstimator = assemble(config["estimator"], skeleton=skeleton)
     except PairError as error:
         ways = [*error.ways, *(f"{error.place}={name}" for name in fitting_heads(error.spec))]
+        if error.place == "head":
+            ways += [f"codec={name}" for name in fitting_codecs(config, skeleton)]
         raise UserError(f"{error}; use {' or '.join(ways) or 'a head that emits these'}") from error
     return estimator
-
-
-def fitting_heads(spec: Spec) -> list[str]:
-    """Options of the ``head`` group that go with a codec; variants, which only change another option, are left out.
-
-    A wrapper goes with the head that it wraps by default, or is given with another one: ``visibility head.head=simcc``.
-    """
-    files: dict[str, Any] = {name: OmegaConf.load(path) for name, path in group_files("head").items()}
-    whole = {name: option for name, option in files.items() if "_target_" in option}
-    plain = [name for name, option in whole.items() if "defaults" not in option]
-    fitting = []
-    for name, option in whole.items():
-        inside: list[dict[str, str]] = [{}]  # place → name of the head there
-        for entry in option.pop("defaults", []):
-            if OmegaConf.is_dict(entry):  # /head@head: heatmap, which another may replace
-                [(key, default)] = entry.items()
-                place = str(key).partition("@")[2]
-                inside = [{place: other} for other in [default, *(other for other in plain if other != default)]]
-            elif "@" in entry:  # heatmap@head
-                default, _, place = entry.partition("@")
-                inside = [{place: default}]
-        for number, places in enumerate(inside):
-            part = {**option, **{place: whole[other] for place, other in places.items() if other in whole}}
-            if _head_fits(part, spec):
-                fitting.append(
-                    " ".join([name, *(f"head.{place}={other}" for place, other in places.items() if number)])
-                )
-    return fitting
-
-
-def _head_fits(option: Any, spec: Spec) -> bool:
-    with suppress(UserError, InstantiationException, KeyError, TypeError), torch.device("meta"):
-        return fits(assemble(option, in_channels=(8,), strides=(4,), stages=1, spec=spec), spec)
-    return False
 
 
 def choose_monitor(config: dict[str, Any], written: Mapping[str, Any], estimator: PoseEstimator) -> dict[str, Any]:

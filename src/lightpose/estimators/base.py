@@ -149,7 +149,7 @@ class PoseEstimator(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer over parameter groups, and a schedule that steps once per optimizer step."""
-        options = getattr(self.optimizer, "keywords", {})
+        options = getattr(self.optimizer, "keywords", {"lr": 0.0})
         lr = options["lr"] * self._lr_scale()
         groups = parameter_groups(
             self.net,

@@ -19,6 +19,28 @@ from lightpose.skeleton import Skeleton
 from lightpose.structures import Annotations, Poses, Sample, Targets
 
 
+class LeftOut:
+    """Stands for a part that only training uses, in an estimator that was loaded to predict.
+
+    Args:
+        target: the part's path.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Be used.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            f"{self.target} was left out, as the checkpoint was loaded to predict; load it with "
+            f"lightpose.load(path, trust={self.target.split('.')[0]!r}, training=True)"
+        )
+
+
 def total(losses: Any, of: str) -> Tensor:
     """The sum of named losses.
 

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lightpose.errors import UserError
+from lightpose.errors import UserError, place_in_own_code
 from lightpose.models.base import FeatureModule, Head
 from lightpose.structures import Spec
 
@@ -143,6 +143,11 @@ def build_head(
         raise UserError(f"head {name} is no lightpose.models.base.Head; derive it from that")
     if not isinstance(getattr(made, "emits", None), (set, frozenset)):
         raise UserError(f"head {name} doesn't say what it emits; set emits = frozenset({set(spec.outputs)})")
+    if type(made).compare is Head.compare and not callable(getattr(made, "criterion", None)):
+        raise UserError(
+            f"head {name} has no criterion; set self.criterion to one that the YAML gives to __init__, or define a "
+            "method criterion(outputs, targets)"
+        )
     check_pair(made, spec, place)
     return made
 
@@ -223,8 +228,8 @@ def _dry_run(net: PoseNet, images: Tensor) -> dict[str, Tensor]:
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"the network can't be run on images of {_by(images.shape[-2:])} ({type(error).__name__}: {reason}); give "
-            "an input_hw that its strides divide, or mend the part"
+            f"the network can't be run on images of {_by(images.shape[-2:])} ({type(error).__name__}: "
+            f"{reason}{place_in_own_code(error)}); give an input_hw that its strides divide, or mend the part"
         ) from error
 
 

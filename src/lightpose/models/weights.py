@@ -1,5 +1,6 @@
 """Weights from files: load what fits by name and shape, and say what doesn't."""
 
+import itertools
 import logging
 import math
 import pickle
@@ -21,13 +22,8 @@ from lightpose.trust import check_data
 
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "state_dict_ema", "net")
 """Keys under which training scripts put the state dict."""
-PREFIXES = tuple(
-    f"{outer}{part}{inner}"
-    for outer in ("", "net.", "module.")
-    for part in ("", "backbone.")
-    for inner in ("", "model.")
-)
-"""What names may begin with when the file holds more than the module."""
+WRAPPING = frozenset({"module", "model", "net", "backbone", "encoder", "student", "teacher", "_orig_mod", "state_dict"})
+"""Parts of names that only say what a network was wrapped in, in a file or in a model."""
 SHOWN = 4
 _log = logging.getLogger(__name__)
 
@@ -67,7 +63,8 @@ def load_weights(module: nn.Module, path: str | Path, prefix: str = "") -> LoadR
     Args:
         module: receives the weights, in place.
         path: PyTorch or ``.safetensors`` file with a state dict, also inside ``{"state_dict": ...}`` and the like.
-        prefix: what the wanted names begin with in the file; empty tries the usual ones (`PREFIXES`).
+        prefix: what the wanted names begin with in the file; empty finds it: names in the file and in the model may
+            begin with other words of `WRAPPING`.
 
     Raises:
         UserError: when the file is missing, unreadable or holds more than data, or when nothing in it fits.
@@ -157,12 +154,14 @@ def fit_weights(module: nn.Module, state: Mapping[str, Tensor], source: str, pre
     def fits(name: str, value: Tensor) -> bool:
         return name in target and value.shape == target[name].shape
 
-    def stripped(start: str) -> dict[str, Tensor]:
-        return {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+    def renamed(start: str, own: str) -> dict[str, Tensor]:
+        return {own + name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
 
-    starts = (prefix,) if prefix else PREFIXES
-    start = max(starts, key=lambda start: sum(fits(*item) for item in stripped(start).items()))
-    offered = _resample(module, stripped(start))
+    starts = [prefix] if prefix else _starts(state)
+    start, own = max(
+        itertools.product(starts, _starts(target)), key=lambda pair: sum(fits(*item) for item in renamed(*pair).items())
+    )
+    offered = _resample(module, renamed(start, own))
     fitting = {name: value for name, value in offered.items() if fits(name, value)}
     if not fitting:
         raise UserError(
@@ -172,7 +171,7 @@ def fit_weights(module: nn.Module, state: Mapping[str, Tensor], source: str, pre
     module.load_state_dict(fitting, strict=False)
     skipped = {}
     for name in state:
-        known = name.removeprefix(start)
+        known = own + name.removeprefix(start)
         if not name.startswith(start) or known not in target:
             skipped[name] = "not in the model"
         elif known not in fitting:
@@ -181,6 +180,15 @@ def fit_weights(module: nn.Module, state: Mapping[str, Tensor], source: str, pre
     report = LoadReport(source, tuple(fitting), skipped, missing)
     _log.info("%s", report)
     return report
+
+
+def _starts(names: Iterable[str]) -> list[str]:
+    """What names begin with that only wraps, shortest first: nothing, ``module.``, ``module.backbone.``."""
+    found = {""}
+    for name in names:
+        words = [*itertools.takewhile(WRAPPING.__contains__, name.split("."))]
+        found |= {"".join(f"{word}." for word in words[: count + 1]) for count in range(len(words))}
+    return sorted(found, key=len)
 
 
 def _first(names: Iterable[str]) -> str:
