@@ -79,7 +79,12 @@ def test_the_file_alone_says_which_keypoints_there_are(run, tiny, tmp_path, name
     if not all(path.is_file() for path in files):
         pytest.skip("real samples are not here")
     given = f"[{','.join(map(str, files))}]" if len(files) > 1 else files[0]
-    options = [f"output_dir={tmp_path}/run", "trainer.max_steps=3", "data.batch_size=2", "data.epoch_steps=3"]
+    options = [
+        f"output_dir={tmp_path}/run",
+        "trainer.max_steps=3",
+        "data.batch_size=32",
+        "data.epoch_steps=3",
+    ]  # a batch is a pass
     code, out, err = run(train.main, f"data.train={given}", *tiny, *options)
     assert code == 0 and f": {KEYPOINTS[names]} keypoints; precision" in out + err, err
     rows = list(csv.DictReader((tmp_path / "run/csv/version_0/metrics.csv").open()))
