@@ -1,6 +1,7 @@
 """Every head with every codec, of the package and of the toys: it keeps the contract, or is refused with a way out."""
 
 import contextlib
+import copy
 import functools
 import re
 from typing import Any
@@ -15,6 +16,7 @@ from lightpose.checkpoint import assemble
 from lightpose.cli.setup import make_estimator
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
+from lightpose.models.net import PairError
 from lightpose.structures import Spec
 
 HEADS = [*options("head"), *options("head", TOYS / "conf")]
@@ -34,16 +36,25 @@ def head_config(head: str) -> dict[str, Any]:
     return config
 
 
-def build(head: str, codec: str, *overrides: str) -> PoseEstimator:
-    config = compose(*AROUND.get(codec, TOPDOWN), f"codec={codec}", *overrides)
+@functools.cache
+def around(codec: str, *overrides: str) -> dict[str, Any]:
+    return compose(*AROUND.get(codec, TOPDOWN), f"codec={codec}", *overrides)
+
+
+def configured(head: str, codec: str, *overrides: str) -> dict[str, Any]:
+    config = copy.deepcopy(around(codec, *overrides))
     config["estimator"]["head"] = head_config(head)
+    return config
+
+
+def build(head: str, codec: str, *overrides: str) -> PoseEstimator:
     torch.manual_seed(0)
-    return make_estimator(config, coco17())
+    return make_estimator(configured(head, codec, *overrides), coco17())
 
 
 @functools.cache
 def spec(codec: str) -> Spec:
-    config = compose(*AROUND.get(codec, TOPDOWN), f"codec={codec}")
+    config = around(codec)
     built = assemble(config["codec"], skeleton=coco17(), input_hw=config["input_hw"], grid=config["grid"])
     found: Spec = built.spec
     return found
@@ -71,13 +82,20 @@ def test_a_pair_keeps_its_contract_or_is_refused(head: str, codec: str):
 
 
 def check_refusal(head: str, codec: str) -> None:
-    """One sentence names both sides and the heads to take instead, be they the package's or the user's."""
-    with pytest.raises(UserError) as refusal:
-        build(head, codec)
-    facts, _, fix = str(refusal.value).partition("; use ")
+    """One sentence names both sides."""
+    with pytest.raises(PairError) as refusal:
+        assemble(configured(head, codec)["estimator"], skeleton=coco17())
     outputs = re.escape(str(sorted(spec(codec).outputs)))
-    assert re.fullmatch(rf"head (emits \[.*\]|asks for the shape of '\w+') but codec expects {outputs}", facts)
-    named = re.findall(r"head=(\w+)", fix)
+    said = rf"head (emits \[.*\]|asks for the shape of '\w+') but codec expects {outputs}"
+    assert re.fullmatch(said, str(refusal.value))
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_refusal_names_the_heads_to_take_instead(codec: str):
+    with pytest.raises(UserError) as refusal:
+        build(next(head for head in HEADS if head not in fitting(codec)), codec)
+    fix = str(refusal.value).partition("; use ")[2]
+    named = re.findall(r"(?<![.\w])head=(\w+)", fix)
     assert named
     assert set(named) <= set(fitting(codec))
 

@@ -59,6 +59,8 @@ def _inside(option: Any) -> dict[str, tuple[str, bool]]:
     """Place → name of the option there, and whether another may be chosen: `heatmap@head` or `/head@head: heatmap`."""
     found = {}
     for entry in option.get("defaults", []):
+        if entry == "_self_":
+            continue
         replaceable = OmegaConf.is_dict(entry)
         key, other = next(iter(entry.items())) if replaceable else (str(entry), str(entry).partition("@")[0])
         found[str(key).partition("@")[2]] = str(other), replaceable
