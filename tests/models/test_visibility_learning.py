@@ -46,10 +46,11 @@ def test_with_heatmaps(learnt):
     assert figures["occlusion_AP"] > figures["occlusion_AP_of_scores"] + 0.3
 
 
-@pytest.mark.parametrize("head", OTHERS)
-def test_with_other_heads_on_the_same_features(learnt, head):
+@pytest.mark.parametrize(("head", "least"), [("simcc", 0.75), ("rle", 0.3)])  # RLE soon makes other features
+def test_with_other_heads_that_start_from_the_same_features(learnt, head, least):
     run, checkpoint, _ = learnt
-    options = [f"init_from={checkpoint}", "trainer.max_epochs=2", "trainer.check_val_every_n_epoch=2"]
+    options = [f"init_from={checkpoint}", "optimizer.lr=1e-3", "trainer.max_epochs=1"]
+    options += ["trainer.check_val_every_n_epoch=1"]
     figures = run(head, *options, *OTHERS[head])
-    assert figures["occlusion_AP"] >= 0.75
+    assert figures["occlusion_AP"] >= least
     assert figures["occlusion_AP"] > figures["occlusion_AP_of_scores"]
