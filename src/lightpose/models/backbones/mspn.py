@@ -32,7 +32,7 @@ class DownAndUp(FeatureModule):
             output.
 
     Raises:
-        UserError: for less than one stage.
+        UserError: for less than one stage, or not four layers.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class DownAndUp(FeatureModule):
         block: Callable[[int, int, int, nn.Module | None], nn.Module],
     ) -> None:
         super().__init__()
-        if stages < 1 or len(blocks) != len(STRIDES):
+        if stages < 1 or len(blocks) != len(STRIDES) or len(channels) != len(STRIDES):
             raise UserError(
-                f"backbone.stages={stages} must be at least 1, and backbone.blocks={list(blocks)} four numbers; "
-                "[3, 4, 6, 3] is published"
+                f"backbone.stages={stages} must be at least 1, and backbone.blocks={list(blocks)} and "
+                f"backbone.channels={list(channels)} four numbers each"
             )
         self.stages, self.out_channels, self.strides = stages, (width,) * len(STRIDES), STRIDES
         self.name = name
@@ -76,6 +76,7 @@ class MSPN(DownAndUp):
     Args:
         stages: how many there are.
         blocks: bottlenecks of each of the four layers of a stage.
+        channels: that these layers give.
         width: channels of the maps.
         weights: file to start from (`lightpose.models.weights.load_weights`).
 
@@ -87,11 +88,12 @@ class MSPN(DownAndUp):
         self,
         stages: int = 1,
         blocks: Sequence[int] = (3, 4, 6, 3),
+        channels: Sequence[int] = (256, 512, 1024, 2048),
         width: int = 256,
         *,
         weights: str | Path | None = None,
     ) -> None:
-        super().__init__("multi_stage_mspn", stages, blocks, (256, 512, 1024, 2048), width, Bottleneck)
+        super().__init__("multi_stage_mspn", stages, blocks, channels, width, Bottleneck)
         if weights is not None:
             load_weights(self, weights)
 

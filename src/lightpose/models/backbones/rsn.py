@@ -23,6 +23,7 @@ class RSN(DownAndUp):
     Args:
         stages: how many there are.
         blocks: of each of the four layers of a stage: 2, 2, 2, 2 in RSN-18 and 3, 4, 6, 3 in RSN-50.
+        channels: that these layers give.
         width: channels of the maps.
         weights: file to start from (`lightpose.models.weights.load_weights`).
 
@@ -34,11 +35,12 @@ class RSN(DownAndUp):
         self,
         stages: int = 1,
         blocks: Sequence[int] = (2, 2, 2, 2),
+        channels: Sequence[int] = (64, 128, 256, 512),
         width: int = 256,
         *,
         weights: str | Path | None = None,
     ) -> None:
-        super().__init__("multi_stage_rsn", stages, blocks, (64, 128, 256, 512), width, ResidualSteps)
+        super().__init__("multi_stage_rsn", stages, blocks, channels, width, ResidualSteps)
         if weights is not None:
             load_weights(self, weights)
 
