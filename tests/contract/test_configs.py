@@ -38,6 +38,7 @@ GIVEN = {
 POINTLESS = {
     ("data", "bottomup"): {"boxes", "group_by_image"},  # a sample is a whole image
     ("callbacks", "default"): {"train_time_interval"},  # the best is written after a validation
+    ("callbacks", "early_stopping"): {"train_time_interval"},
     ("callbacks", "ema"): {"train_time_interval"},
     ("callbacks", "ema_short"): {"train_time_interval"},
 }

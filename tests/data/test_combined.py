@@ -9,6 +9,7 @@ import torch
 
 from lightpose.cli import data, train
 from lightpose.cli import eval as evaluation
+from lightpose.data.base import Late, PoseDataset
 from lightpose.data.coco.dataset import CocoInstances
 from lightpose.data.coco.index import read_coco
 from lightpose.data.combined import CombinedDataset
@@ -17,6 +18,7 @@ from lightpose.data.pixels.loader import EpochSampler
 from lightpose.data.transforms import Geometry
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton, joined
+from lightpose.structures import Sample
 
 NAMES = ["head", "left_hand", "right_hand", "left_foot", "right_foot"]
 OTHERS = ["Right Foot", "Left Foot", "Snout", "tail"]
@@ -226,3 +228,20 @@ def test_whole_body_files_have_133_keypoints(write_coco, person):
     del entries[0]["foot_kpts"], entries[1]["foot_kpts"]
     path = write_coco(entries, categories=[{"id": 1, "name": "person", "keypoints": body}], name="part.json")
     assert read_coco(path).num_keypoints == 17  # other lists of one's own
+
+
+def test_the_end_of_a_run_has_the_late_transforms_of_each_data_set():
+    class Constant(PoseDataset):
+        def __len__(self):
+            return 2
+
+        def sample(self, index, rng):
+            return Sample(None, None, np.eye(3), image_id=self.transforms, index=index, image_hw=(1, 1))
+
+    skeleton = Skeleton.build(NAMES, name="any")
+    parts = [Constant(skeleton, 1, 0), Constant(skeleton, 2, 0)]
+    for part in parts:
+        part.late_transforms = 10 * part.transforms
+    joined_parts = CombinedDataset(parts, ["a", "b"])
+    assert [joined_parts[0, row].image_id for row in range(4)] == [1, 1, 2, 2]
+    assert [joined_parts[Late(0, row)].image_id for row in range(4)] == [10, 10, 20, 20]

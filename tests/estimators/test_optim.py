@@ -10,7 +10,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightpose.errors import UserError
-from lightpose.estimators.optim import parameter_groups, warmup_cosine, warmup_multistep
+from lightpose.estimators.optim import freeze, parameter_groups, warmup_cosine, warmup_multistep
 from lightpose.models.backbones.hrnet import HRNet
 from lightpose.models.backbones.timm import TimmBackbone
 from lightpose.models.backbones.vit import ViT
@@ -138,3 +138,48 @@ def test_every_option_builds(name: str, schedule: str) -> None:
     groups = parameter_groups(Net(nn.Conv2d(3, 8, 1)), build.keywords["lr"], build.keywords["weight_decay"])
     built = instantiate(OmegaConf.load(CONF / "scheduler" / f"{schedule}.yaml"))(build(groups), total_steps=210_000)
     assert built.get_last_lr()[0] == pytest.approx(build.keywords["lr"] * 0.001)
+
+
+def test_factors_by_pattern(vit: Net) -> None:
+    factors = {"backbone": 0.1, "backbone.model.patch_embed": 0.5, "*.bias": 2.0}
+    groups = parameter_groups(vit, lr=1.0, weight_decay=0.1, lr_factors=factors)
+    rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    model = vit.backbone.model
+    assert rate[id(vit.head[0].weight)] == 1
+    assert rate[id(model.blocks[3].mlp.fc1.weight)] == rate[id(model.pos_embed)] == pytest.approx(0.1)
+    assert rate[id(model.patch_embed.proj.weight)] == 0.5  # the last pattern counts
+    assert rate[id(model.patch_embed.proj.bias)] == rate[id(vit.head[0].bias)] == 2
+    assert len({group["name"] for group in groups}) == len(groups)
+    both = parameter_groups(vit, lr=1.0, weight_decay=0.1, layer_decay=0.75, lr_factors={"backbone": 0.1})
+    rate = {id(parameter): group["lr"] for group in both for parameter in group["params"]}
+    assert rate[id(model.blocks[11].mlp.fc1.weight)] == pytest.approx(0.075) and rate[id(vit.head[0].weight)] == 1
+
+
+def test_a_frozen_part_keeps_weights_and_statistics() -> None:
+    net = Net(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout()))
+    assert freeze(net, {"backbone": 0}) == ["backbone", "backbone.0", "backbone.1", "backbone.2"]
+    assert not any(part.training for part in net.backbone.modules()) and net.head[1].training
+    groups = parameter_groups(net, lr=1.0, weight_decay=0.0, lr_factors={"backbone": 0})
+    assert {id(each) for group in groups for each in group["params"]} == {id(each) for each in net.head.parameters()}
+
+
+def test_a_part_of_a_frozen_part_may_train() -> None:
+    net = Net(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
+    assert freeze(net, {"backbone": 0, "backbone.0": 0.1}) == ["backbone.1"]
+    assert [name for name, each in net.backbone.named_parameters() if each.requires_grad] == ["0.weight", "0.bias"]
+    assert net.backbone.training and net.backbone[0].training and not net.backbone[1].training
+
+
+@pytest.mark.parametrize(
+    ("factors", "said"),
+    [
+        ({"bakbone": 0.1}, "bakbone names no weight; the network's begin with backbone.0, backbone.1, head.0, head.1"),
+        ({"backbone": -1}, "gives backbone the factor -1; give 0 or more"),
+        ({"backbone": 0, "head": 0}, "no weight is left to train; give fewer parts the factor 0"),
+    ],
+)
+def test_factors_that_cannot_be_used_are_refused(factors: dict[str, float], said: str) -> None:
+    net = Net(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
+    with pytest.raises(UserError, match=said):
+        freeze(net, factors)
+        parameter_groups(net, lr=1.0, weight_decay=0.0, lr_factors=factors)

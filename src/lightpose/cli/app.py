@@ -208,6 +208,7 @@ def quieten() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*when logging on epoch level in distributed setting.*",  # the figures are those of all processes already
         ".*your dataloader is not resumable.*",  # the callback Resume sees to it
+        ".*in eval mode at the start of training.*",  # parts with a learning rate of 0 are
         ".*FSDP2-wrapped module .* returned a view tensor.*",
         ".*callbacks used to create the checkpoint need to be provided.*",  # whether they matter is the user's choice
         ".*resuming from a checkpoint that ended before the epoch ended.*",  # see callbacks/resume.py

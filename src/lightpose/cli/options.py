@@ -27,6 +27,7 @@ LEAST = {
     "data.batch_size": 1,
     "data.epoch_steps": 1,
     "data.eval_batch_size": 1,
+    "data.late_epochs": 0,
     "data.num_workers": 0,
     "trainer.accumulate_grad_batches": 1,
     "trainer.check_val_every_n_epoch": 1,

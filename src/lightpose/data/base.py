@@ -1,8 +1,9 @@
 """What every reader of a data set shares: transforms, ground truth, and randomness of seed, pass and index alone."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -12,6 +13,18 @@ from lightpose.data.pipeline import Pipeline, Transform
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Sample
+
+
+class Late(NamedTuple):
+    """A sample of the end of a run, which other transforms are for.
+
+    Attributes:
+        pass_number: which pass over the data it is.
+        sample: its index.
+    """
+
+    pass_number: int
+    sample: int
 
 
 class PoseDataset(Dataset[Sample]):
@@ -36,6 +49,7 @@ class PoseDataset(Dataset[Sample]):
         one_person: whether a sample is one person, or a whole image with everyone in it.
         whole_image: whether a sample of one person is a whole image, and not a box of it.
         training: whether the samples are learnt from. The data module clears it where they are evaluated on.
+        late_transforms: what takes the place of the transforms where a sample is asked for as `Late`.
     """
 
     one_person: ClassVar[bool] = True
@@ -46,6 +60,8 @@ class PoseDataset(Dataset[Sample]):
         self.transforms = transforms or Pipeline()
         self.seed = seed
         self.training = True
+        self.late_transforms: Transform | None = None
+        self._late: Self | None = None
         self._ground_truth: dict[str, Any] | None = None
 
     def __len__(self) -> int:
@@ -130,8 +146,15 @@ class PoseDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int | tuple[int, int]) -> Sample:
         """The sample of an index, or of a pass over the data and an index: each pass draws other random numbers."""
+        dataset = self._with_late_transforms() if isinstance(index, Late) else self
         number, index = index if isinstance(index, tuple) else (0, index)
-        return self.sample(index, np.random.default_rng([self.seed, number, index]))
+        return dataset.sample(index, np.random.default_rng([self.seed, number, index]))
+
+    def _with_late_transforms(self) -> Self:
+        if self._late is None:
+            self._late = copy.copy(self)
+            self._late.transforms = self.late_transforms or self.transforms
+        return self._late
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """The sample after all transforms."""

@@ -1,9 +1,11 @@
 """Several data sets of one skeleton, trained on together in given proportions."""
 
+import copy
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Self
 
 import numpy as np
 
@@ -58,6 +60,12 @@ class CombinedDataset(PoseDataset):
         """The data set of a sample, and the index of its first one."""
         row = int(np.searchsorted(self._ends, index, side="right"))
         return self.parts[row], int(self._ends[row]) - len(self.parts[row])
+
+    def _with_late_transforms(self) -> Self:
+        if self._late is None:
+            self._late = copy.copy(self)
+            self._late.parts = [part._with_late_transforms() for part in self.parts]
+        return self._late
 
     @property
     def image_rows(self) -> Array | None:

@@ -31,8 +31,9 @@ class PoseDataModule(LightningDataModule):
     Args:
         reader: builds a data set from ``annotations``, ``images``, ``skeleton``, ``transforms`` and ``seed``, and
             ``boxes`` where it is given.
-        transforms: ``train`` and ``eval``, each with the lists ``geometry`` and ``pixels`` of name → step in order. The
-            warp between the two is in neither. None leaves a step out; a partial receives ``skeleton``.
+        transforms: ``train``, ``eval`` and, if there is another way to train at the end, ``late``, each with the lists
+            ``geometry`` and ``pixels`` of name → step in order. The warp between the two is in neither. None leaves a
+            step out; a partial receives ``skeleton``.
         skeleton: which keypoints there are.
         input_hw: network input size; None for inputs that are not images.
         train: annotation file, or several, see `CombinedDataset`.
@@ -46,6 +47,7 @@ class PoseDataModule(LightningDataModule):
         batch_size: per process; training cuts it to the samples there are.
         epoch_steps: optimizer steps of an epoch, which then begins and ends anywhere in an endless row of passes over
             the data, each in another order. None takes one pass for an epoch.
+        late_epochs: how many epochs at the end of the run, whole or not, are trained with the transforms ``late``.
         eval_batch_size: None takes ``batch_size``.
         num_workers: per process; None takes the CPU cores that a process may use, 16 at most, and no more than an epoch
             has batches.
@@ -76,6 +78,7 @@ class PoseDataModule(LightningDataModule):
         boxes: str | None = None,
         batch_size: int = 64,
         epoch_steps: int | None = None,
+        late_epochs: float = 0,
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
         group_by_image: bool = False,
@@ -88,9 +91,9 @@ class PoseDataModule(LightningDataModule):
             raise UserError(f"data.decode={decode!r} is unknown; use cpu or device")
         if not cache_gb >= 0:
             raise UserError(f"data.cache_gb={cache_gb} must be at least 0; 0 keeps no decoded images")
-        unknown = sorted(set(transforms) - {"train", "eval"})
+        unknown = sorted(set(transforms) - {"train", "eval", "late"})
         if unknown:
-            raise UserError(f"augment has no key {' or '.join(unknown)}; its keys are train and eval")
+            raise UserError(f"augment has no key {' or '.join(unknown)}; its keys are train, eval and late")
         if decode == "device" and input_hw is None:
             raise UserError("data.decode=device decodes images, but input_hw=null has none; use data.decode=cpu")
         self.decode, self.input_hw = decode, None if input_hw is None else (input_hw[0], input_hw[1])
@@ -105,7 +108,7 @@ class PoseDataModule(LightningDataModule):
         self.transforms, self.skeleton, self.seed = transforms, skeleton, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.group_by_image = num_workers, group_by_image
-        self.epoch_steps = epoch_steps
+        self.epoch_steps, self.late_epochs = epoch_steps, late_epochs
         self.cache_gb = cache_gb if decode == "cpu" else 0
         self._datasets: dict[str, PoseDataset] = {}
 
@@ -162,6 +165,8 @@ class PoseDataModule(LightningDataModule):
         if lacks:
             raise UserError(f"the reader {type(dataset).__name__} has no method {' and no '.join(lacks)}; define it")
         dataset.training = split == "train"
+        if dataset.training and self.late_epochs:
+            dataset.late_transforms = self._pipeline("late")
         if not dataset.one_person:
             _check_for_images(pipeline, dataset)
         return dataset
@@ -217,7 +222,27 @@ class PoseDataModule(LightningDataModule):
             log.info("data.batch_size=%d is cut to %d: there are %d samples", self.batch_size, most, len(dataset))
             self.batch_size = most
         sampler = EpochSampler(dataset, self.seed, groups, world, rank, self.batch_size, batches, draws)
+        sampler.late_from = self._late_from(len(sampler) // self.batch_size) if self.late_epochs else None
         return self._loader(dataset, self.batch_size, sampler=sampler)
+
+    def _late_from(self, epoch_batches: int) -> int:
+        """Batch of the run, counted from its first, from which on samples have the transforms ``late``.
+
+        Raises:
+            UserError: when there are no such transforms, or nobody can tell how many batches come.
+        """
+        if not self.transforms.get("late"):
+            raise UserError(
+                f"data.late_epochs={self.late_epochs:g} needs augment.late, which is not there; give it the lists "
+                "geometry and pixels, as augment.train has them, or set data.late_epochs=0"
+            )
+        trainer: Any = self.trainer
+        epochs, steps = (trainer.max_epochs or -1, trainer.max_steps) if trainer else (-1, -1)
+        ends = [epochs * epoch_batches] if epochs > 0 else []
+        ends += [steps * trainer.accumulate_grad_batches] if steps > 0 else []
+        if not ends:
+            raise UserError("data.late_epochs counts from the end of the run; give trainer.max_epochs")
+        return max(0, min(ends) - round(self.late_epochs * epoch_batches))
 
     def val_dataloader(self) -> EpochLoader | list[EpochLoader]:
         """In order, every sample once; no loader when there is no validation file."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import lightning as L
 import numpy as np
@@ -17,7 +17,7 @@ import lightpose
 from lightpose.codecs.base import Codec, check_codec
 from lightpose.errors import UserError
 from lightpose.estimators.contracts import check_poses, figures_of, total
-from lightpose.estimators.optim import CLOCK_STEPS, check_restored, parameter_groups, time_share
+from lightpose.estimators.optim import CLOCK_STEPS, check_restored, freeze, parameter_groups, time_share
 from lightpose.geometry import Grid, check_grid
 from lightpose.metrics.base import NeedsGroundTruth
 from lightpose.models.base import FeatureModule, Head
@@ -49,6 +49,8 @@ class PoseEstimator(L.LightningModule):
             the skeleton says that nothing is mirrored.
         layer_decay: factor on the learning rate per backbone layer, from the last to the first; 1 for none.
         decay_norm_and_bias: apply weight decay to norms and biases too.
+        lr_factors: pattern of names in the network, such as ``backbone`` → factor on the learning rate; 0 leaves that
+            part as it is, statistics of batch norms included. Of several patterns for a weight the last counts.
         base_batch: batch size that the optimizer's ``lr`` is meant for; the rate is scaled to the effective batch
             (all devices, accumulation included). None leaves it alone.
 
@@ -76,6 +78,7 @@ class PoseEstimator(L.LightningModule):
         flip_test: bool = True,
         layer_decay: float = 1.0,
         decay_norm_and_bias: bool = False,
+        lr_factors: Mapping[str, float] | None = None,
         base_batch: int | None = None,
     ) -> None:
         super().__init__()
@@ -93,6 +96,8 @@ class PoseEstimator(L.LightningModule):
         self.flip_test = flip_test and skeleton.mirrors
         self.layer_decay = layer_decay
         self.decay_norm_and_bias = decay_norm_and_bias
+        self.lr_factors = dict(lr_factors or {})
+        self._frozen = freeze(net, self.lr_factors)
         self.base_batch = base_batch
         self.config: dict[str, Any] | None = None
         """The resolved configuration, set by whoever composed it; `lightpose.load` rebuilds the estimator from it."""
@@ -147,6 +152,13 @@ class PoseEstimator(L.LightningModule):
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch))
         return {"loss": loss, "losses": losses}
 
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, in which frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for name in self._frozen:
+            self.net.get_submodule(name).eval()
+        return self
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer over parameter groups, and a schedule that steps once per optimizer step."""
         options = getattr(self.optimizer, "keywords", {"lr": 0.0})
@@ -157,6 +169,7 @@ class PoseEstimator(L.LightningModule):
             weight_decay=options.get("weight_decay", 0.0),
             layer_decay=self.layer_decay,
             decay_norm_and_bias=self.decay_norm_and_bias,
+            lr_factors=self.lr_factors,
         )
         optimizer = self.optimizer(groups)
         # Fused optimizers say that they undo loss scaling, for which Lightning refuses to clip their gradients. Without

@@ -1,7 +1,7 @@
 """What the optimizer gets: parameter groups, and learning rates that change with every step."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -21,6 +21,7 @@ def parameter_groups(
     weight_decay: float,
     layer_decay: float = 1.0,
     decay_norm_and_bias: bool = False,
+    lr_factors: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Groups of a network's trainable parameters, each with ``name``, ``lr``, ``weight_decay`` and ``params``.
 
@@ -33,30 +34,87 @@ def parameter_groups(
         layer_decay: factor on the learning rate from one layer of the backbone to the one before (arXiv:2106.08254):
             of L layers, layer l learns with ``lr * layer_decay ** (L - l)``, the stem being layer 0.
         decay_norm_and_bias: let norms, biases and other one-dimensional parameters decay, too.
+        lr_factors: pattern → one more factor on the learning rate of the parameters that it names, see
+            `freeze`; of several patterns the last counts.
 
     Raises:
-        UserError: when layer decay is asked for, but the backbone doesn't say what its layers are.
+        UserError: when layer decay is asked for, but the backbone doesn't say what its layers are; and when nothing is
+            left to train.
     """
     exempt = _exempt_names(net)
     layers = _layers(net) if layer_decay != 1 else {}
     last = max(layers.values(), default=-1) + 1
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    factors = lr_factors or {}
+    patterns = ["", *factors]
+    groups: dict[tuple[int, int, bool], dict[str, Any]] = {}
     for name, parameter in net.named_parameters():
         if not parameter.requires_grad:
             continue
         decays = not any(fnmatch(name, pattern) for pattern in exempt) and (decay_norm_and_bias or parameter.ndim > 1)
         layer = layers.get(name, last)
-        key = (layer, decays)
+        pattern = _last_pattern(name, factors)
+        key = (layer, patterns.index(pattern), decays)
         if key not in groups:
             where = "" if not layers else "head/" if layer == last else f"layer{layer}/"
+            where += f"{pattern}/" if pattern else ""
             groups[key] = {
                 "name": f"{where}{'decay' if decays else 'no_decay'}",
-                "lr": lr * layer_decay ** (last - layer),
+                "lr": lr * layer_decay ** (last - layer) * factors.get(pattern, 1.0),
                 "weight_decay": weight_decay if decays else 0.0,
                 "params": [],
             }
         groups[key]["params"].append(parameter)
+    if not groups:
+        raise UserError("no weight is left to train; give fewer parts the factor 0 in estimator.lr_factors")
     return [groups[key] for key in sorted(groups)]
+
+
+def _names(pattern: str, name: str) -> bool:
+    """Whether a pattern, such as ``backbone`` or ``*.bias``, means a parameter or module, or one that holds it."""
+    return fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")
+
+
+def _last_pattern(name: str, patterns: Iterable[str]) -> str:
+    """The last pattern that means a parameter or module; empty if none does."""
+    return ([""] + [pattern for pattern in patterns if _names(pattern, name)])[-1]
+
+
+def freeze(net: nn.Module, lr_factors: Mapping[str, float]) -> list[str]:
+    """Let parameters whose factor is 0 be, and put modules of which nothing else is left into evaluation mode.
+
+    Args:
+        net: changed in place.
+        lr_factors: pattern → factor on the learning rate. A pattern is the name of a parameter, or of a module that
+            holds it, and may have wildcards as file names do.
+
+    Returns:
+        Names of the modules to keep in evaluation mode, so that statistics of batch norms stay as they are.
+
+    Raises:
+        UserError: for a pattern that names no parameter, and for a factor below 0.
+    """
+    parameters = [name for name, _ in net.named_parameters()]
+    for pattern, factor in lr_factors.items():
+        if not factor >= 0:
+            raise UserError(f"estimator.lr_factors gives {pattern} the factor {factor}; give 0 or more")
+        if not any(_names(pattern, name) for name in parameters):
+            first = dict.fromkeys(".".join(name.split(".")[:2]) for name in parameters)
+            raise UserError(
+                f"estimator.lr_factors: {pattern} names no weight; the network's begin with {', '.join([*first][:12])}"
+            )
+
+    factors = {"": 1.0, **lr_factors}
+    for name, parameter in net.named_parameters():
+        if not factors[_last_pattern(name, lr_factors)]:
+            parameter.requires_grad_(False)
+    still = [
+        name
+        for name, part in net.named_modules()
+        if not factors[_last_pattern(name, lr_factors)] and not any(each.requires_grad for each in part.parameters())
+    ]
+    for name in still:
+        net.get_submodule(name).eval()
+    return still
 
 
 def _exempt_names(net: nn.Module) -> list[str]:

@@ -1,5 +1,6 @@
 import itertools
 import multiprocessing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch.multiprocessing
 from lightning.pytorch.utilities.data import _update_dataloader
 from torch.utils.data import SequentialSampler
 
-from lightpose.data.base import PoseDataset
+from lightpose.data.base import Late, PoseDataset
 from lightpose.data.pixels.device import collate
 from lightpose.data.pixels.loader import EpochLoader, EpochSampler
 from lightpose.structures import Annotations, Sample
@@ -214,3 +215,32 @@ def use_second_gpu(_):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_batches_for_the_second_gpu_take_no_memory_of_the_first():
     torch.multiprocessing.spawn(use_second_gpu, nprocs=1)
+
+
+def halved(sample, rng):
+    labels = replace(sample.instances, keypoints=sample.instances.keypoints * 0 + 0.5)
+    return replace(sample, instances=labels)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("first", [0, 1])
+def test_late_samples_begin_with_their_batch_however_far_workers_are_ahead(workers, first):
+    """Also in a run that was resumed in its second epoch."""
+    plain, late = loader(workers), loader(workers)
+    late.dataset.late_transforms = halved
+    late.sampler.late_from = 8  # of 5 batches an epoch: the fourth of the second
+    for number in range(first, 3):
+        batches = zip(epoch(plain, number), epoch(late, number), strict=True)
+        for place, ((rows, keypoints), (same_rows, given)) in enumerate(batches):
+            assert rows == same_rows
+            assert given == ([0.5] * 4 if 5 * number + place >= 8 else keypoints)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_late_samples_begin_together_in_all_processes_and_after_skipped_ones(processes):
+    for rank in range(processes):
+        sampler = EpochSampler(Numbers(24), 0, None, processes, rank, batch_size=4 // processes, late_from=9)
+        sampler.resume(1, 8)  # two batches of six
+        sampler.set_epoch(1)
+        flags = [isinstance(drawn, Late) for drawn in itertools.islice(sampler, 16 // processes + 1)]
+        assert flags == [False] * (4 // processes) + [True] * (12 // processes + 1)

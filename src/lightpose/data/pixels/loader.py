@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from lightpose.data.base import PoseDataset
+from lightpose.data.base import Late, PoseDataset
 from lightpose.data.pixels.device import stream
 from lightpose.errors import UserError
 from lightpose.structures import Array, Batch, Sample
@@ -61,6 +61,8 @@ class EpochSampler(DistributedSampler[Sample]):
         draws: where the data set is several in a row, how many samples each of them has, and how many a pass takes of
             each; see `lightpose.data.combined.CombinedDataset`. Each of them is gone through to its end before any of
             its samples comes again. None takes each sample once.
+        late_from: batch of each process, counted from the first of the run, from which on samples are `Late`. A sample
+            says so itself, so that workers may be ahead of the training. None: never.
 
     Attributes:
         step: samples of one batch of all processes.
@@ -77,9 +79,11 @@ class EpochSampler(DistributedSampler[Sample]):
         batch_size: int = 1,
         batches: int | None = None,
         draws: Sequence[tuple[int, int]] | None = None,
+        late_from: int | None = None,
     ) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
         self.groups, self.batches, self.draws = groups, batches, draws or [(len(dataset), len(dataset))]
+        self.late_from = late_from
         self.count = sum(taken for _, taken in self.draws)
         self.step = num_replicas * batch_size
         if batches is None:
@@ -145,8 +149,10 @@ class EpochSampler(DistributedSampler[Sample]):
         skip, self.skip, self._resumed = self.skip, 0, None
         for epoch in itertools.count(first) if self.total_size else ():
             shares = self.order(epoch).reshape(-1, self.num_replicas, self.step // self.num_replicas, 2)
-            own = shares[:, self.rank].reshape(-1, 2)[skip // self.num_replicas :]
-            yield from map(tuple, own.tolist())
+            own, done = shares[:, self.rank].reshape(-1, 2).tolist(), skip // self.num_replicas
+            early = len(own) if self.late_from is None else self.late_from * shares.shape[2] - epoch * len(own)
+            for place in range(done, len(own)):
+                yield tuple(own[place]) if place < early else Late(*own[place])
             skip = 0
 
 
