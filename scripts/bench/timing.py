@@ -129,7 +129,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     import hydra
     from hydra.errors import HydraException
 
-    from lightpose.cli.app import conf_dir
+    from lightpose.cli.groups import conf_dir
     from lightpose.cli.setup import resolved
 
     try:

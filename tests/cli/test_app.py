@@ -6,6 +6,7 @@ import pytest
 from hydra._internal.hydra import Hydra
 
 from lightpose.cli import app, data, eval, predict, train
+from lightpose.cli.groups import conf_dir
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_help_imports_nothing_heavy(module):
 
 @pytest.mark.parametrize("sweeps", [False, True])
 def test_the_configuration_is_composed_once_unless_a_file_may_ask_for_a_sweep(monkeypatch, tmp_path, sweeps):
-    shutil.copytree(app.conf_dir(), tmp_path / "conf")
+    shutil.copytree(conf_dir(), tmp_path / "conf")
     if sweeps:
         text = "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,2\n"
         (tmp_path / "conf/experiment/seeds.yaml").write_text(text)

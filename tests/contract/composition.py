@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lightpose.checkpoint import assemble
-from lightpose.cli.app import conf_dir
+from lightpose.cli.groups import conf_dir
 from lightpose.cli.setup import resolved
 from lightpose.skeleton import Skeleton
 

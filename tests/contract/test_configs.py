@@ -12,7 +12,7 @@ from composition import FOLDERS, coco17, compose, compose_option, options
 from hydra.utils import get_object
 
 from lightpose.checkpoint import assemble
-from lightpose.cli.app import conf_dir
+from lightpose.cli.groups import conf_dir
 from lightpose.cli.setup import choose_monitor, make_estimator, make_trainer
 from lightpose.data.synthetic.generate import generate
 from lightpose.estimators.optim import parameter_groups

@@ -14,7 +14,8 @@ from mutate import damaged_json
 from omegaconf import OmegaConf
 
 from lightpose.checkpoint import assemble
-from lightpose.cli import app, data, predict, train
+from lightpose.cli import data, predict, train
+from lightpose.cli.groups import conf_dir
 from lightpose.cli.setup import make_skeleton
 from lightpose.data.coco.index import read_coco
 from lightpose.data.pixels.device import collate
@@ -76,7 +77,7 @@ def whole_images():
 
 
 def configuration(*options):
-    with initialize_config_dir(str(app.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = compose("train", ["input_hw=[64,64]", "data.num_workers=0", "data.batch_size=4", *options])
     return OmegaConf.to_container(composed, resolve=True)
 

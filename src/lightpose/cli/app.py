@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightpose.cli.arguments import path_given, with_inner_options, with_literal_paths
+from lightpose.cli.groups import conf_dir, conf_dirs, group_files, group_lines, groups_of, read_option
 from lightpose.cli.options import check_types
 from lightpose.errors import UserError
 from lightpose.runtime.signals import NAMES, Interrupted, is_started_by_lightning, received, watched
@@ -57,32 +58,6 @@ OmegaConf.register_new_resolver("experiment", _experiment, replace=True)
 OmegaConf.register_new_resolver("where", _where, replace=True)
 
 
-def conf_dir() -> Path:
-    """The folder of configuration groups: inside the installed package, or at the top of a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parents[1] / "conf"
-
-
-def conf_dirs() -> list[Path]:
-    """Folders of options, the user's own first."""
-    if HydraConfig.initialized():
-        sources = HydraConfig.get().runtime.config_sources
-        own = [Path(source.path) for source in sources if source.schema == "file" and Path(source.path) != conf_dir()]
-    else:
-        arguments = get_args_parser().parse_known_args()[0]
-        own = [Path(arguments.config_dir)] if arguments.config_dir else []
-    return [*own, conf_dir()]
-
-
-def groups_of(config_name: str) -> list[str]:
-    """Names of the groups in a command's configuration."""
-    root: Any = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
-    defaults = root.get("defaults", [])
-    nested = [group for name in defaults if isinstance(name, str) and name != "_self_" for group in groups_of(name)]
-    return sorted(nested + [next(iter(entry)) for entry in defaults if not isinstance(entry, str)])
-
-
 def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     """Run ``task`` on the configuration that ``conf/<config_name>.yaml`` and the command line compose.
 
@@ -95,7 +70,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or a process that ends tells of the others, with stacks
     quieten()
     HydraConfig.instance().cfg = None  # of another command in this process
-    OmegaConf.register_new_resolver("groups", lambda: _group_lines(config_name), replace=True)  # for the help text
+    OmegaConf.register_new_resolver("groups", lambda: group_lines(config_name), replace=True)  # for the help text
 
     composed = False
 
@@ -333,29 +308,6 @@ def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
     near += [key for key in known if key.rsplit(".", 1)[-1] == leaf and key not in near][:3]
     return f"did you mean {' or '.join(near)}?" if near else "see --help for what there is."
-
-
-def _group_lines(config_name: str) -> str:
-    return "\n".join(f"{group}: {', '.join(group_files(group))}" for group in groups_of(config_name))
-
-
-def group_files(group: str) -> dict[str, Path]:
-    """Option → file of one group, sorted."""
-    folders = [folder / group for folder in reversed(conf_dirs())]
-    files = {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for folder in folders
-        for path in folder.rglob("*.yaml")
-    }
-    return dict(sorted(files.items()))
-
-
-def read_option(path: Path) -> Any:
-    """Content of an option's file; nothing for one that can't be read, which is named where somebody chooses it."""
-    try:
-        return OmegaConf.load(path)
-    except Exception:
-        return OmegaConf.create()
 
 
 def _keys(config_name: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from lightpose.checkpoint import assemble
-from lightpose.cli.app import group_files, read_option
+from lightpose.cli.groups import group_files, read_option
 from lightpose.models.net import fits
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Spec

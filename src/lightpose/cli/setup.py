@@ -17,7 +17,7 @@ from lightpose.callbacks.rehearsal import Rehearsal
 from lightpose.callbacks.resume import Resume
 from lightpose.callbacks.timeline import Timeline
 from lightpose.checkpoint import assemble, read
-from lightpose.cli.app import group_files, read_option
+from lightpose.cli.groups import group_files, read_option
 from lightpose.cli.options import find, keys_given, needed_options, preparing
 from lightpose.cli.pairs import fitting_codecs, fitting_heads
 from lightpose.data.base import PoseDataset

@@ -1,0 +1,58 @@
+"""The groups of configurations and their options: lightpose's and the user's."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+
+def conf_dir() -> Path:
+    """The folder of configuration groups: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parents[1] / "conf"
+
+
+def conf_dirs() -> list[Path]:
+    """Folders of options, the user's own first."""
+    if HydraConfig.initialized():
+        sources = HydraConfig.get().runtime.config_sources
+        own = [Path(source.path) for source in sources if source.schema == "file" and Path(source.path) != conf_dir()]
+    else:
+        arguments = get_args_parser().parse_known_args()[0]
+        own = [Path(arguments.config_dir)] if arguments.config_dir else []
+    return [*own, conf_dir()]
+
+
+def groups_of(config_name: str) -> list[str]:
+    """Names of the groups in a command's configuration."""
+    root: Any = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
+    defaults = root.get("defaults", [])
+    nested = [group for name in defaults if isinstance(name, str) and name != "_self_" for group in groups_of(name)]
+    return sorted(nested + [next(iter(entry)) for entry in defaults if not isinstance(entry, str)])
+
+
+def group_files(group: str) -> dict[str, Path]:
+    """Option → file of one group, sorted."""
+    folders = [folder / group for folder in reversed(conf_dirs())]
+    files = {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for folder in folders
+        for path in folder.rglob("*.yaml")
+    }
+    return dict(sorted(files.items()))
+
+
+def read_option(path: Path) -> Any:
+    """Content of an option's file; nothing for one that can't be read, which is named where somebody chooses it."""
+    try:
+        return OmegaConf.load(path)
+    except Exception:
+        return OmegaConf.create()
+
+
+def group_lines(config_name: str) -> str:
+    """The groups of a command and their options, for its help."""
+    return "\n".join(f"{group}: {', '.join(group_files(group))}" for group in groups_of(config_name))
