@@ -268,7 +268,8 @@ def check_codec(
         grids: pixel grids.
 
     Returns:
-        The largest distance between a keypoint that has a weight and where it is decoded, in input pixels.
+        The largest distance between a keypoint and where it is decoded, in input pixels; where weights are (B, K, ...),
+        keypoints without one are left out.
 
     Raises:
         AssertionError: naming what is wrong.
@@ -292,7 +293,8 @@ def check_codec(
         _require(one_each, f"decode gives the rows {poses.batch_index.tolist()}; expected one pose for each of 8 rows")
         counted = torch.ones(8, skeleton.num_keypoints, dtype=torch.bool)
         for weight in targets.weights.values():
-            counted &= (weight.flatten(2).amax(-1) if weight.ndim > 2 else expand(weight, counted)) > 0
+            if weight.shape[1:2] == counted.shape[1:]:  # of keypoints, and not of cells
+                counted &= weight.reshape(*counted.shape, -1).amax(-1) > 0
         errors = (poses.keypoints - batch.instances.keypoints[:, 0]).norm(dim=-1)[counted]
         _require(len(errors) > 0, "no keypoint has a weight; give those inside the input one")
         _require(

@@ -154,7 +154,7 @@ def test_what_cannot_be_obeyed_is_refused(run, write, tiny, argument, message):
 
 def test_a_split_of_transforms_that_does_not_exist_is_refused(run, write, tiny):
     code, _, err = run(train.main, f"data.train={write()}", *tiny, "+augment.val={}")
-    assert code == 1 and "augment has no key val; its keys are train and eval" in err
+    assert code == 1 and "augment has no key val; its keys are train, eval and late" in err
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,24 @@ for name, *arguments in json.load(sys.stdin):
     {"lightpose-train": train, "lightpose-predict": predict}[name].main()
 """
 
+CHECKS = """
+assert type(estimator.net.head).__name__ == "PointHead"
+
+from test_mine import *
+
+test_parts()
+
+from my_paradigm import CenterCodec, CenterHead, WholeImages
+from my_visibility import VisibleCodec, VisibleHead
+from lightpose.codecs.heatmap import HeatmapCodec
+
+perfect = lambda targets: {**targets.maps, "center": 20 * targets.maps["center"] - 10}
+testing.check_codec(CenterCodec, most_px=1e-3, outputs=perfect)
+testing.check(testing.model(CenterHead, CenterCodec, kind=WholeImages, flip_test=False))
+head = partial(VisibleHead, head=partial(PointHead, criterion=KeypointMSE()))
+testing.check(testing.model(head, partial(VisibleCodec, codec=HeatmapCodec)))
+"""
+
 
 @pytest.fixture
 def place(people, tmp_path):
@@ -78,7 +96,7 @@ def test_the_tutorial_runs_outside_of_the_repository(place):
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert (place / "predictions/predictions.json").exists()
-    code = RELOAD + "\nassert type(estimator.net.head).__name__ == 'PointHead'\nfrom test_mine import *\ntest_parts()\n"
+    code = RELOAD + CHECKS
     environment["PYTHONPATH"] = f"mine{os.pathsep}{path}"
     done = subprocess.run([sys.executable, "-c", code], cwd=place, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
