@@ -6,6 +6,7 @@ from torch import nn
 
 from lightpose.errors import UserError
 from lightpose.models.base import FeatureModule, Head
+from lightpose.models.losses.heatmap import KeypointMSE
 from lightpose.models.necks.identity import Identity
 from lightpose.models.net import PoseNet
 from lightpose.structures import Spec
@@ -35,6 +36,7 @@ class MapHead(Head):
         super().__init__()
         self.shape = shape
         self.final = nn.Conv2d(in_channels[0], 5, 1)
+        self.criterion = KeypointMSE()
 
     def forward(self, features):
         return {"heatmap": nn.functional.adaptive_avg_pool2d(self.final(features[0]), self.shape[-2:])}

@@ -47,6 +47,9 @@ def place(people, trained, tmp_path, monkeypatch):
     for _ in range(3):
         video.write(frame)
     video.release()
+    (tmp_path / "mine/head").mkdir(parents=True)
+    (tmp_path / "mine/my_head.py").write_text("from lightpose.models.heads.heatmap import HeatmapHead as MyHead\n")
+    (tmp_path / "mine/head/my_head.yaml").write_text("defaults: [heatmap, _self_]\n_target_: my_head.MyHead\n")
     for name in ("a.jpg", "b.jpg"):
         cv2.imwrite(str(tmp_path / name), frame)
     monkeypatch.chdir(tmp_path)

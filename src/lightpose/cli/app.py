@@ -234,7 +234,10 @@ def explain(error: Exception, config_name: str) -> str:
         name = key[1].split("@")[-1]
         inner = re.fullmatch(r"(head|codec)\.\1", name)
         if inner:
-            return f"{name} stands inside a wrapper; add head=visibility codec=visibility, or give {inner[1]}=..."
+            return (
+                f"{name} stands inside a wrapper; add head=visibility codec=visibility, or give {inner[1]}=... (a "
+                f"wrapper of your own has `/{inner[1]}@{inner[1]}: NAME` in the defaults of its YAML)"
+            )
         more = f" (+{name}=... adds a new key)" if "." in name else ""
         return f"there is no key {name!r}; {_nearest(name, sorted(set(_keys(config_name))))}{more}"
     missing = re.search(r"Missing mandatory value: (\S+)", text)

@@ -76,10 +76,13 @@ def into_wrapped(config: DictConfig) -> DictConfig:
         with preparing(group):
             own = inspect.signature(find(wrapper._target_, group)).parameters
         for key in [key for key in wrapper if key in inner and key not in own and not str(key).startswith("_")]:
+            place = f"{group}.{group}.{key}"
+            typed = {name: OmegaConf.select(config, name) for name in given if f"{name}.".startswith(f"{place}.")}
             with open_dict(wrapper):
                 value = wrapper.pop(key)
-            if f"{group}.{group}.{key}" not in given:
-                inner[key] = value
+                inner[key] = OmegaConf.merge(inner[key], value) if OmegaConf.is_dict(value) else value
+                for name, chosen in typed.items():
+                    OmegaConf.update(config, name, chosen)
     return config
 
 

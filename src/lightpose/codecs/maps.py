@@ -45,13 +45,11 @@ def on_device(constant: Tensor, like: Tensor) -> Tensor:
     return constant.to(like.device, non_blocking=True)
 
 
-def check_odd(blur_kernel: int) -> None:
+def check_odd(blur_kernel: int, name: str = "codec.blur_kernel") -> None:
     """Refuse a blur kernel without a middle.
 
     Raises:
         UserError: with the next odd number.
     """
     if blur_kernel < 1 or blur_kernel % 2 == 0:
-        raise UserError(
-            f"codec.blur_kernel={blur_kernel} must be odd and at least 1; try {max(blur_kernel + 1, 1) // 2 * 2 + 1}"
-        )
+        raise UserError(f"{name}={blur_kernel} must be odd and at least 1; try {max(blur_kernel + 1, 1) // 2 * 2 + 1}")

@@ -52,10 +52,11 @@ class MegviiCodec(Codec):
         kernels: Sequence[int] = (15, 11, 9, 7, 5),
     ) -> None:
         for taps in kernels:
-            check_odd(taps)
+            check_odd(taps, "each of codec.kernels")
         if not kernels or sorted(kernels, reverse=True) != list(kernels):
             raise UserError(
-                f"codec.kernels={list(kernels)} must go from wide to narrow; [15, 11, 9, 7, 5] is published"
+                f"codec.kernels={list(kernels)} must go from wide to narrow; [11, 9, 7, 5] is published for "
+                "one stage, [15, 11, 9, 7, 5] for several"
             )
         self.map_grid = MapGrid(input_hw, grid, stride, offset=0.5 if grid == "stride" else 0.0)
         self.mirror_lag = self.map_grid.mirror_lag

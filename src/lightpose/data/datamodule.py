@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.callbacks import Timer
 
 from lightpose.data.base import PoseDataset
 from lightpose.data.combined import CombinedDataset
@@ -166,7 +167,9 @@ class PoseDataModule(LightningDataModule):
             raise UserError(f"the reader {type(dataset).__name__} has no method {' and no '.join(lacks)}; define it")
         dataset.training = split == "train"
         if dataset.training and self.late_epochs:
-            dataset.late_transforms = self._pipeline("late")
+            dataset.late_transforms = late = self._pipeline("late")
+            if not dataset.one_person:
+                _check_for_images(late, dataset)
         if not dataset.one_person:
             _check_for_images(pipeline, dataset)
         return dataset
@@ -217,9 +220,10 @@ class PoseDataModule(LightningDataModule):
         accumulated = trainer.accumulate_grad_batches if trainer else 1
         batches = self.epoch_steps and self.epoch_steps * accumulated
         draws = dataset.draws if isinstance(dataset, CombinedDataset) else None
-        most = max(1, -(-len(dataset) // world))
+        samples = sum(taken for _, taken in draws) if draws else len(dataset)
+        most = max(1, -(-samples // world))
         if most < self.batch_size:
-            log.info("data.batch_size=%d is cut to %d: there are %d samples", self.batch_size, most, len(dataset))
+            log.info("data.batch_size=%d is cut to %d: there are %d samples", self.batch_size, most, samples)
             self.batch_size = most
         sampler = EpochSampler(dataset, self.seed, groups, world, rank, self.batch_size, batches, draws)
         sampler.late_from = self._late_from(len(sampler) // self.batch_size) if self.late_epochs else None
@@ -237,12 +241,24 @@ class PoseDataModule(LightningDataModule):
                 "geometry and pixels, as augment.train has them, or set data.late_epochs=0"
             )
         trainer: Any = self.trainer
+        if trainer and trainer.limit_train_batches not in (None, 1.0):
+            limit = trainer.limit_train_batches
+            epoch_batches = min(epoch_batches, limit if isinstance(limit, int) else int(limit * epoch_batches))
         epochs, steps = (trainer.max_epochs or -1, trainer.max_steps) if trainer else (-1, -1)
         ends = [epochs * epoch_batches] if epochs > 0 else []
         ends += [steps * trainer.accumulate_grad_batches] if steps > 0 else []
         if not ends:
             raise UserError("data.late_epochs counts from the end of the run; give trainer.max_epochs")
-        return max(0, min(ends) - round(self.late_epochs * epoch_batches))
+        late_from = min(ends) - round(self.late_epochs * epoch_batches)
+        if late_from <= 0:
+            log.warning(
+                "the whole run is trained with augment.late, as it is no longer than data.late_epochs=%g; give a "
+                "smaller number, or 0 to train with augment.train alone",
+                self.late_epochs,
+            )
+        elif any(isinstance(callback, Timer) for callback in trainer.callbacks):
+            log.warning("data.late_epochs counts from the last epoch, and trainer.max_time may end the run before")
+        return max(0, late_from)
 
     def val_dataloader(self) -> EpochLoader | list[EpochLoader]:
         """In order, every sample once; no loader when there is no validation file."""

@@ -161,7 +161,9 @@ class PoseEstimator(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer over parameter groups, and a schedule that steps once per optimizer step."""
-        options = getattr(self.optimizer, "keywords", {"lr": 0.0})
+        options = getattr(self.optimizer, "keywords", {})
+        if "lr" not in options:
+            raise UserError("the optimizer has no learning rate; give lr=..., from Python in a functools.partial")
         lr = options["lr"] * self._lr_scale()
         groups = parameter_groups(
             self.net,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ class LeftOut:
     Args:
         target: the part's path.
     """
+
+    keywords: ClassVar = {"lr": 0.0}
+    """As of any optimizer, so that the sentence below comes first."""
 
     def __init__(self, target: str) -> None:
         self.target = target

@@ -66,6 +66,6 @@ def sparsemax(scores: Tensor) -> Tensor:
     ordered = scores.sort(-1, descending=True).values
     ranks = torch.arange(1, scores.shape[-1] + 1, device=scores.device, dtype=scores.dtype)
     excess = ordered.cumsum(-1) - 1
-    support = (ordered * ranks > excess).sum(-1, keepdim=True)
+    support = (ordered * ranks > excess).sum(-1, keepdim=True).clamp_min(1)  # scores that aren't finite have none
     threshold = excess.gather(-1, support - 1) / support
     return (scores - threshold).clamp_min(0)

@@ -29,8 +29,8 @@ class VisibilityHead(Head):
         spec: what the codec expects.
         head: builds the wrapped head, as `PoseNet` does.
         width: channels of the convolution.
-        loss_weight: of the loss of visibility. Only where gradients are clipped by their norm, or the rate is the same
-            for all weights (SGD), does it matter beside the other losses.
+        loss_weight: of the loss of visibility. It matters with SGD, and where gradients are clipped by their norm; Adam
+            scales it away.
         stages: how often the features go through these maps.
 
     Raises:
