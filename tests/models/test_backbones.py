@@ -6,14 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from configured import from_yaml
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from recorded import record, recorded_input, relative_error, weight
 
 from lightpose.estimators.optim import parameter_groups
-from lightpose.models.base import FeatureModule
 
 CONF = Path(__file__).parents[2] / "conf"
 RECORDS: dict[str, dict[str, Any]] = record("backbones")
@@ -24,13 +21,6 @@ LARGE_RESNETS = (
 HALVING = ("litehrnet", "hrformer")
 """Families whose input must divide by 32."""
 LARGE = ("scnet101", "hrformer_base", *(f"timm/{name}" for name in LARGE_RESNETS))
-
-
-def from_yaml(name: str, input_hw: tuple[int, ...] = (64, 96), **options: Any) -> FeatureModule:
-    with initialize_config_dir(str(CONF), version_base=None):
-        config = compose(overrides=[f"+backbone={name}", f"+input_hw={list(input_hw)}"])
-    net: FeatureModule = instantiate(OmegaConf.merge(config, {"backbone": options}).backbone)
-    return net
 
 
 def recorded_name(key: str, deep: bool) -> str:
@@ -94,7 +84,7 @@ def test_any_input_size_fits_or_the_nearest_are_named(name: str) -> None:
         assert tuple(feature.shape[1:]) == (channels, -(-100 // stride), -(-66 // stride))
 
 
-@pytest.mark.parametrize("name", ["shufflenetv1", "vipnas_resnet50"])
+@pytest.mark.parametrize("name", ["shufflenetv1", "vipnas_resnet50", "mobilenetv2", "pvt_small"])
 def test_chosen_maps_are_those_of_all(name: str) -> None:
     torch.manual_seed(0)
     net, images = from_yaml(name, out_indices=None).eval(), torch.randn(1, 3, 64, 96)

@@ -48,9 +48,9 @@ def synthetic(config: DictConfig) -> None:
 
 def check(composed: DictConfig) -> None:
     """Print what each data set holds; exit code 1 if one can't be trained on."""
-    from lightpose.cli.setup import choose_skeleton, files_of, resolved
+    from lightpose.cli.setup import choose_skeleton, resolved
     from lightpose.data.coco.dataset import CocoDataset
-    from lightpose.data.datamodule import pairs
+    from lightpose.data.datamodule import files_of, pairs
     from lightpose.data.report import check as check_data
     from lightpose.errors import UserError
 

@@ -42,9 +42,8 @@ def _heads(name: str, files: Mapping[str, Path], whole: set[str]) -> Iterator[tu
     yield name, head
     for place, (default, replaceable) in _inside(read_option(files[name])).items():
         for other in sorted(whole - {name, default}) if replaceable else ():
-            inner = _option(other, files)
             if not _inside(read_option(files[other])):
-                yield f"{name} head.{place}={other}", {**head, place: inner}
+                yield f"{name} head.{place}={other}", {**head, place: _option(other, files)}
 
 
 def _option(name: str, files: Mapping[str, Path]) -> Any:

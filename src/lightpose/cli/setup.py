@@ -21,6 +21,7 @@ from lightpose.cli.groups import group_files, read_option
 from lightpose.cli.options import find, keys_given, needed_options, preparing
 from lightpose.cli.pairs import fitting_codecs, fitting_heads
 from lightpose.data.base import PoseDataset
+from lightpose.data.datamodule import files_of
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.metrics.base import NamesFigures
@@ -164,11 +165,6 @@ def _kind(one_person: bool, in_box: bool) -> str:
     if not one_person:
         return "whole images, with everyone in them"
     return "one person in a box" if in_box else "a whole image with one person in it"
-
-
-def files_of(given: Any) -> list[str]:
-    """The files that ``data.train`` names: one, several, or none."""
-    return [given] if isinstance(given, str) else list(given or ())
 
 
 def make_skeleton(config: dict[str, Any], annotations: str | None = None) -> Skeleton:

@@ -166,12 +166,11 @@ class PoseDataModule(LightningDataModule):
         if lacks:
             raise UserError(f"the reader {type(dataset).__name__} has no method {' and no '.join(lacks)}; define it")
         dataset.training = split == "train"
-        if dataset.training and self.late_epochs:
-            dataset.late_transforms = late = self._pipeline("late")
-            if not dataset.one_person:
-                _check_for_images(late, dataset)
+        late = self._pipeline("late") if dataset.training and self.late_epochs else None
+        dataset.late_transforms = late
         if not dataset.one_person:
-            _check_for_images(pipeline, dataset)
+            for each in filter(None, (pipeline, late)):
+                _check_for_images(each, dataset)
         return dataset
 
     @property
@@ -291,6 +290,11 @@ class PoseDataModule(LightningDataModule):
         return max(1, min(MOST_WORKERS, CORES // devices, -(-samples // batch_size)))
 
 
+def files_of(given: str | Sequence[str] | None) -> list[str]:
+    """The files that an option names: one, several, or none."""
+    return [given] if isinstance(given, str) else list(given or ())
+
+
 def pairs(
     files: str | Sequence[str] | None, folders: str | Sequence[str | None] | None
 ) -> Iterator[tuple[str, str | None]]:
@@ -299,7 +303,7 @@ def pairs(
     Raises:
         UserError: where it isn't clear which folder belongs to which file.
     """
-    listed = [files] if isinstance(files, str) else list(files or ())
+    listed = files_of(files)
     if isinstance(folders, str) or folders is None:
         yield from ((file, folders) for file in listed)
     elif len(folders) == len(listed):

@@ -30,9 +30,10 @@ class DownAndUp(FeatureModule):
         width: channels on the way up.
         block: builds a block from its channels in and out, its stride, and what brings its input to the shape of its
             output.
+        weights: file to start from (`lightpose.models.weights.load_weights`).
 
     Raises:
-        UserError: for less than one stage, or not four layers.
+        UserError: for less than one stage, not four layers, or weights that can't be had.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class DownAndUp(FeatureModule):
         channels: Sequence[int],
         width: int,
         block: Callable[[int, int, int, nn.Module | None], nn.Module],
+        weights: str | Path | None = None,
     ) -> None:
         super().__init__()
         if stages < 1 or len(blocks) != len(STRIDES) or len(channels) != len(STRIDES):
@@ -58,6 +60,8 @@ class DownAndUp(FeatureModule):
             name, nn.ModuleList(Stage(blocks, channels, width, block, stage < stages - 1) for stage in range(stages))
         )
         init_convs(self)
+        if weights is not None:
+            load_weights(self, weights)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) to the maps of each stage, finest first."""
@@ -93,9 +97,7 @@ class MSPN(DownAndUp):
         *,
         weights: str | Path | None = None,
     ) -> None:
-        super().__init__("multi_stage_mspn", stages, blocks, channels, width, Bottleneck)
-        if weights is not None:
-            load_weights(self, weights)
+        super().__init__("multi_stage_mspn", stages, blocks, channels, width, Bottleneck, weights)
 
 
 class Stage(nn.Module):

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from lightpose.models.backbones.layers import conv_norm
 from lightpose.models.backbones.mspn import STEM, DownAndUp
-from lightpose.models.weights import load_weights
 
 STEPS = 4
 BRANCH = 26
@@ -40,9 +39,7 @@ class RSN(DownAndUp):
         *,
         weights: str | Path | None = None,
     ) -> None:
-        super().__init__("multi_stage_rsn", stages, blocks, channels, width, ResidualSteps)
-        if weights is not None:
-            load_weights(self, weights)
+        super().__init__("multi_stage_rsn", stages, blocks, channels, width, ResidualSteps, weights)
 
 
 class ResidualSteps(nn.Module):
