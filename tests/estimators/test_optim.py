@@ -163,6 +163,12 @@ def test_a_frozen_part_keeps_weights_and_statistics() -> None:
     assert {id(each) for group in groups for each in group["params"]} == {id(each) for each in net.head.parameters()}
 
 
+def test_a_part_without_weights_may_be_frozen() -> None:
+    net = Net(nn.Sequential(nn.Conv2d(3, 8, 3)))
+    net.neck = nn.Identity()
+    assert freeze(net, {"backbone": 0, "neck": 0}) == ["backbone", "backbone.0", "neck"]
+
+
 def test_a_part_of_a_frozen_part_may_train() -> None:
     net = Net(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
     assert freeze(net, {"backbone": 0, "backbone.0": 0.1}) == ["backbone.1"]

@@ -91,13 +91,14 @@ def freeze(net: nn.Module, lr_factors: Mapping[str, float]) -> list[str]:
         Names of the modules to keep in evaluation mode, so that statistics of batch norms stay as they are.
 
     Raises:
-        UserError: for a pattern that names no parameter, and for a factor below 0.
+        UserError: for a pattern that names neither parameter nor module, and for a factor below 0.
     """
     parameters = [name for name, _ in net.named_parameters()]
+    named = {*parameters, *(name for name, _ in net.named_modules() if name)}  # such as a neck without weights
     for pattern, factor in lr_factors.items():
         if not factor >= 0:
             raise UserError(f"estimator.lr_factors gives {pattern} the factor {factor}; give 0 or more")
-        if not any(_names(pattern, name) for name in parameters):
+        if not any(_names(pattern, name) for name in named):
             first = dict.fromkeys(".".join(name.split(".")[:2]) for name in parameters)
             raise UserError(
                 f"estimator.lr_factors: {pattern} names no weight; the network's begin with {', '.join([*first][:12])}"
