@@ -336,11 +336,11 @@ def load(path: str | Path, trust: Trust = (), training: bool = False) -> PoseEst
 
 
 def _without_left_out(state: Mapping[str, Tensor], estimator: PoseEstimator) -> dict[str, Tensor]:
-    """The weights but for those of criterions and metrics that were left out."""
+    """The weights but for those of distillation, and of criterions and metrics that were left out."""
     parts = dict(estimator.named_modules())
     idle = [f"{name}.criterion." for name, part in parts.items() if isinstance(getattr(part, "criterion", 0), LeftOut)]
     built, named = estimator.metrics, (estimator.config or {})["estimator"].get("metrics") or {}
-    idle += ["metrics."] if len(built) < len(named) else []
+    idle += ["distillation.", *(["metrics."] if len(built) < len(named) else [])]
     return {name: value for name, value in state.items() if not name.startswith(tuple(idle))}
 
 

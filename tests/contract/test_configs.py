@@ -33,6 +33,7 @@ GIVEN = {
     ),  # the estimator and PoseNet
     *("optimizer", "total_steps"),  # the estimator, to a scheduler
     *("annotations", "images", "transforms", "seed", "boxes"),  # the data module, to a data set
+    *("student", "load"),  # `make_distillation`
 }
 """Arguments that code adds to a ``_partial_``."""
 POINTLESS = {

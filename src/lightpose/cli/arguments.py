@@ -8,7 +8,8 @@ from pathlib import Path
 from lightpose.errors import UserError
 
 _DATA = [f"{group}.{key}" for group in ("data", "dataset") for key in ("train", "val", "images", "val_images", "boxes")]
-_TRAIN = [*_DATA, "dataset.root", "resume", "init_from", "output_dir", "backbone.weights", "hydra.run.dir"]
+_TRAIN = [*_DATA, "dataset.root", "resume", "init_from", "backbone.weights", "distill.teacher"]
+_TRAIN += ["output_dir", "hydra.run.dir"]
 PATHS = {
     "train": frozenset([*_TRAIN, "callbacks.*.dirpath", "callbacks.*.folder", "logger.*.save_dir"]),
     "eval": frozenset({"ckpt", "predictions", "annotations", "images", "boxes", "out", "hydra.run.dir"}),

@@ -4,6 +4,7 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from lightpose.callbacks.length import Length
 from lightpose.callbacks.rehearsal import Rehearsal
 from lightpose.callbacks.resume import Resume
 from lightpose.callbacks.timeline import Timeline
-from lightpose.checkpoint import assemble, read
+from lightpose.checkpoint import assemble, load, read
 from lightpose.cli.groups import group_files, read_option
 from lightpose.cli.options import find, keys_given, needed_options, preparing
 from lightpose.cli.pairs import fitting_codecs, fitting_heads
@@ -249,6 +250,31 @@ def make_estimator(config: dict[str, Any], skeleton: Skeleton) -> PoseEstimator:
             ways += [f"codec={name}" for name in fitting_codecs(config, skeleton)]
         raise UserError(f"{error}; use {' or '.join(ways) or 'a head that emits these'}") from error
     return estimator
+
+
+def make_distillation(config: dict[str, Any], estimator: PoseEstimator) -> Any:
+    """What gives the losses of a run with a teacher; None without ``distill=``.
+
+    Args:
+        config: resolved.
+        estimator: the student.
+
+    Raises:
+        UserError: when there is no such teacher, or it doesn't fit the student or the run.
+    """
+    settings = config["distill"]
+    if settings is None:
+        return None
+    if is_sharded(config["trainer"]["strategy"]):
+        raise UserError("distillation needs whole weights in every process; leave out trainer=fsdp, or distill=")
+    path = settings["teacher"]
+    if not Path(path).is_file():
+        raise UserError(
+            f"distill.teacher={path}: there is no such file, perhaps it has moved; give the place of the teacher's "
+            "checkpoint. The student's own checkpoints predict without it"
+        )
+    with preparing("distill"):
+        return assemble(settings, student=estimator, load=load)
 
 
 def choose_monitor(config: dict[str, Any], written: Mapping[str, Any], estimator: PoseEstimator) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def train(composed: DictConfig) -> float | None:
             check_reader,
             choose_monitor,
             find_reader,
+            make_distillation,
             make_estimator,
             make_skeleton,
             make_trainer,
@@ -84,6 +85,7 @@ def train(composed: DictConfig) -> float | None:
         resume = _check_resume(config, skeleton) if config["resume"] else None
         if config["init_from"]:
             load_weights(estimator.net, config["init_from"])  # logs what it loaded and what not
+        estimator.distillation = make_distillation(config, estimator)
     run_folder.expect(trainer)
     mark("trainer")
     if not trainer.is_global_zero:
@@ -92,7 +94,9 @@ def train(composed: DictConfig) -> float | None:
     log.info(
         "%s: %d keypoints; precision %s; run folder %s", name, count, trainer_options["precision"], run_folder.path
     )
-    if not (resume or config["init_from"] or config["backbone"].get("pretrained") or config["backbone"].get("weights")):
+    of_teacher = config["distill"] and not any(weight.requires_grad for weight in estimator.net.backbone.parameters())
+    published = config["backbone"].get("pretrained") or config["backbone"].get("weights")
+    if not (resume or config["init_from"] or published or of_teacher):
         way = "pretrained=true" if "pretrained" in config["backbone"] else "weights=FILE"
         log.info("the backbone starts from random weights; backbone.%s starts from published ones", way)
     try:
@@ -134,6 +138,12 @@ def _check_resume(config: dict[str, Any], skeleton: Any) -> str:
             f"{config['resume']} was trained on the {len(keypoints)} keypoints {', '.join(keypoints)}, the data has "
             f"{', '.join(skeleton.keypoints)}; use init_from= to start a new run from its weights"
         )
+    ways = [_way_of_learning(each) for each in (content["lightpose"]["config"], config)]
+    if ways[0] != ways[1]:
+        raise UserError(
+            f"{config['resume']} is of a run that learns from {ways[0]}, and this one from {ways[1]}; give distill= "
+            "and distill.teacher= as there, or start a new run from its weights with init_from="
+        )
     check_counts(config["resume"], content)
     epochs, steps = config["trainer"]["max_epochs"], config["trainer"]["max_steps"]
     done = epochs_done(content["loops"]["fit_loop"])
@@ -143,6 +153,11 @@ def _check_resume(config: dict[str, Any], skeleton: Any) -> str:
             f"raise trainer.max_epochs above {done}, or start a new run from its weights with init_from="
         )
     return str(Path(config["resume"]).absolute())  # what stands before a "::" would be a protocol to Lightning
+
+
+def _way_of_learning(config: dict[str, Any]) -> str:
+    settings = config.get("distill")
+    return f"a teacher by {settings.get('_target_')}" if isinstance(settings, dict) else "labels alone"
 
 
 def _check_time(trainer: Any, resume: str) -> None:

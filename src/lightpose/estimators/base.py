@@ -99,6 +99,9 @@ class PoseEstimator(L.LightningModule):
         self.lr_factors = dict(lr_factors or {})
         self._frozen = freeze(net, self.lr_factors)
         self.base_batch = base_batch
+        self.distillation: nn.Module | None = None
+        """What gives the losses of training in place of the head, set by whoever has a teacher; see
+        `lightpose.estimators.distillation`. Its weights train, too, and nothing needs them to predict."""
         self.config: dict[str, Any] | None = None
         """The resolved configuration, set by whoever composed it; `lightpose.load` rebuilds the estimator from it."""
 
@@ -139,13 +142,17 @@ class PoseEstimator(L.LightningModule):
     # -- training ------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """The sum of the head's losses; the terms stand beside it for callbacks."""
-        targets = self.codec.encode(batch)
-        losses = self.net.head.loss(self.net.features(batch.inputs), targets)
-        loss = total(losses, f"head {type(self.net.head).__name__}")
+        """The sum of the head's losses, or of those of distillation; the terms stand beside it for callbacks."""
+        targets, head = self.codec.encode(batch), self.net.head
+        features = self.net.features(batch.inputs)
+        if self.distillation is None:
+            losses = head.loss(features, targets)
+        else:
+            losses = self.distillation(batch.inputs, features, targets, head, self._share_done())
+        loss = total(losses, f"head {type(head).__name__}")
         if not loss.requires_grad:
             raise UserError(
-                f"the loss of head {type(self.net.head).__name__} depends on no weight that trains; leave out "
+                f"the loss of head {type(head).__name__} depends on no weight that trains; leave out "
                 ".detach(), and freeze fewer parts"
             )
         logged = {"loss": loss, **losses}
@@ -173,6 +180,9 @@ class PoseEstimator(L.LightningModule):
             decay_norm_and_bias=self.decay_norm_and_bias,
             lr_factors=self.lr_factors,
         )
+        if self.distillation is not None and (weights := list(self.distillation.parameters())):
+            decay = options.get("weight_decay", 0.0)
+            groups.append({"name": "distillation", "lr": lr, "weight_decay": decay, "params": weights})
         optimizer = self.optimizer(groups)
         # Fused optimizers say that they undo loss scaling, for which Lightning refuses to clip their gradients. Without
         # the mark Lightning undoes it, as for any other optimizer.
@@ -191,6 +201,11 @@ class PoseEstimator(L.LightningModule):
                 "trainer.max_time"
             )
         return CLOCK_STEPS
+
+    def _share_done(self) -> float:
+        """How much of the run is done by its schedule: of its steps, or of its time if ``trainer.max_time`` ends it."""
+        schedule = cast(LRScheduler, self.lr_schedulers())
+        return min(schedule.last_epoch / self._schedule_steps(), 1.0)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """One step further, or as far as the run is by the clock where ``trainer.max_time`` may end it."""
