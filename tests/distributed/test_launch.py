@@ -116,6 +116,24 @@ def test_two_nodes_under_srun_equal_one_process(sixteen: Path, tmp_path: Path, g
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_two_processes_distil_as_one_does(sixteen: Path, tmp_path: Path) -> None:
+    arguments = ["backbone=vit_small", *VIT[1:], *SMALL, *CPU, "head=simcc", "codec=simcc", f"data.train={sixteen}"]
+    arguments += ["backbone.drop_path_rate=0", "augment=none", "trainer.max_steps=1"]
+    arguments += ["optimizer=sgd", "optimizer.weight_decay=0"]
+    finish(start(TRAIN, [*arguments, "data.batch_size=16", "seed=1", "output_dir=known"], tmp_path))
+    taught = [*arguments, "distill=dwpose", f"distill.teacher={tmp_path}/known/checkpoints/last.ckpt"]
+    runs = {"alone": [16, 1], "ddp": [8, 2], "graphed": [8, 2, "+callbacks.spy._target_=spy.AsIfGraphed"]}
+    gradients = []
+    for name, (batch, devices, *more) in runs.items():
+        options = [f"data.batch_size={batch}", f"trainer.devices={devices}", f"output_dir={name}", *more]
+        finish(start(TRAIN, [*taught, *options], tmp_path))
+        [state] = content(tmp_path / name)["optimizer_states"]
+        [group] = [each for each in state["param_groups"] if each["name"] == "distillation"]
+        gradients.append([state["state"][place]["momentum_buffer"] for place in group["params"]])  # after one step
+    for one, *others in zip(*gradients, strict=True):  # this loss is a mean over the batch
+        assert one.abs().max() > 1e-6 and all(torch.allclose(one, each, rtol=1e-4, atol=1e-8) for each in others)
+
+
 def test_two_processes_evaluate_and_write_what_one_does(sixteen: Path, tmp_path: Path) -> None:
     files = {"PYTHONPATH": os.pathsep.join([str(STRANGERS), os.environ.get("PYTHONPATH", "")])}
     small = [option.replace("head.channels", "head.head.channels") for option in (*CNN, *SMALL, *CPU)]
