@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tests.runtime.test_speed import GPU, ON_GPU, make_net, random_inputs
+from test_speed import GPU, ON_GPU, make_net, random_inputs
 from torch import Tensor, nn
 
 from lightpose.cli import train
