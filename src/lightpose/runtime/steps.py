@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 OWN_STEPS = 2
 """Steps before a capture: they make the optimizer's state, and let cuDNN choose its algorithms."""
+_FREE = {"params", "lr", "initial_lr"}
+"""What of an optimizer's group may be another at each step, or is looked at elsewhere."""
 OURS = ("lightpose", "torch", "timm")
 
 
@@ -39,8 +41,8 @@ def may_be_graphed(optimizer: Optimizer, parts: list[Any]) -> bool:
 class GraphedStep:
     """Training steps, of which all but the first are replayed.
 
-    A graph serves batches of one layout, and one set of modules that train. All other batches, and all batches if the
-    capture fails, take the ordinary way. Learning rates may change with every step.
+    A graph serves batches of one layout, one set of modules that train, one set of options of the optimizer, and any
+    learning rates. All other batches, and all batches if the capture fails, take the ordinary way.
 
     Args:
         losses: batch → losses by name, each of one number; ``loss`` is their sum. It calls ``net``.
@@ -78,7 +80,7 @@ class GraphedStep:
             kind = (
                 [(leaf.shape, leaf.dtype) for leaf in leaves],
                 kind_of_pass(self.modules, self.parameters),
-                len(self.optimizer.param_groups),
+                [{key: group[key] for key in group.keys() - _FREE} for group in self.optimizer.param_groups],
             )
         if self.kind is None:
             self.kind = kind
