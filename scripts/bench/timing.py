@@ -129,6 +129,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     import hydra
     from hydra.errors import HydraException
 
+    import lightpose.cli.app  # noqa: F401 - makes the resolvers that the configuration uses
     from lightpose.cli.groups import conf_dir
     from lightpose.cli.setup import resolved
 

@@ -55,10 +55,9 @@ def main() -> None:
         Path(out).write_text(json.dumps(ceiling(options.overrides, variant, min(options.steps, 50))))
         return
 
-    config = compose(options.overrides)
     annotations, images = options.annotations, options.images
     if annotations is None:
-        annotations = synthetic(options.synthetic, config, options.steps + options.warmup)
+        annotations = synthetic(options.synthetic, compose(options.overrides), options.steps + options.warmup)
     data = [f"data.train={annotations}", "data.val=null"]
     data += [f"data.images={images}"] if images else []
     print("lightpose-train", *options.overrides)
@@ -81,6 +80,7 @@ def main() -> None:
     print(
         "\nms: data wait is the host's time in the loader; the other parts are of the device's time line, its gaps\n"
         "included. transfer is all that brings a batch to the device and is done to it there, beside the step before.\n"
+        "Where a step is one graph, forward is all of it.\n"
         "GiB: peak of tensors. ready: from the start of the process to the end of the first step. share: of the best\n"
         "ceiling, times the number of devices."
     )

@@ -129,7 +129,7 @@ def _step(estimator: PoseEstimator, batch: Batch) -> Tensor:
     estimator.train().zero_grad()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You are trying to `self.log")  # there is no trainer
-        loss: Tensor = estimator.training_step(batch, 0)["loss"]
+        loss: Tensor = estimator.losses(batch)["loss"]
     loss.backward()
     loss = loss.detach()
     labels = "labels" if (batch.instances.visible > 0).any() else "no label"

@@ -3,12 +3,16 @@
 import copy
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lightpose import testing
+from lightpose.callbacks.acceleration import Acceleration
 from lightpose.codecs.heatmap import HeatmapCodec
 from lightpose.codecs.simcc import SimCCCodec
 from lightpose.errors import UserError
@@ -19,6 +23,7 @@ from lightpose.models.heads.simcc import SimCCHead
 from lightpose.models.losses.heatmap import KeypointMSE
 from lightpose.models.losses.profiles import ProfileKL
 from lightpose.models.preprocessors import Normalize
+from lightpose.runtime.graphs import GraphedTrunk
 from lightpose.skeleton import Skeleton
 
 FROZEN = {"backbone": 0.0, "neck": 0.0}
@@ -155,6 +160,24 @@ def test_a_new_head_learns_from_the_old_one_on_its_frozen_backbone():
         known.net(batch.inputs), 10.0, known.net(batch.inputs), 10.0, student.codec.encode(batch).weights
     )
     assert theirs == pytest.approx(0, abs=1e-6) and not list(module.parameters())
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_a_step_with_a_teacher_is_not_one_graph(distilled):
+    student = network()
+    student.distillation = taught(Distillation, student, teacher()) if distilled else None
+    student.net.fast_features = GraphedTrunk(student.net)
+    trainer = SimpleNamespace(
+        optimizers=[torch.optim.Adam(student.parameters(), fused=True)],
+        precision_plugin=Precision(),
+        strategy=SingleDeviceStrategy("cpu"),
+        accumulate_grad_batches=1,
+        gradient_clip_algorithm=None,
+        gradient_clip_val=None,
+        callbacks=[],
+    )
+    Acceleration("auto").on_train_start(trainer, student)
+    assert (student.graphed_step is None) == distilled  # a replay would neither fade nor train the convolution
 
 
 def heatmaps(**parts) -> PoseEstimator:

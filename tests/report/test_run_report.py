@@ -64,6 +64,14 @@ def test_the_table_holds_what_one_computes_by_hand(tmp_path):
     assert "step 3, whose val/AP chose" in page
 
 
+def test_scores_stand_beside_what_they_get(tmp_path):
+    page = written(tmp_path, Validation(3, "val/AP", ERRORS, SCORES, oks=np.where(ERRORS < 5, SCORES / 2, 0)))
+    assert cells(page, "0.2-0.3") == ["2", "0.200", "0.000"]  # errors of 8 and 10 px
+    assert cells(page, "0.6-0.7") == ["1", "0.600", "0.300"]  # of 4 px
+    assert cells(page, "0.5-0.6") == ["0", "n/a", "n/a"]  # nothing is labelled there
+    assert "Score against OKS" not in written(tmp_path, Validation(3, "val/AP", ERRORS, SCORES))
+
+
 def test_names_are_text_and_a_missing_image_is_left_out(tmp_path, caplog):
     worst = [instance(1, [2, np.inf, NAN]), instance(0, [2, 3, NAN])]
     page = written(tmp_path, Validation(3, "", ERRORS, SCORES, worst=worst), (EVIL, "tail", "日本 $\\frac{"))
@@ -116,6 +124,8 @@ def test_a_run_ends_with_the_report_of_its_best_validation(trained):
         [logged] = [row for row in csv.DictReader(file) if row["val/AP"] and int(row["step"]) + 1 == step]
     assert cells(page, "all")[1] == f"{float(logged['val/EPE_px']):.2f}"
     assert cells(page, "left_knee")[1] == f"{float(logged['val/EPE_px/left_knee']):.2f}"
+    counts = [int(cells(page, f"{low / 10:.1f}-{(low + 1) / 10:.1f}")[0].replace(",", "")) for low in range(10)]
+    assert sum(counts) == int(cells(page, "all")[0].replace(",", ""))
     means = [float(mean) for mean in re.findall(r"<figcaption><b>(.*?) px</b>", page)]
     assert len(means) == 10 and means == sorted(means, reverse=True) and means[-1] > 0
     assert all((trained / "report" / name).is_file() for name in re.findall('src="(.*?)"', page))

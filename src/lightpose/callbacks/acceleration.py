@@ -1,17 +1,27 @@
 """Turns on CUDA graphs or compilation when a run begins."""
 
 import logging
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from lightpose.data.pixels.loader import EpochLoader
 from lightpose.estimators.base import PoseEstimator
-from lightpose.runtime.graphs import is_graphed
+from lightpose.runtime.graphs import GraphedTrunk, is_graphed
 from lightpose.runtime.processes import LeanDDP
 from lightpose.runtime.speed import Speed, speed_up
+from lightpose.runtime.steps import OWN_STEPS, GraphedStep, may_be_graphed
 
 log = logging.getLogger(__name__)
+
+INNER_HOOKS = (
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "configure_gradient_clipping",
+)
 
 
 class Acceleration(L.Callback):
@@ -34,6 +44,30 @@ class Acceleration(L.Callback):
         if isinstance(trainer.strategy, LeanDDP):
             trainer.strategy.gradients_at_once = is_graphed(pl_module.net)
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: PoseEstimator) -> None:  # type: ignore[override]
+        """Let whole steps be replayed, where the trunk is and where nothing looks into a step."""
+        trunk, optimizer, precision = pl_module.net.fast_features, trainer.optimizers[0], trainer.precision_plugin
+        if (
+            isinstance(trunk, GraphedTrunk)
+            and trunk.compiled is None
+            and isinstance(trainer.strategy, SingleDeviceStrategy)
+            and trainer.accumulate_grad_batches == 1
+            and getattr(precision, "scaler", None) is None
+            and trainer.gradient_clip_algorithm in (None, "norm")
+            and pl_module.distillation is None  # its losses fade, and it has weights beside the network's
+            and not _looks_into_steps(trainer, pl_module)
+            and may_be_graphed(optimizer, _parts(pl_module))
+        ):
+            trunk.patience_in_training = OWN_STEPS
+            pl_module.graphed_step = GraphedStep(
+                pl_module.losses, pl_module.net, optimizer, trainer.gradient_clip_val, precision.train_step_context
+            )
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: PoseEstimator, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        """Say which batch comes."""
+        if pl_module.graphed_step is not None:
+            pl_module.graphed_step.take(batch)
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: PoseEstimator) -> None:  # type: ignore[override]
         """Warm up before the first validation, while its workers make the first batches."""
         loader = trainer.val_dataloaders
@@ -45,4 +79,19 @@ class Acceleration(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: PoseEstimator, stage: str) -> None:  # type: ignore[override]
         """Free the memory of the graphs."""
+        pl_module.graphed_step = None
         speed_up(pl_module.net, "eager", trainer.strategy.root_device)
+
+
+def _looks_into_steps(trainer: Any, estimator: PoseEstimator) -> bool:
+    """Whether a callback or the estimator does something between forward pass and optimizer."""
+    kinds = [(type(callback), L.Callback) for callback in trainer.callbacks] + [(type(estimator), L.LightningModule)]
+    return any(
+        getattr(kind, name, None) is not getattr(base, name, None) for kind, base in kinds for name in INNER_HOOKS
+    )
+
+
+def _parts(estimator: PoseEstimator) -> list[Any]:
+    """What runs in a step beside the trunk: codecs, heads and criteria, those within wrappers included."""
+    codec, heads = estimator.codec, list(estimator.net.head.modules())
+    return [codec, getattr(codec, "codec", codec), *heads, *(getattr(each, "criterion", each) for each in heads)]

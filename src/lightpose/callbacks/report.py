@@ -143,6 +143,7 @@ class Report(L.Callback):
             scores=rows["keypoint_scores"],
             left_out=int(rows["left_out"]),
             worst=[Instance(int(rows["sample_keys"][row, 0]), rows["keypoints"][row], errors[row]) for row in worst],
+            oks=rows["oks"],
         )
 
     # -- the end -------------------------------------------------------------------------------------------------

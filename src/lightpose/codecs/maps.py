@@ -1,12 +1,17 @@
 """What codecs of maps share."""
 
+from collections.abc import MutableMapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightpose.codecs.grid import MapGrid
 from lightpose.errors import UserError
 from lightpose.structures import Batch, Instances, Poses
+
+_COPIES: MutableMapping[Tensor, dict[torch.device, Tensor]] = WeakTensorKeyDictionary()
 
 
 def labelled_cells(instances: Instances, map_grid: MapGrid, reach: float) -> tuple[Tensor, Tensor]:
@@ -41,8 +46,14 @@ def one_pose_per_row(keypoints: Tensor, scores: Tensor) -> Poses:
 
 
 def on_device(constant: Tensor, like: Tensor) -> Tensor:
-    """A small constant next to ``like``, without waiting for the device."""
-    return constant.to(like.device, non_blocking=True)
+    """A small constant next to ``like``. A device keeps its copy as long as the constant lives."""
+    if constant.device == like.device:
+        return constant
+    copies = _COPIES.setdefault(constant, {})
+    if like.device not in copies:
+        with torch.inference_mode(False):  # what is made in that mode is of no use to training
+            copies[like.device] = constant.to(like.device, non_blocking=True)
+    return copies[like.device]
 
 
 def check_odd(blur_kernel: int, name: str = "codec.blur_kernel") -> None:

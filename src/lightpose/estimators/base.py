@@ -1,6 +1,7 @@
 """The one LightningModule behind every paradigm: it joins a network and a codec and holds every hook."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
@@ -24,6 +25,7 @@ from lightpose.models.base import FeatureModule, Head
 from lightpose.models.net import PoseNet
 from lightpose.runtime.graphs import expect_calls
 from lightpose.runtime.processes import share_buffers
+from lightpose.runtime.steps import GraphedStep
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Batch, Poses
 
@@ -102,6 +104,9 @@ class PoseEstimator(L.LightningModule):
         self.distillation: nn.Module | None = None
         """What gives the losses of training in place of the head, set by whoever has a teacher; see
         `lightpose.estimators.distillation`. Its weights train, too, and nothing needs them to predict."""
+        self.graphed_step: GraphedStep | None = None
+        """What may do whole training steps, see `lightpose.callbacks.acceleration`."""
+        self._logged_at = float("-inf")
         self.config: dict[str, Any] | None = None
         """The resolved configuration, set by whoever composed it; `lightpose.load` rebuilds the estimator from it."""
 
@@ -141,8 +146,8 @@ class PoseEstimator(L.LightningModule):
 
     # -- training ------------------------------------------------------------------------------------------------
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """The sum of the head's losses, or of those of distillation; the terms stand beside it for callbacks."""
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of the head, or of distillation, by name; before them their sum as ``loss``."""
         targets, head = self.codec.encode(batch), self.net.head
         features = self.net.features(batch.inputs)
         if self.distillation is None:
@@ -155,9 +160,48 @@ class PoseEstimator(L.LightningModule):
                 f"the loss of head {type(head).__name__} depends on no weight that trains; leave out "
                 ".detach(), and freeze fewer parts"
             )
-        logged = {"loss": loss, **losses}
-        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch))
-        return {"loss": loss, "losses": losses}
+        return {"loss": loss, **losses}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The sum of the head's losses; the terms stand beside it for callbacks."""
+        losses = self.losses(batch) if self._replayed is None else self._replayed.replay()
+        if self._logs_losses():
+            self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(batch))
+        return {"loss": losses.pop("loss"), "losses": losses}
+
+    def _logs_losses(self) -> bool:
+        """Whether losses are logged at this step: for loggers and monitors, and once a second for the bar."""
+        trainer: Any = self.trainer
+        due = (trainer.fit_loop.total_batch_idx + 1) % trainer.log_every_n_steps == 0 or trainer.is_last_batch
+        if not due and time.monotonic() - self._logged_at < 1:
+            return False
+        self._logged_at = time.monotonic()
+        return True
+
+    @property
+    def _replayed(self) -> GraphedStep | None:
+        """What does all of this step at once, backward pass and optimizer included; None where hooks do it."""
+        step = self.graphed_step
+        return step if step is not None and step.taken is not None else None
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """As Lightning's, unless the step is a replay."""
+        if self._replayed is None:
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """As Lightning's, unless the step is a replay."""
+        if self._replayed is None:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """As Lightning's, unless the step is a replay, which the closure begins and ends."""
+        if self._replayed is None:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        elif optimizer_closure is not None:
+            optimizer_closure()
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, in which frozen parts stay in evaluation mode."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,12 +46,18 @@ class GroundTruth:
         # Counted from 1, since the evaluation takes an id of 0 for none.
         self.instances = [{**entry, "id": number} for number, entry in enumerate(entries, 1)]
 
-    def average_precision(self, predictions: Sequence[Mapping[str, Any]], sigmas: Sequence[float]) -> dict[str, float]:
+    def average_precision(
+        self,
+        predictions: Sequence[Mapping[str, Any]],
+        sigmas: Sequence[float],
+        evaluation: Callable[..., COCOeval_faster] = COCOeval_faster,
+    ) -> dict[str, float]:
         """Average precision and recall at OKS 0.50:0.95, 0.50 and 0.75 and over 0.50:0.95 for two ranges of area.
 
         Args:
             predictions: COCO results; not changed.
             sigmas: K falloff constants.
+            evaluation: makes one with another similarity; predictions have the ids 1, 2, ... in it.
 
         Returns:
             The `FIGURES`; NaN for one that has no labelled instance in its range. Where there are several categories,
@@ -83,19 +89,18 @@ class GroundTruth:
             "images": [{"id": image_id} for image_id in self.image_ids],
             "categories": [{"id": category_id} for category_id in self.category_ids],
         }
-        evaluation = COCOeval_faster(
+        run = evaluation(
             COCO({**frame, "annotations": self.instances}),
             COCO({**frame, "annotations": poses}),
             "keypoints",
             print_function=log.debug,
             kpt_oks_sigmas=[float(sigma) for sigma in sigmas],
         )
-        evaluation.run()
+        run.run()
         figures = {
-            name: float(value) if value >= 0 else float("nan")
-            for name, value in zip(FIGURES, evaluation.stats, strict=True)
+            name: float(value) if value >= 0 else float("nan") for name, value in zip(FIGURES, run.stats, strict=True)
         }
-        return figures | self._of_categories(evaluation)
+        return figures | self._of_categories(run)
 
     def _of_categories(self, evaluation: COCOeval_faster) -> dict[str, float]:
         """The average precision of each category that has labelled instances, where there are several categories."""

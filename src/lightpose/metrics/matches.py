@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightpose.metrics.calibration import keypoint_oks
 from lightpose.metrics.keypoints import MatchedMetric
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Batch, Poses
@@ -21,12 +22,18 @@ class Matches(MatchedMetric):
 
     def __init__(self, skeleton: Skeleton) -> None:
         count = skeleton.num_keypoints
-        super().__init__(skeleton, keypoints=torch.empty(0, count, 2), keypoint_scores=torch.empty(0, count))
+        empty = torch.empty(0, count)
+        super().__init__(skeleton, keypoints=torch.empty(0, count, 2), keypoint_scores=empty, oks=empty)
+        self.sigmas = skeleton.sigmas
         self._told = True  # EPE says what is left out, and the report says it again
 
     def append(self, poses: Poses, batch: Batch, **columns: Tensor) -> Tensor:
         """Keep the poses beside the columns."""
-        mine = {"keypoints": poses.keypoints[..., :2], "keypoint_scores": poses.keypoint_scores}
+        mine = {
+            "keypoints": poses.keypoints[..., :2],
+            "keypoint_scores": poses.keypoint_scores,
+            "oks": keypoint_oks(columns["distances"], poses, batch, self.sigmas),
+        }
         return super().append(poses, batch, **columns, **mine)
 
     def compute(self) -> dict[str, Array]:

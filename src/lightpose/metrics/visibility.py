@@ -57,15 +57,15 @@ class Visibility(MatchedMetric):
         counted = rows["visible"]
         seen, visibility, scores = (rows[name][counted] for name in ("seen", "visibility", "keypoint_scores"))
         found = (
-            _average_precision(-visibility, ~seen),
-            _average_precision(-scores, ~seen),
-            _average_precision(visibility, seen),
+            average_precision(-visibility, ~seen),
+            average_precision(-scores, ~seen),
+            average_precision(visibility, seen),
             ((visibility >= 0.5) == seen).double().mean(),
         )
         return dict(zip(self.figures, found, strict=True))
 
 
-def _average_precision(ranks: Tensor, wanted: Tensor) -> Tensor:
+def average_precision(ranks: Tensor, wanted: Tensor) -> Tensor:
     """Of ranking (n,) numbers, the highest first; NaN where none is wanted."""
     if not wanted.any():
         return torch.tensor(float("nan"))

@@ -13,14 +13,16 @@ from matplotlib.figure import Figure
 
 from lightpose.data.pixels.decode import EncodedImage
 from lightpose.errors import UserError
+from lightpose.metrics.calibration import calibration
 from lightpose.report import plots
-from lightpose.report.results import Curves, Instance, Row, Validation, overall, sample, table
+from lightpose.report.results import Curves, Instance, Validation, overall, sample, table
 from lightpose.runtime.whole_files import written_aside
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Sample
 
 log = logging.getLogger(__name__)
 
+_KEYPOINT = ("keypoint", "labels", "mean, px", "median, px", "90th percentile, px", "mean score")
 _PAGE = Path(__file__).with_name("page.html")
 
 
@@ -108,7 +110,7 @@ def _errors(
         _section(
             "Errors by keypoint",
             f"<p>{escape(remarks)} The score is the mean of what the model gives where there is a label.</p>",
-            _table([*rows, overall(validation)]),
+            _table(_KEYPOINT, [(row.name, *plots.cells(row)) for row in (*rows, overall(validation))]),
             _picture("keypoints.png", "Errors of each keypoint"),
         ),
         _section(
@@ -118,6 +120,18 @@ def _errors(
             _picture("scores.png", "Error against score, and what a threshold keeps"),
         ),
     ]
+    if validation.oks is not None:
+        counted = validation.labelled & np.isfinite(validation.scores)
+        bins = calibration(validation.scores[counted], validation.oks[counted])
+        about = (
+            "The OKS of a keypoint is 1 without an error, and the smaller the larger its error is for the size of the "
+            "person. A model whose scores are the OKS to expect has the same number in both columns."
+        )
+        lines = [
+            (each.name, f"{each.count:,}", plots.number(each.score, 3), plots.number(each.oks, 3)) for each in bins
+        ]
+        heads = ("score", "keypoints", "mean score", "mean OKS")
+        parts.append(_section("Score against OKS", f"<p>{escape(about)}</p>", _table(heads, lines)))
     figures = [
         text for rank, found in enumerate(validation.worst, 1) if (text := _worst(folder, rank, found, load, skeleton))
     ]
@@ -149,13 +163,13 @@ def _worst(folder: Path, rank: int, found: Instance, load: Callable[[int], Sampl
     return f"<figure>{_picture(file, f'Prediction and label in {name}')}<figcaption>{caption}</figcaption></figure>"
 
 
-def _table(rows: Sequence[Row]) -> str:
-    heads = ("keypoint", "labels", "mean, px", "median, px", "90th percentile, px", "mean score")
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first of which is a name."""
     head = "".join(f'<th scope="col">{each}</th>' for each in heads)
     lines = []
-    for row in rows:
-        cells = "".join(f"<td>{cell}</td>" for cell in plots.cells(row))
-        lines.append(f'<tr><th scope="row">{escape(row.name)}</th>{cells}</tr>')
+    for name, *values in rows:
+        cells = "".join(f"<td>{value}</td>" for value in values)
+        lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     body = "\n".join(lines)
     return (
         f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n'

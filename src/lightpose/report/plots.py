@@ -141,9 +141,13 @@ def keypoints(rows: Sequence[Row]) -> Figure:
 
 def cells(row: Row) -> tuple[str, ...]:
     """The numbers of a row as text: labels, mean, median, 90th percentile, score."""
-    figures = (row.mean_px, row.median_px, row.p90_px)
-    pixels = (f"{value:.2f}" if math.isfinite(value) else "n/a" for value in figures)
-    return f"{row.labels:,}", *pixels, f"{row.score:.3f}" if math.isfinite(row.score) else "n/a"
+    pixels = (number(value, 2) for value in (row.mean_px, row.median_px, row.p90_px))
+    return f"{row.labels:,}", *pixels, number(row.score, 3)
+
+
+def number(value: float, digits: int) -> str:
+    """A number as text."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "n/a"
 
 
 def short(name: str, length: int = 28) -> str:

@@ -43,6 +43,7 @@ class Validation:
         scores: (N, K) float32, of the predicted keypoints.
         left_out: images left out because several people are labelled or found in them.
         worst: the instances of the largest mean errors, the largest first.
+        oks: (N, K) float32, of each keypoint; None where it wasn't measured.
     """
 
     step: int
@@ -51,6 +52,7 @@ class Validation:
     scores: Array
     left_out: int = 0
     worst: Sequence[Instance] = field(default=())
+    oks: Array | None = None
 
     @property
     def labelled(self) -> Array:

@@ -8,6 +8,8 @@ import functools
 import logging
 import random
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,12 +73,14 @@ class GraphedTrunk:
 
     Attributes:
         patience: how many calls of a kind run eagerly without gradients.
+        patience_in_training: likewise, with gradients.
     """
 
     def __init__(self, net: HookedNet, compiled: Trunk | None = None) -> None:
         self.net = net
         self.compiled = compiled
         self.patience = EAGER_CALLS
+        self.patience_in_training = 0
         self.graphs: dict[Any, tuple[int, Trunk]] = {}
         self.captures = 0
         self.eager_calls: Counter[Any] = Counter()
@@ -93,7 +97,8 @@ class GraphedTrunk:
         size, trunk = self.graphs.get(kind, (0, None))
         if trunk is None or count > size:
             self.eager_calls[kind] += 1
-            patient = not torch.is_grad_enabled() and self.eager_calls[kind] <= self.patience
+            patience = self.patience_in_training if torch.is_grad_enabled() else self.patience
+            patient = self.eager_calls[kind] <= patience
             if patient or self.captures == MOST_CAPTURES:
                 return self.net.plain_features(inputs)
             self.captures += 1
@@ -114,34 +119,52 @@ class GraphedTrunk:
         return [feature[:count].clone() for feature in trunk(inputs)]
 
     def _kind(self, inputs: Tensor) -> Any:
-        grad = torch.is_grad_enabled()
-        shape = inputs.shape if grad else inputs.shape[1:]
-        autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-        modules, parameters = self.parts
-        training = tuple([module.training for module in modules])
-        trained = tuple([parameter.requires_grad for parameter in parameters]) if grad else ()
-        return shape, inputs.dtype, autocast, training, trained
+        shape = inputs.shape if torch.is_grad_enabled() else inputs.shape[1:]
+        return shape, inputs.dtype, *kind_of_pass(*self.parts)
 
     def _capture(self, inputs: Tensor) -> Trunk:
-        buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
-        generator = torch.cuda.default_generators[inputs.device.index or 0]
-        state, spare = generator.get_state(), generator.clone_state()
-        on_host, grad = (random.getstate(), torch.get_rng_state()), torch.is_grad_enabled()
-        try:
-            if reason := obstacle(self.net, inputs.device):  # Lightning changes modules when a run begins
-                raise RuntimeError(reason)
-            with torch.cuda.device(inputs.device), torch.inference_mode(False), torch.set_grad_enabled(grad):
-                replay = Replay(_Features(self.net), inputs, self.compiled is not None)
-            if random.getstate() != on_host[0] or not torch.equal(torch.get_rng_state(), on_host[1]):
-                raise RuntimeError("it draws random numbers on the host")
-            return replay
-        except Exception:
-            generator.graphsafe_set_state(spare)  # a failed capture leaves the other state unusable
-            raise
-        finally:
-            generator.set_state(state)
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        grad = torch.is_grad_enabled()
+        with (
+            nothing_changed(self.net, inputs.device),
+            torch.cuda.device(inputs.device),
+            torch.inference_mode(False),
+            torch.set_grad_enabled(grad),
+        ):
+            return Replay(_Features(self.net), inputs, self.compiled is not None)
+
+
+def kind_of_pass(modules: Sequence[nn.Module], parameters: Sequence[nn.Parameter]) -> tuple[Any, ...]:
+    """What a graph of a network depends on beside its inputs."""
+    autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+    training = tuple([module.training for module in modules])
+    trained = tuple([parameter.requires_grad for parameter in parameters]) if torch.is_grad_enabled() else ()
+    return autocast, training, trained
+
+
+@contextmanager
+def nothing_changed(net: HookedNet, device: torch.device) -> Iterator[None]:
+    """Capture in here; buffers and random numbers are afterwards what they were.
+
+    Raises:
+        RuntimeError: when the network can't be captured, or draws random numbers on the host.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    generator = torch.cuda.default_generators[device.index or 0]
+    state, spare = generator.get_state(), generator.clone_state()
+    on_host = random.getstate(), torch.get_rng_state()
+    try:
+        if reason := obstacle(net, device):  # Lightning changes modules when a run begins
+            raise RuntimeError(reason)
+        yield
+        if random.getstate() != on_host[0] or not torch.equal(torch.get_rng_state(), on_host[1]):
+            raise RuntimeError("it draws random numbers on the host")
+    except Exception:
+        generator.graphsafe_set_state(spare)  # a failed capture leaves the other state unusable
+        raise
+    finally:
+        generator.set_state(state)
+        for buffer, before in buffers:
+            buffer.copy_(before)
 
 
 class _Features(nn.Module):
@@ -191,7 +214,7 @@ class Replay:
 
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), _uncached_autocast():
+        with torch.cuda.stream(stream), uncached_autocast():
             for _ in range(WARM_UPS):  # lets cuDNN choose its algorithms
                 outputs = forward()
                 grads = [torch.zeros_like(output) for output in outputs]
@@ -206,11 +229,11 @@ class Replay:
         del found
         pool = torch.cuda.graph_pool_handle()
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.forward, pool, stream, "thread_local"), _uncached_autocast():
+        with torch.cuda.graph(self.forward, pool, stream, "thread_local"), uncached_autocast():
             outputs = forward()
         if self.parameters:
             kept = [grad for grad in self.parameter_grads if grad is not None]
-            with torch.cuda.graph(self.backward, pool, stream, "thread_local"), _uncached_autocast():
+            with torch.cuda.graph(self.backward, pool, stream, "thread_local"), uncached_autocast():
                 torch._foreach_copy_(kept, [grad for grad in backward(outputs, grads) if grad is not None])
         self.outputs = [output.detach() for output in outputs]
         self.calls = 0
@@ -248,7 +271,7 @@ class _ReplayFunction(torch.autograd.Function):
         return None, None, *(None if grad is None else grad.detach() for grad in replay.parameter_grads)
 
 
-def _uncached_autocast() -> torch.autocast:
+def uncached_autocast() -> torch.autocast:
     """The autocast that is on, without its cache: a graph must convert the weights anew at each replay."""
     return torch.autocast(
         "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False

@@ -9,7 +9,8 @@ from lightpose.codecs.probpose import expected_oks
 from lightpose.errors import UserError
 from lightpose.structures import Targets
 
-SOBEL = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]) / 8
+_SOBEL = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]) / 8
+SOBELS = torch.stack([_SOBEL, _SOBEL.T])[:, None]
 
 
 class ProbPoseLoss(nn.Module):
@@ -54,6 +55,6 @@ def _mean(loss: Tensor, weights: Tensor) -> Tensor:
 
 def _squared_slopes(maps: Tensor) -> Tensor:
     """(B, K): sum of the squared Sobel derivatives along both axes."""
-    kernels = on_device(torch.stack([SOBEL, SOBEL.T])[:, None], maps).to(maps.dtype)  # (2, 1, 3, 3)
+    kernels = on_device(SOBELS, maps).to(maps.dtype)  # (2, 1, 3, 3)
     slopes = functional.conv2d(maps.flatten(0, 1)[:, None], kernels, padding=1)
     return slopes.square().sum((1, 2, 3)).view(maps.shape[:2])

@@ -1,0 +1,174 @@
+"""A whole training step as one CUDA graph: targets, network, losses, gradients, clipping and optimizer.
+
+Where batches are small, the host needs longer to launch a step than a GPU to compute it. A replay is one launch.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import Adam, Optimizer
+
+from lightpose.runtime.graphs import WARM_UPS, kind_of_pass, nothing_changed, uncached_autocast
+from lightpose.runtime.hooks import HookedNet
+
+log = logging.getLogger(__name__)
+
+OWN_STEPS = 2
+"""Steps before a capture: they make the optimizer's state, and let cuDNN choose its algorithms."""
+_FREE = {"params", "lr", "initial_lr"}
+"""What of an optimizer's group may be another at each step, or is looked at elsewhere."""
+OURS = ("lightpose", "torch", "timm")
+
+
+def may_be_graphed(optimizer: Optimizer, parts: list[Any]) -> bool:
+    """Whether a step can be captured, and a replay does what the step would.
+
+    Args:
+        optimizer: must read its learning rates from the device, as `torch.optim`'s fused Adam and AdamW do.
+        parts: what runs beside the trunk. The Python code of a user's own may depend on more than the batch, such as on
+            the epoch, so it runs at each step.
+    """
+    fused = isinstance(optimizer, Adam) and all(group["fused"] for group in optimizer.param_groups)
+    made_by = [getattr(part, "func", part).__module__.split(".")[0] for part in parts]
+    return fused and all(name in OURS for name in made_by)
+
+
+class GraphedStep:
+    """Training steps, of which all but the first are replayed.
+
+    A graph serves batches of one layout, one set of modules that train, one set of options of the optimizer, and any
+    learning rates. All other batches, and all batches if the capture fails, take the ordinary way.
+
+    Args:
+        losses: batch → losses by name, each of one number; ``loss`` is their sum. It calls ``net``.
+        net: its weights may change in place, but must not move or be replaced.
+        optimizer: see `may_be_graphed`.
+        clip_norm: largest norm of all gradients together; None leaves them as they are.
+        context: of a forward pass: autocast.
+    """
+
+    def __init__(
+        self,
+        losses: Callable[[Any], dict[str, Tensor]],
+        net: HookedNet,
+        optimizer: Optimizer,
+        clip_norm: float | None,
+        context: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self.module, self.net = _Losses(net, losses), net
+        self.optimizer, self.clip_norm, self.context = optimizer, clip_norm, context
+        self.modules, self.parameters = list(net.modules()), list(net.parameters())
+        self.steps_to_come = OWN_STEPS
+        self.kind: Any = None
+        self.failed = False
+        self.taken: list[Tensor] | None = None
+        """The tensors of the batch whose step will be a replay; None where it takes the ordinary way."""
+
+    def take(self, batch: Any) -> None:
+        """Decide whether the step of this batch will be a replay. The first that can be is captured."""
+        self.taken = None
+        if self.failed or self.steps_to_come:
+            self.steps_to_come = max(0, self.steps_to_come - 1)
+            return
+        leaves = batch.leaves()
+        with self.context():
+            kind = (
+                [(leaf.shape, leaf.dtype) for leaf in leaves],
+                kind_of_pass(self.modules, self.parameters),
+                [{key: group[key] for key in group.keys() - _FREE} for group in self.optimizer.param_groups],
+            )
+        if self.kind is None:
+            self.kind = kind
+            self._try_capture(batch)
+        if kind == self.kind and not self.failed:
+            self.taken = leaves
+
+    def replay(self) -> dict[str, Tensor]:
+        """Do the step of the batch that was taken; its losses."""
+        assert self.taken is not None
+        torch._foreach_copy_(self.leaves, self.taken)
+        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+            if rate[0] != group["lr"]:
+                rate[0] = group["lr"]
+                rate[1].fill_(group["lr"])
+        self.graph.replay()
+        return dict(zip(self.names, self.values.clone().unbind(), strict=True))
+
+    def _try_capture(self, batch: Any) -> None:
+        fast, self.net.fast_features = self.net.fast_features, None
+        try:
+            with nothing_changed(self.net, self.parameters[0].device):
+                self._capture(batch)
+        except Exception as error:
+            if "DataLoader worker" in str(error):  # torch says here, too, that a worker has ended
+                raise
+            torch.cuda.synchronize()
+            self.failed = True
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            log.debug("a training step is not captured as a whole (%s)", reason)
+        finally:
+            self.net.fast_features = fast
+
+    def _capture(self, batch: Any) -> None:
+        device = self.parameters[0].device
+        self.batch = batch.map(torch.clone)
+        self.leaves = self.batch.leaves()
+        self.rates = [[g["lr"], torch.tensor(g["lr"], device=device)] for g in self.optimizer.param_groups]
+        trained = {name: each for name, each in self.module.named_parameters() if each.requires_grad}
+        stand_ins = {name: each.detach().requires_grad_() for name, each in trained.items()}
+
+        def compute() -> tuple[dict[str, Tensor], tuple[Tensor | None, ...]]:
+            with self.context(), uncached_autocast():
+                losses = functional_call(self.module, stand_ins, (self.batch,))
+            return losses, torch.autograd.grad(losses["loss"], list(stand_ins.values()), allow_unused=True)
+
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.device(device), torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                compute()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with (
+            torch.cuda.device(device),
+            self._rates_on_device(),
+            torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"),
+        ):
+            losses, grads = compute()
+            for parameter, grad in zip(trained.values(), grads, strict=True):
+                parameter.grad = grad
+            if self.clip_norm:
+                nn.utils.clip_grad_norm_(trained.values(), self.clip_norm)
+            self.optimizer.step()
+            self.names, self.values = list(losses), torch.stack([each.detach().float() for each in losses.values()])
+
+    @contextmanager
+    def _rates_on_device(self) -> Iterator[None]:
+        """Let the optimizer read its learning rates where a replay finds those of its step."""
+        groups = self.optimizer.param_groups
+        before = [(group["lr"], group["capturable"]) for group in groups]
+        try:
+            for group, (_, rate) in zip(groups, self.rates, strict=True):
+                group["lr"], group["capturable"] = rate, True
+            yield
+        finally:
+            for group, (rate, capturable) in zip(groups, before, strict=True):
+                group["lr"], group["capturable"] = rate, capturable
+
+
+class _Losses(nn.Module):
+    """The losses of a network as a module, whose weights others can stand in for."""
+
+    def __init__(self, net: HookedNet, losses: Callable[[Any], dict[str, Tensor]]) -> None:
+        super().__init__()
+        self.net = net
+        self.losses = losses
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        """Losses by name."""
+        return self.losses(batch)
