@@ -18,14 +18,14 @@ from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightpose.cli.arguments import path_given, with_inner_options, with_literal_paths
-from lightpose.cli.groups import conf_dir, conf_dirs, group_files, group_lines, groups_of, read_option
+from lightpose.cli.groups import conf_dir, conf_dirs, given_dir, group_files, group_lines, groups_of, read_option
 from lightpose.cli.options import check_types
 from lightpose.errors import UserError
 from lightpose.runtime.signals import NAMES, Interrupted, is_started_by_lightning, received, watched
@@ -77,6 +77,9 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     def guarded(config: DictConfig) -> Any:
         nonlocal composed
         composed = True
+        quieten()  # a job of several may run in another process
+        if folder := given_dir():
+            _find_parts(folder)
         try:
             check_keys(config, config_name)
             check_types(config, config_name)
@@ -85,6 +88,8 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
             prune(Path(HydraConfig.get().runtime.output_dir))
             if is_started_by_lightning() and (signum := received()) is not None:  # process 0 is gone
                 raise Interrupted(signum) from error
+            if HydraConfig.get().mode == RunMode.MULTIRUN and isinstance(error, Exception):
+                raise _refused(error) from None  # by this job; others go on
             if isinstance(error, UserError):
                 stop(str(error))
             raise
@@ -154,8 +159,22 @@ def _check_flags(arguments: list[str]) -> None:
         for path in (Path(folder) / group.name).rglob("*.yaml"):
             if (conf_dir() / path.relative_to(folder)).exists():  # which Hydra would take instead
                 raise UserError(f"{path} has the name of an option of lightpose; give the file another name")
+    _find_parts(folder)
+
+
+def _find_parts(folder: str) -> None:
+    """Let parts be imported from a folder."""
     if (place := str(Path(folder).absolute())) not in sys.path:
         sys.path.append(place)
+
+
+def _refused(error: Exception) -> UserError:
+    """What a job of several raises in place of an exception: something that travels to other processes."""
+    if isinstance(error, UserError):
+        print(visible(f"refused: {error}"), file=sys.stderr)
+        return UserError(str(error))
+    traceback.print_exc()
+    return UserError(f"{type(error).__name__}: {' '.join(str(error).split())[:600]}")
 
 
 def prune(folder: Path) -> None:
@@ -329,6 +348,8 @@ def _keys(config_name: str) -> Iterator[str]:
     def walk(node: Any, prefix: str) -> Iterator[str]:
         if isinstance(node, dict):
             for key, value in node.items():
+                if "." in str(key):  # one of those that a search goes through
+                    continue
                 yield f"{prefix}{key}"
                 yield from walk(value, f"{prefix}{key}.")
 
@@ -366,21 +387,3 @@ class FoldersBefore(Callback):
         folder = folder.absolute()
         missing = [place for place in (folder, *folder.parents) if not place.exists()]
         FoldersBefore.missing = missing[-1] if missing else None
-
-
-class SweepSummary(Callback):
-    """Hydra callback that prints what each job of a multirun returned."""
-
-    def __init__(self) -> None:
-        self.results: list[tuple[list[str], float | None]] = []
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Remember the job's overrides and its figure."""
-        self.results.append((list(job_return.overrides or ()), job_return._return_value))
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print a line for each job: the figure, and what sets the job apart."""
-        shared = set.intersection(*(set(overrides) for overrides, _ in self.results))
-        for overrides, value in self.results:
-            own = " ".join(override for override in overrides if override not in shared)
-            print(f"{'n/a' if value is None else f'{value:.4f}'}  {own}")
