@@ -41,7 +41,8 @@ class Sweep:
         Raises:
             UserError: when no job was run, or none reached anything; without a search, also when one was refused.
         """
-        overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
+        parser = OverridesParser.create(config_loader=self.loader)
+        overrides = parser.parse_overrides([*self.sweeper._parse_config(), *arguments])
         settings: Any = OmegaConf.select(self.config, "sweep")
         if settings is None:
             self._grid(overrides)
