@@ -1,8 +1,11 @@
 """Stops a run of a sweep that does worse than those before it."""
 
+import logging
 from collections.abc import Callable
 
 import lightning as L
+
+log = logging.getLogger(__name__)
 
 
 class Pruning(L.Callback):
@@ -28,4 +31,9 @@ class Pruning(L.Callback):
         self.validations += 1
         stop = trainer.is_global_zero and self.stops(float(value), self.validations)
         if trainer.strategy.broadcast(stop):
+            log.info(
+                "stopped early: %s is worse than that of other trials after validation %d",
+                self.monitor,
+                self.validations,
+            )
             trainer.should_stop = True

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import gc
 import logging
 import os
 import re
@@ -80,6 +81,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         quieten()  # a job of several may run in another process
         if folder := given_dir():
             _find_parts(folder)
+        several = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
             check_keys(config, config_name)
             check_types(config, config_name)
@@ -88,11 +90,15 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
             prune(Path(HydraConfig.get().runtime.output_dir))
             if is_started_by_lightning() and (signum := received()) is not None:  # process 0 is gone
                 raise Interrupted(signum) from error
-            if HydraConfig.get().mode == RunMode.MULTIRUN and isinstance(error, Exception):
-                raise _refused(error) from None  # by this job; others go on
-            if isinstance(error, UserError):
-                stop(str(error))
-            raise
+            if not several or not isinstance(error, Exception):
+                if isinstance(error, UserError):
+                    stop(str(error))
+                raise
+            refused = _refused(error)
+        finally:
+            if several:
+                gc.collect()  # the next job needs the memory
+        raise refused  # out here it doesn't hold on to the exception, whose frames hold the network; others go on
 
     try:
         with watched():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from lightpose.report.plots import short
 
@@ -71,6 +71,9 @@ def picture(trials: Sequence[Trial], figure_name: str, higher: bool, logarithmic
             axes.set_xlim(-0.5, len(names) - 0.5)
         elif key in logarithmic:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="trial" if key is None else short(key, 40), ylabel=figure_name)
 
         def across(trial: Trial, key: str | None = key, names: list[str] = names) -> float:

@@ -36,6 +36,11 @@ def _storage(folder: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
 
 
+def _pruner(settings: Mapping[str, Any]) -> Any:
+    with preparing("sweep.pruner"):
+        return assemble(settings["pruner"]) if settings["pruner"] else None
+
+
 class Search:
     """The trials in a folder.
 
@@ -79,6 +84,7 @@ class Search:
                 f"{folder} has a search over {', '.join(before['space'])} for {before['monitor']} in it, with other "
                 "ranges, choices or keys than these; give the same again, or another output_dir"
             )
+        _pruner(settings)  # is refused here, and not by each trial
         self._end_running()
         self._study.sampler = self._sampler(seed + len(self._study.get_trials(deepcopy=False)))
 
@@ -187,9 +193,7 @@ class RunningTrial:
         storage = _storage(self.folder)
         study = optuna.load_study(study_name=_NAME, storage=storage)
         number = storage.get_trial_id_from_study_id_trial_number(study._study_id, self.settings["trial"])
-        part = self.settings["pruner"]
-        with preparing("sweep.pruner"):
-            return storage, study, number, assemble(part) if part else None
+        return storage, study, number, _pruner(self.settings)
 
     def stops(self, value: float, step: int) -> bool:
         """Record the figure of a validation; whether the run is too bad to go on."""

@@ -13,11 +13,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightpose.cli.app import check_keys
-from lightpose.cli.options import check_types
+from lightpose.cli.options import check_options, check_types, preparing
 from lightpose.cli.sweep.results import print_table, write_results
 from lightpose.errors import UserError
 from lightpose.report.sweep import FINISHED, REFUSED, Trial, best_of
-from lightpose.runtime.signals import saying
+from lightpose.runtime.signals import is_started_by_launcher, saying
 
 
 class Sweep:
@@ -84,6 +84,11 @@ class Sweep:
         from lightpose.cli.sweep.space import as_arguments, ends, read_space
         from lightpose.cli.sweep.study import Search, alone
 
+        if is_started_by_launcher():
+            raise UserError(
+                "a search starts the processes of its runs itself; start it once, without torchrun or srun, such as "
+                "with trainer.devices=2"
+            )
         _check(settings)
         space, fixed = read_space(settings["space"] or {}, overrides)
         tried = {key: ends(distribution)[0] for key, distribution in space.items()}
@@ -140,6 +145,7 @@ def _check(settings: dict[str, Any]) -> None:
         value = settings[key]
         if not (key == "at_once" and value is None) and (type(value) is not int or value < least):
             raise UserError(f"sweep.{key}={value}: expected a whole number from {least}")
+    check_options(settings, "sweep")
     if not isinstance(settings["space"], dict | None):
         raise UserError(f"sweep.space={settings['space']}: expected keys with their ranges or choices")
 
@@ -151,7 +157,6 @@ def _monitored(composed: DictConfig) -> tuple[str, bool]:
         UserError: when nothing is validated.
     """
     from lightpose.checkpoint import assemble
-    from lightpose.cli.options import check_options, preparing
     from lightpose.cli.setup import make_skeleton, monitored, resolved
 
     config = resolved(composed)
