@@ -18,6 +18,7 @@ from lightpose.cli.groups import conf_dir
 from lightpose.cli.sweep.space import read_space
 from lightpose.cli.sweep.study import RunningTrial, Search
 from lightpose.errors import UserError
+from lightpose.runtime.processes import submitted
 
 SETTINGS = {
     "sampler": {"_target_": "optuna.samplers.TPESampler"},
@@ -249,12 +250,49 @@ def test_two_processes_for_each_trial(search, tmp_path):
     assert {place.name for place in tmp_path.iterdir()} == {"sweep"}  # no run of a process elsewhere
 
 
+SBATCH = """
+import os, subprocess, sys
+for task in "01":
+    ids = {"SLURM_ARRAY_JOB_ID": "1000", "SLURM_ARRAY_TASK_ID": task, "SLURM_JOB_ID": f"100{task}", "SLURM_PROCID": "0"}
+    ids |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1"}
+    ids |= {"SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_NAME": "lightpose"}
+    subprocess.Popen(["bash", sys.argv[1]], env={**os.environ, **ids}, stdout=-3, stderr=-3)  # to nowhere
+print("Submitted batch job 1000")
+"""
+SRUN = """
+import os, sys
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+start = next(place for place, each in enumerate(sys.argv) if os.path.basename(each).startswith("python"))
+os.execv(sys.argv[start], sys.argv[start:])
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A folder with commands that look like those of SLURM and run its jobs here."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("sacct", "print('JobID|State|NodeList')")):
+        (folder / name).write_text(f"#!{sys.executable}\n{text}")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def test_submitit_alone_starts_jobs_of_slurm_again(monkeypatch):
+    assert submitted() == []
+    for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "lightpose", "SUBMITIT_EXECUTOR": "slurm"}.items():
+        monkeypatch.setenv(name, value)
+    [environment] = submitted()
+    assert not environment.auto_requeue
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["processes", "submitit_local"])
-def test_jobs_in_other_processes(search, tmp_path, launcher):
+@pytest.mark.parametrize("launcher", ["processes", "slurm"])
+def test_jobs_in_other_processes(search, tmp_path, cluster, launcher):
     """Two trials together, one of which is refused."""
     options = [*search, f"hydra/launcher={launcher}", "codec.refine=none,foo", "sweep.trials=2", "sweep.at_once=2"]
-    printed = finished(started([*options, *BRUTE_FORCE], tmp_path))
+    paths = os.pathsep.join([str(cluster), os.environ["PATH"]])
+    printed = finished(started([*options, *BRUTE_FORCE], tmp_path, PATH=paths))
     found = {row["codec.refine"]: row for row in rows(tmp_path / "sweep")}
     assert found["none"]["state"] == "finished", printed
     assert "codec.refine=foo: expected dark" in found["foo"]["said"]
