@@ -11,7 +11,8 @@ import tomllib
 from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
+extras = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
+for requirement in project["dependencies"] + [each for each in extras if not each.startswith("lightpose[")]:
     print(re.sub(r"^([\w.-]+)>=([\w.]+).*$", r"\1==\2", requirement))
 PYTHON
 python -m pip install --quiet --constraint "$constraints" --editable ".[dev]"

@@ -115,9 +115,9 @@ def test_multirun_runs_all_and_prints_their_figures(run, people, tiny, tmp_path,
     sweep = ["-m", "optimizer.lr=1e-3,5e-4", f"data.train={people}", f"data.val={people}", "trainer.max_epochs=1"]
     code, out, err = run(train.main, *sweep, *tiny)
     assert code == 0, err
-    lines = [line for line in out.splitlines() if "optimizer.lr=" in line]
-    assert [float(line.split()[0]) >= 0 for line in lines] == [True, True]
-    assert "0.001" in lines[0] and "0.0005" in lines[1]
+    lines = [line.split() for line in out.splitlines() if line.endswith("finished")]
+    assert "optimizer.lr" in out and [float(line[1]) >= 0 for line in lines] == [True, True]
+    assert [line[2] for line in lines] == ["0.001", "0.0005"]
     [folder] = (tmp_path / "outputs/custom").iterdir()
     assert (folder / "0/checkpoints/best.ckpt").exists() and (folder / "1/checkpoints/best.ckpt").exists()
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import gc
 import logging
 import os
 import re
@@ -18,14 +19,14 @@ from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightpose.cli.arguments import path_given, with_inner_options, with_literal_paths
-from lightpose.cli.groups import conf_dir, conf_dirs, group_files, group_lines, groups_of, read_option
+from lightpose.cli.groups import conf_dir, conf_dirs, given_dir, group_files, group_lines, groups_of, read_option
 from lightpose.cli.options import check_types
 from lightpose.errors import UserError
 from lightpose.runtime.signals import NAMES, Interrupted, is_started_by_lightning, received, watched
@@ -77,6 +78,10 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     def guarded(config: DictConfig) -> Any:
         nonlocal composed
         composed = True
+        quieten()  # a job of several may run in another process
+        if folder := given_dir():
+            _find_parts(folder)
+        several = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
             check_keys(config, config_name)
             check_types(config, config_name)
@@ -85,9 +90,15 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
             prune(Path(HydraConfig.get().runtime.output_dir))
             if is_started_by_lightning() and (signum := received()) is not None:  # process 0 is gone
                 raise Interrupted(signum) from error
-            if isinstance(error, UserError):
-                stop(str(error))
-            raise
+            if not several or not isinstance(error, Exception):
+                if isinstance(error, UserError):
+                    stop(str(error))
+                raise
+            refused = _refused(error)
+        finally:
+            if several:
+                gc.collect()  # the next job needs the memory
+        raise refused  # out here it doesn't hold on to the exception, whose frames hold the network; others go on
 
     try:
         with watched():
@@ -154,8 +165,22 @@ def _check_flags(arguments: list[str]) -> None:
         for path in (Path(folder) / group.name).rglob("*.yaml"):
             if (conf_dir() / path.relative_to(folder)).exists():  # which Hydra would take instead
                 raise UserError(f"{path} has the name of an option of lightpose; give the file another name")
+    _find_parts(folder)
+
+
+def _find_parts(folder: str) -> None:
+    """Let parts be imported from a folder."""
     if (place := str(Path(folder).absolute())) not in sys.path:
         sys.path.append(place)
+
+
+def _refused(error: Exception) -> UserError:
+    """What a job of several raises in place of an exception: something that travels to other processes."""
+    if isinstance(error, UserError):
+        print(visible(f"refused: {error}"), file=sys.stderr)
+        return UserError(str(error))
+    traceback.print_exc()
+    return UserError(f"{type(error).__name__}: {' '.join(str(error).split())[:600]}")
 
 
 def prune(folder: Path) -> None:
@@ -223,6 +248,10 @@ def explain(error: Exception, config_name: str) -> str:
             argument for argument in sys.argv if argument in {f"{group}=null" for group in groups_of(config_name)}
         ]
         return f"{' '.join(groups) or 'hydra=null'}: a group takes one of its options; see --help for them"
+    launcher = re.search(r"In 'hydra/launcher/(\w+)': Could not load", text)
+    if launcher:
+        extra = {"processes": "sweep", "slurm": "cluster"}.get(launcher[1], "sweep,cluster")
+        return f'hydra/launcher={launcher[1]} needs a plugin that isn\'t installed: pip install "lightpose[{extra}]"'
     option = re.search(r"Could not find '([\w/]+)'\n\nAvailable options in '([\w/]+)':", text)
     if option:
         group = option[2]
@@ -329,6 +358,8 @@ def _keys(config_name: str) -> Iterator[str]:
     def walk(node: Any, prefix: str) -> Iterator[str]:
         if isinstance(node, dict):
             for key, value in node.items():
+                if "." in str(key):  # one of those that a search goes through
+                    continue
                 yield f"{prefix}{key}"
                 yield from walk(value, f"{prefix}{key}.")
 
@@ -366,21 +397,3 @@ class FoldersBefore(Callback):
         folder = folder.absolute()
         missing = [place for place in (folder, *folder.parents) if not place.exists()]
         FoldersBefore.missing = missing[-1] if missing else None
-
-
-class SweepSummary(Callback):
-    """Hydra callback that prints what each job of a multirun returned."""
-
-    def __init__(self) -> None:
-        self.results: list[tuple[list[str], float | None]] = []
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Remember the job's overrides and its figure."""
-        self.results.append((list(job_return.overrides or ()), job_return._return_value))
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print a line for each job: the figure, and what sets the job apart."""
-        shared = set.intersection(*(set(overrides) for overrides, _ in self.results))
-        for overrides, value in self.results:
-            own = " ".join(override for override in overrides if override not in shared)
-            print(f"{'n/a' if value is None else f'{value:.4f}'}  {own}")

@@ -26,6 +26,12 @@ def conf_dirs() -> list[Path]:
     return [*own, conf_dir()]
 
 
+def given_dir() -> str | None:
+    """The folder that ``--config-dir`` named when this run was composed, perhaps in another process."""
+    sources = HydraConfig.get().runtime.config_sources
+    return next((source.path for source in sources if source.provider == "command-line"), None)
+
+
 def groups_of(config_name: str) -> list[str]:
     """Names of the groups in a command's configuration."""
     root: Any = OmegaConf.load(conf_dir() / f"{config_name}.yaml")

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from lightpose.metrics.base import NamesFigures
 from lightpose.models.net import PairError
 from lightpose.names import joined_names
 from lightpose.runtime.background import BackgroundFiles
-from lightpose.runtime.processes import lean_ddp, orderly_signals
+from lightpose.runtime.processes import lean_ddp, orderly_signals, submitted
 from lightpose.runtime.sharding import check_precision, is_sharded
 from lightpose.runtime.sync_norms import SyncBatchNorms
 from lightpose.runtime.timeline import wanted
@@ -291,21 +291,8 @@ def choose_monitor(config: dict[str, Any], written: Mapping[str, Any], estimator
     Raises:
         UserError: for a figure that no metric of the run gives.
     """
-    known = {"val/loss": False}
-    for metric in estimator.metrics:
-        if isinstance(metric, NamesFigures):
-            known |= {f"val/{figure}": bool(metric.higher_is_better) for figure in metric.figures}
-    monitor = config["monitor"] or next((name for name in known if name != "val/loss"), "val/loss")
-    foreign = any(not isinstance(metric, NamesFigures) for metric in estimator.metrics)
-    figures = ", ".join(known)
-    if monitor not in known and not foreign:
-        raise UserError(f"monitor={monitor} is a figure that no metric of this run gives; use one of {figures}")
-    if monitor not in known and config["monitor_mode"] is None:
-        raise UserError(f"say whether a high or a low {monitor} is good: add monitor_mode=max or monitor_mode=min")
-    if config["monitor_mode"] not in (None, "max", "min"):
-        raise UserError(f"monitor_mode={config['monitor_mode']} is unknown; use max or min, or leave it to the metric")
-    modes = {figure: "max" if higher else "min" for figure, higher in known.items()}
-    modes[monitor] = config["monitor_mode"] or modes[monitor]
+    monitor, mode = monitored(config, estimator.metrics)
+    modes = {**_modes(estimator.metrics), monitor: mode}
     callbacks = {
         name: _watching(callback, written.get(name), monitor, modes) for name, callback in config["callbacks"].items()
     }
@@ -313,9 +300,43 @@ def choose_monitor(config: dict[str, Any], written: Mapping[str, Any], estimator
         watched = callback.get("monitor") if isinstance(callback, dict) else None
         if str(watched).startswith("val/") and config["data"]["val"] is None:
             raise UserError(f"callbacks.{name} watches {watched}, but nothing is validated; add data.val=val.json")
-        if str(watched).startswith("val/") and watched not in known and not foreign:
-            raise UserError(f"callbacks.{name} watches {watched}, which no metric gives; use one of {figures}")
-    return {**config, "monitor": monitor, "monitor_mode": modes[monitor], "callbacks": callbacks}
+        if str(watched).startswith("val/") and watched not in modes and not _foreign(estimator.metrics):
+            raise UserError(f"callbacks.{name} watches {watched}, which no metric gives; use one of {', '.join(modes)}")
+    return {**config, "monitor": monitor, "monitor_mode": mode, "callbacks": callbacks}
+
+
+def monitored(config: Mapping[str, Any], metrics: Iterable[Any]) -> tuple[str, str]:
+    """The monitored figure, by itself the main one of the first metric, and ``max`` or ``min``, as it is good.
+
+    Raises:
+        UserError: for a figure that no metric gives, or of which nobody says whether high or low is good.
+    """
+    metrics = list(metrics)
+    modes, mode = _modes(metrics), config["monitor_mode"]
+    monitor = config["monitor"] or next((name for name in modes if name != "val/loss"), "val/loss")
+    if monitor not in modes and not _foreign(metrics):
+        raise UserError(
+            f"monitor={monitor} is a figure that no metric of this run gives; use one of {', '.join(modes)}"
+        )
+    if monitor not in modes and mode is None:
+        raise UserError(f"say whether a high or a low {monitor} is good: add monitor_mode=max or monitor_mode=min")
+    if mode not in (None, "max", "min"):
+        raise UserError(f"monitor_mode={mode} is unknown; use max or min, or leave it to the metric")
+    return monitor, mode or modes[monitor]
+
+
+def _modes(metrics: Iterable[Any]) -> dict[str, str]:
+    """Figure → ``max`` or ``min``, as it is good, of the loss and of all metrics that name theirs."""
+    modes = {"val/loss": "min"}
+    for metric in metrics:
+        if isinstance(metric, NamesFigures):
+            modes |= {f"val/{figure}": "max" if metric.higher_is_better else "min" for figure in metric.figures}
+    return modes
+
+
+def _foreign(metrics: Iterable[Any]) -> bool:
+    """Whether there are metrics that don't name their figures."""
+    return any(not isinstance(metric, NamesFigures) for metric in metrics)
 
 
 def _watching(callback: Any, written: Any, monitor: str, modes: Mapping[str, str]) -> Any:
@@ -366,6 +387,6 @@ def make_trainer(config: dict[str, Any], *further: Callback) -> Any:
     callbacks += [Rehearsal(), Resume(), Length(), *further, Interruption(f"{config['output_dir']}/checkpoints")]
     norms = [SyncBatchNorms()] if config["trainer"].get("sync_batchnorm") is True else []
     with preparing("trainer"):
-        trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[files(read), *norms])
+        trainer = assemble(options, callbacks=callbacks, logger=loggers, plugins=[files(read), *norms, *submitted()])
     orderly_signals(trainer)
     return trainer

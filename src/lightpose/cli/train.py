@@ -33,6 +33,7 @@ def train(composed: DictConfig) -> float | None:
         import lightning as L
         import torch
         from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
 
         from lightpose.checkpoint import assemble
         from lightpose.cli.options import check_options, preparing
@@ -47,16 +48,21 @@ def train(composed: DictConfig) -> float | None:
             make_trainer,
             resolved,
         )
+        from lightpose.cli.sweep.job import job_command, pruning
         from lightpose.errors import UserError
         from lightpose.models.weights import load_weights
         from lightpose.runtime.precision import precision
-        from lightpose.runtime.processes import agree, ending_together
+        from lightpose.runtime.processes import agree, ending_together, start_others
     mark("imports")
     folder = Path(HydraConfig.get().runtime.output_dir)  # of this job, in a sweep
     composed.output_dir = agree(str(folder), composed.trainer.devices, composed.trainer.num_nodes)
     if composed.output_dir != str(folder):
         app.prune(folder)
     config = resolved(composed)
+    several = HydraConfig.get().mode == RunMode.MULTIRUN
+    sweep = config.pop("sweep", None)
+    if sweep and sweep["trial"] is None:
+        raise UserError("a search is several runs; begin it with -m, as in lightpose-train -m sweep=lr_sigma ...")
     if config["resume"] and config["init_from"]:
         raise UserError("resume= goes on with a run, init_from= starts a new one from weights; give one of them")
     trainer_options = config["trainer"]
@@ -81,7 +87,9 @@ def train(composed: DictConfig) -> float | None:
         check_options(config["callbacks"], "callbacks")
         estimator.config = config
         run_folder = RunFolder(config)
-        trainer = make_trainer(config, run_folder)
+        trainer = make_trainer(config, run_folder, *([pruning(config, sweep)] if sweep else []))
+        if several:
+            start_others(trainer, job_command(run_folder.path))
         resume = _check_resume(config, skeleton) if config["resume"] else None
         if config["init_from"]:
             load_weights(estimator.net, config["init_from"])  # logs what it loaded and what not
@@ -100,7 +108,7 @@ def train(composed: DictConfig) -> float | None:
         way = "pretrained=true" if "pretrained" in config["backbone"] else "weights=FILE"
         log.info("the backbone starts from random weights; backbone.%s starts from published ones", way)
     try:
-        with ending_together(trainer):
+        with ending_together(trainer, goes_on=several):
             trainer.fit(estimator, datamodule=datamodule, ckpt_path=resume, weights_only=True if resume else None)
             if resume and not run_folder.trained:
                 _check_time(trainer, resume)

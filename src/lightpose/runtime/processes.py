@@ -4,9 +4,11 @@ import functools
 import inspect
 import itertools
 import os
+import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -16,12 +18,13 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import Tensor, distributed, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from lightpose.runtime.signals import kept_back
+from lightpose.runtime.signals import PATIENCE_SECONDS, kept_back
 
 
 class LeanDDP(DDPStrategy):
@@ -149,15 +152,62 @@ def orderly_signals(trainer: L.Trainer) -> None:
         launcher._call_children_scripts = kept_back()(launcher._call_children_scripts)  # type: ignore[method-assign]
 
 
+def start_others(trainer: L.Trainer, command: Sequence[str]) -> None:
+    """Let Lightning start its further processes by ``command``; by itself it would repeat what started this process."""
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        return
+    start = launcher._call_children_scripts
+
+    def start_by_command() -> None:
+        module: Any = subprocess_script
+        before = module._hydra_subprocess_cmd
+        module._hydra_subprocess_cmd = lambda local_rank: (command, str(Path.cwd()))
+        try:
+            start()
+        finally:
+            module._hydra_subprocess_cmd = before
+
+    launcher._call_children_scripts = start_by_command  # type: ignore[method-assign]
+
+
 @contextmanager
-def ending_together(trainer: L.Trainer) -> Iterator[None]:
-    """If the run fails in here, end the processes that Lightning started for it, too."""
+def ending_together(trainer: L.Trainer, goes_on: bool = False) -> Iterator[None]:
+    """If the run fails in here, end the processes that Lightning started for it, too.
+
+    Args:
+        trainer: of the run.
+        goes_on: whether this process has other runs to do: then nothing of this one is left.
+    """
+    settings = dict(os.environ)
+    failed = True
     try:
         yield
-    except BaseException:
-        for process in getattr(trainer.strategy.launcher, "procs", []):
-            process.terminate()
-        raise
+        failed = False
+    finally:
+        started: list[Any] = getattr(trainer.strategy.launcher, "procs", [])
+        if goes_on and started:
+            _leave(started, failed)
+            os.environ.clear()
+            os.environ.update(settings)  # or the next run would look for its processes
+        elif failed:
+            for process in started:
+                process.terminate()
+
+
+def _leave(started: list[Any], failed: bool) -> None:
+    """End processes that Lightning started, and forget them."""
+    processes = started.copy()
+    started.clear()  # Lightning watches these, and kills this process when one of them fails
+    for process in processes:
+        if failed:
+            process.kill()
+        try:
+            process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @torch.no_grad()
@@ -169,6 +219,12 @@ def share_buffers(net: nn.Module) -> None:
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         for buffer in net.buffers():
             distributed.broadcast(buffer, src=0)
+
+
+def submitted() -> list[ClusterEnvironment]:
+    """For a job of SLURM that submitit started, SLURM without Lightning's requeueing: submitit sees to that itself."""
+    is_so = os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and SLURMEnvironment.detect()
+    return [SLURMEnvironment(auto_requeue=False)] if is_so else []
 
 
 # -- processes that torchrun or srun started ---------------------------------------------------------------------
