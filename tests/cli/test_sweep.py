@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import hydra
 import pytest
@@ -267,6 +268,9 @@ os.execv(sys.argv[start], sys.argv[start:])
 """
 
 
+RAY = pytest.mark.skipif(find_spec("hydra_plugins.hydra_ray_launcher") is None, reason="needs lightpose[ray]")
+
+
 @pytest.fixture
 def cluster(tmp_path):
     """A folder with commands that look like those of SLURM and run its jobs here."""
@@ -287,7 +291,7 @@ def test_submitit_alone_starts_jobs_of_slurm_again(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["processes", "slurm"])
+@pytest.mark.parametrize("launcher", ["processes", "slurm", pytest.param("ray", marks=RAY)])
 def test_jobs_in_other_processes(search, tmp_path, cluster, launcher):
     """Two trials together, one of which is refused."""
     options = [*search, f"hydra/launcher={launcher}", "codec.refine=none,foo", "sweep.trials=2", "sweep.at_once=2"]

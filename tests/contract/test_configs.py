@@ -19,7 +19,7 @@ from lightpose.estimators.optim import parameter_groups
 from lightpose.trust import DATA, check_targets
 
 THIRD_PARTY = ("torch", "lightning", "albumentations", "timm")
-CHOOSING_GROUPS = ("experiment", "dataset", "sweep")  # they choose options and set values, and have no class
+CHOOSING_GROUPS = ("experiment", "dataset", "sweep", "hydra")  # they choose options and set values, and have no class
 GIVEN = {
     *(
         "skeleton",

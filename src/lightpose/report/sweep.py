@@ -85,7 +85,8 @@ def picture(trials: Sequence[Trial], figure_name: str, higher: bool, logarithmic
             shown = [trial for trial in trials if trial.state == state]
             places = [across(trial) for trial in shown]
             if state == REFUSED:
-                axes.plot(places, [0.02] * len(shown), linestyle="", transform=axes.get_xaxis_transform(), **look)
+                at_bottom: Any = {"transform": axes.get_xaxis_transform(), "label": state if shown else None}
+                axes.plot(places, [0.02] * len(shown), linestyle="", **at_bottom, **look)
             else:
                 heights = [math.nan if trial.value is None else trial.value for trial in shown]
                 axes.plot(places, heights, linestyle="", markersize=5, label=state if shown else None, **look)
