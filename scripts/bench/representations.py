@@ -120,7 +120,8 @@ def data(folder: Path, images: int) -> list[str]:
 
 def last_validation(folder: Path) -> dict[str, float]:
     """The figures of the last validation of a run."""
-    with next(folder.glob("csv/*/metrics.csv")).open() as file:
+    [figures] = folder.glob("csv/*/metrics.csv")
+    with figures.open() as file:
         rows = [row for row in csv.DictReader(file) if row.get("val/AP")]
     return {name: float(value) for name, value in rows[-1].items() if name.startswith("val/") and value}
 

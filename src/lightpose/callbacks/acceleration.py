@@ -56,17 +56,24 @@ class Acceleration(L.Callback):
             and trainer.gradient_clip_algorithm in (None, "norm")
             and pl_module.distillation is None  # its losses fade, and it has weights beside the network's
             and not _looks_into_steps(trainer, pl_module)
-            and may_be_graphed(optimizer, _parts(pl_module))
+            and may_be_graphed(optimizer, [pl_module, *_parts(pl_module)])
         ):
             trunk.patience_in_training = OWN_STEPS
             pl_module.graphed_step = GraphedStep(
-                pl_module.losses, pl_module.net, optimizer, trainer.gradient_clip_val, precision.train_step_context
+                pl_module.losses,
+                pl_module.net,
+                optimizer,
+                trainer.gradient_clip_val,
+                precision.train_step_context,
+                _parts(pl_module),
             )
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: PoseEstimator, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
-        """Say which batch comes."""
-        if pl_module.graphed_step is not None:
-            pl_module.graphed_step.take(batch)
+        """Say which batch comes, and whether its step is like those before: callbacks of Lightning may change that."""
+        step, loop = pl_module.graphed_step, trainer.fit_loop
+        if step is not None:
+            alone = trainer.accumulate_grad_batches == 1 and not loop._skip_backward
+            step.take(batch if alone and trainer.gradient_clip_val == step.clip_norm else None)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: PoseEstimator) -> None:  # type: ignore[override]
         """Warm up before the first validation, while its workers make the first batches."""
@@ -85,10 +92,12 @@ class Acceleration(L.Callback):
 
 def _looks_into_steps(trainer: Any, estimator: PoseEstimator) -> bool:
     """Whether a callback or the estimator does something between forward pass and optimizer."""
-    kinds = [(type(callback), L.Callback) for callback in trainer.callbacks] + [(type(estimator), L.LightningModule)]
-    return any(
-        getattr(kind, name, None) is not getattr(base, name, None) for kind, base in kinds for name in INNER_HOOKS
-    )
+
+    def does(owner: Any, base: type, name: str) -> bool:
+        return getattr(getattr(owner, name, None), "__func__", None) is not getattr(base, name, None)
+
+    owners = [(callback, L.Callback) for callback in trainer.callbacks] + [(estimator, L.LightningModule)]
+    return any(does(owner, base, name) for owner, base in owners for name in INNER_HOOKS)
 
 
 def _parts(estimator: PoseEstimator) -> list[Any]:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import lightning as L
 
+from lightpose.callbacks.length import has_all_steps
+
 log = logging.getLogger(__name__)
 
 
@@ -24,9 +26,10 @@ class Pruning(L.Callback):
         self.validations = 0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Ask."""
+        """Ask, unless the run is over anyway."""
         value = trainer.callback_metrics.get(self.monitor)
-        if trainer.sanity_checking or value is None:
+        over = has_all_steps(trainer) or (trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs)
+        if trainer.sanity_checking or value is None or over:
             return
         self.validations += 1
         stop = trainer.is_global_zero and self.stops(float(value), self.validations)

@@ -44,8 +44,8 @@ class Throughput(L.Callback):
             self.steps.append(done)
             if len(self.steps) > 2:
                 self.steps.popleft().synchronize()
-        now = time.perf_counter()
-        if (trainer.fit_loop.total_batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        now, every = time.perf_counter(), trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (trainer.fit_loop.total_batch_idx + 1) % every == 0:
             elapsed = now - self.since
             pl_module.log("speed/samples_per_second", self.samples * trainer.world_size / elapsed, batch_size=1)
             pl_module.log("speed/data_wait", self.waited / elapsed, batch_size=1)

@@ -248,9 +248,9 @@ def explain(error: Exception, config_name: str) -> str:
             argument for argument in sys.argv if argument in {f"{group}=null" for group in groups_of(config_name)}
         ]
         return f"{' '.join(groups) or 'hydra=null'}: a group takes one of its options; see --help for them"
-    launcher = re.search(r"In 'hydra/launcher/(\w+)': Could not load", text)
+    launcher = re.search(r"(?:In|Could not find) 'hydra/launcher/(processes|slurm|ray)'", text)
     if launcher:
-        extra = {"processes": "sweep", "slurm": "cluster"}.get(launcher[1], "sweep,cluster")
+        extra = {"processes": "sweep", "slurm": "cluster", "ray": "ray"}[launcher[1]]
         return f'hydra/launcher={launcher[1]} needs a plugin that isn\'t installed: pip install "lightpose[{extra}]"'
     option = re.search(r"Could not find '([\w/]+)'\n\nAvailable options in '([\w/]+)':", text)
     if option:

@@ -106,7 +106,7 @@ class PoseEstimator(L.LightningModule):
         `lightpose.estimators.distillation`. Its weights train, too, and nothing needs them to predict."""
         self.graphed_step: GraphedStep | None = None
         """What may do whole training steps, see `lightpose.callbacks.acceleration`."""
-        self._logged_at = float("-inf")
+        self._logged_at, self._losses_watched = float("-inf"), False
         self.config: dict[str, Any] | None = None
         """The resolved configuration, set by whoever composed it; `lightpose.load` rebuilds the estimator from it."""
 
@@ -172,7 +172,8 @@ class PoseEstimator(L.LightningModule):
     def _logs_losses(self) -> bool:
         """Whether losses are logged at this step: for loggers and monitors, and once a second for the bar."""
         trainer: Any = self.trainer
-        due = (trainer.fit_loop.total_batch_idx + 1) % trainer.log_every_n_steps == 0 or trainer.is_last_batch
+        last = trainer.is_last_batch or 0 <= trainer.max_steps <= trainer.global_step + 1
+        due = last or self._losses_watched or trainer._logger_connector.should_update_logs
         if not due and time.monotonic() - self._logged_at < 1:
             return False
         self._logged_at = time.monotonic()
@@ -262,6 +263,8 @@ class PoseEstimator(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Look at what a checkpoint brought before the first step uses it."""
+        monitors = [getattr(callback, "monitor", None) for callback in self.trainer.callbacks]  # type: ignore[attr-defined]
+        self._losses_watched = any(str(monitor).startswith("train/") for monitor in monitors)
         if self.trainer.ckpt_path:
             for optimizer, schedule in zip(self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True):
                 check_restored(optimizer, schedule.scheduler)

@@ -4,7 +4,7 @@ Where batches are small, the host needs longer to launch a step than a GPU to co
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 OWN_STEPS = 2
 """Steps before a capture: they make the optimizer's state, and let cuDNN choose its algorithms."""
 _FREE = {"params", "lr", "initial_lr"}
-"""What of an optimizer's group may be another at each step, or is looked at elsewhere."""
+"""Entries of an optimizer's group that a graph doesn't depend on, or that are looked at elsewhere."""
 OURS = ("lightpose", "torch", "timm")
 
 
@@ -50,6 +50,7 @@ class GraphedStep:
         optimizer: see `may_be_graphed`.
         clip_norm: largest norm of all gradients together; None leaves them as they are.
         context: of a forward pass: autocast.
+        parts: what makes the losses beside the trunk. Once a number in one of them changes, no step is replayed.
     """
 
     def __init__(
@@ -59,21 +60,27 @@ class GraphedStep:
         optimizer: Optimizer,
         clip_norm: float | None,
         context: Callable[[], AbstractContextManager[Any]],
+        parts: Sequence[Any] = (),
     ) -> None:
         self.module, self.net = _Losses(net, losses), net
-        self.optimizer, self.clip_norm, self.context = optimizer, clip_norm, context
+        self.optimizer, self.clip_norm, self.context, self.parts = optimizer, clip_norm, context, parts
         self.modules, self.parameters = list(net.modules()), list(net.parameters())
-        self.steps_to_come = OWN_STEPS
+        self.ordinary_steps_left = OWN_STEPS
         self.kind: Any = None
         self.failed = False
         self.taken: list[Tensor] | None = None
         """The tensors of the batch whose step will be a replay; None where it takes the ordinary way."""
 
     def take(self, batch: Any) -> None:
-        """Decide whether the step of this batch will be a replay. The first that can be is captured."""
+        """Decide whether the step of this batch will be a replay; None stands for a batch whose step can't be.
+
+        The first that can be is captured.
+        """
         self.taken = None
-        if self.failed or self.steps_to_come:
-            self.steps_to_come = max(0, self.steps_to_come - 1)
+        if batch is None:
+            return
+        if self.failed or self.ordinary_steps_left:
+            self.ordinary_steps_left = max(0, self.ordinary_steps_left - 1)
             return
         leaves = batch.leaves()
         with self.context():
@@ -81,6 +88,7 @@ class GraphedStep:
                 [(leaf.shape, leaf.dtype) for leaf in leaves],
                 kind_of_pass(self.modules, self.parameters),
                 [{key: group[key] for key in group.keys() - _FREE} for group in self.optimizer.param_groups],
+                [_numbers(part) for part in self.parts],
             )
         if self.kind is None:
             self.kind = kind
@@ -96,6 +104,10 @@ class GraphedStep:
             if rate[0] != group["lr"]:
                 rate[0] = group["lr"]
                 rate[1].fill_(group["lr"])
+        parameter, grad = self.gradients[0]
+        if parameter.grad is not grad:  # an ordinary step has been done meanwhile
+            for parameter, grad in self.gradients:
+                parameter.grad = grad
         self.graph.replay()
         return dict(zip(self.names, self.values.clone().unbind(), strict=True))
 
@@ -107,8 +119,11 @@ class GraphedStep:
         except Exception as error:
             if "DataLoader worker" in str(error):  # torch says here, too, that a worker has ended
                 raise
-            torch.cuda.synchronize()
             self.failed = True
+            for name in ("graph", "batch", "leaves", "values", "gradients"):  # and their memory
+                self.__dict__.pop(name, None)
+            self.optimizer.zero_grad()
+            torch.cuda.synchronize()
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             log.debug("a training step is not captured as a whole (%s)", reason)
         finally:
@@ -133,6 +148,7 @@ class GraphedStep:
             for _ in range(WARM_UPS):
                 compute()
         torch.cuda.current_stream(device).wait_stream(stream)
+        self.optimizer.zero_grad()
         self.graph = torch.cuda.CUDAGraph()
         with (
             torch.cuda.device(device),
@@ -140,9 +156,12 @@ class GraphedStep:
             torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"),
         ):
             losses, grads = compute()
-            for parameter, grad in zip(trained.values(), grads, strict=True):
+            self.gradients = [pair for pair in zip(trained.values(), grads, strict=True) if pair[1] is not None]
+            for parameter, grad in self.gradients:
+                if parameter not in self.optimizer.state:  # it would be made anew by each replay
+                    raise RuntimeError("the optimizer has no state of a weight yet")
                 parameter.grad = grad
-            if self.clip_norm:
+            if self.clip_norm and self.clip_norm > 0:
                 nn.utils.clip_grad_norm_(trained.values(), self.clip_norm)
             self.optimizer.step()
             self.names, self.values = list(losses), torch.stack([each.detach().float() for each in losses.values()])
@@ -159,6 +178,11 @@ class GraphedStep:
         finally:
             for group, (rate, capturable) in zip(groups, before, strict=True):
                 group["lr"], group["capturable"] = rate, capturable
+
+
+def _numbers(part: Any) -> dict[str, Any]:
+    """The numbers and flags in a part, which a capture makes constants."""
+    return {name: value for name, value in vars(part).items() if isinstance(value, (bool, int, float))}
 
 
 class _Losses(nn.Module):

@@ -68,7 +68,8 @@ class Search:
         self.exhausted = False
         direction = "maximize" if higher else "minimize"
         folder.mkdir(parents=True, exist_ok=True)
-        what = {"monitor": monitor, "space": {key: distribution_to_json(kind) for key, kind in sorted(space.items())}}
+        ranges = {key: distribution_to_json(kind) for key, kind in sorted(space.items())}
+        what = {"monitor": monitor, "direction": direction, "space": ranges}
         try:
             self._storage = _storage(folder)
             self._study = optuna.create_study(

@@ -154,7 +154,7 @@ def _monitored(composed: DictConfig) -> tuple[str, bool]:
     """The figure that the runs choose their best checkpoint by, and whether a high one is good.
 
     Raises:
-        UserError: when nothing is validated.
+        UserError: when nothing is validated, or no best checkpoint is chosen by that figure.
     """
     from lightpose.checkpoint import assemble
     from lightpose.cli.setup import make_skeleton, monitored, resolved
@@ -168,4 +168,11 @@ def _monitored(composed: DictConfig) -> tuple[str, bool]:
     with preparing("metric"):
         metrics = [assemble(part, skeleton=skeleton) for part in config["metric"].values() if part]
     figure, mode = monitored(config, metrics)
+    best = config["callbacks"].get("best")
+    if not best or best.get("monitor") not in (None, figure):
+        watched = f"watches {best.get('monitor')}" if best else "is left out"
+        raise UserError(
+            f"a search compares {figure} of the best checkpoints, but callbacks.best {watched}; choose the figure by "
+            "monitor=, and leave callbacks.best as it is"
+        )
     return figure, mode == "max"
