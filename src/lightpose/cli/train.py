@@ -93,8 +93,11 @@ def train(composed: DictConfig) -> float | None:
         "%s: %d keypoints; precision %s; run folder %s", name, count, trainer_options["precision"], run_folder.path
     )
     if not (resume or config["init_from"] or config["backbone"].get("pretrained") or config["backbone"].get("weights")):
-        way = "pretrained=true" if "pretrained" in config["backbone"] else "weights=FILE"
-        log.info("the backbone starts from random weights; backbone.%s starts from published ones", way)
+        way = next(
+            (way for way in ("pretrained=true", "weights=FILE") if way.split("=")[0] in config["backbone"]), None
+        )
+        published = f"; backbone.{way} starts from published ones" if way else ""
+        log.info("the backbone starts from random weights%s", published)
     try:
         with ending_together(trainer):
             trainer.fit(estimator, datamodule=datamodule, ckpt_path=resume, weights_only=True if resume else None)

@@ -103,7 +103,6 @@ def _statistics(name: str, skeleton: Skeleton, given: Sequence[Sequence[float]] 
     shape = (len(given), *{len(row) for row in given})
     if shape != (skeleton.num_keypoints, 3):
         raise UserError(f"codec.{name} is {shape}; give three numbers for each of {skeleton.num_keypoints} keypoints")
-    values = torch.tensor(given, dtype=torch.float32)
-    if name == "std" and not (values > 0).all():
+    if name == "std" and not all(value > 0 for row in given for value in row):
         raise UserError("codec.std must be positive; give 1 where a joint doesn't move, as the root")
-    return values
+    return torch.tensor(given, dtype=torch.float32)
