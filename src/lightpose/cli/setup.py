@@ -139,16 +139,19 @@ def find_reader(config: dict[str, Any]) -> type[PoseDataset]:
     return found
 
 
-def check_reader(estimator: PoseEstimator, reader: type[PoseDataset]) -> None:
+def check_reader(config: dict[str, Any]) -> None:
     """Refuse samples of another kind than the estimator takes: boxes, whole images of one or everyone, sequences.
 
     Raises:
         UserError: with the readers that would fit.
     """
-    taken = _kind(estimator.one_person or estimator.takes_boxes, estimator.takes_boxes, estimator.takes_sequences)
-    given = _kind_of(reader)
-    own = estimator.input_hw is None and not estimator.takes_sequences  # inputs that only the user knows
-    if taken == given or (own and not reader.sequences):
+    estimator, reader = find(config["estimator"]["_target_"], "estimator"), find_reader(config)
+    if not (isinstance(estimator, type) and issubclass(estimator, PoseEstimator)):
+        return
+    one_person = estimator.one_person or estimator.takes_boxes
+    taken, given = _kind(one_person, estimator.takes_boxes, estimator.takes_sequences), _kind_of(reader)
+    unknown = config["input_hw"] is None and not (one_person or estimator.takes_sequences)
+    if unknown or taken == given:
         return
     fitting = []
     for name, path in group_files("reader").items():
@@ -157,7 +160,7 @@ def check_reader(estimator: PoseEstimator, reader: type[PoseDataset]) -> None:
             if _kind_of(other) == taken:
                 fitting.append(f"reader={name}")
     raise UserError(
-        f"a sample of {reader.__name__} is {given}, but {type(estimator).__name__} takes {taken}; use "
+        f"a sample of {reader.__name__} is {given}, but {estimator.__name__} takes {taken}; use "
         f"{' or '.join(fitting) or 'another reader'}, or another estimator"
     )
 

@@ -40,7 +40,6 @@ def train(composed: DictConfig) -> float | None:
         from lightpose.cli.setup import (
             check_reader,
             choose_monitor,
-            find_reader,
             make_estimator,
             make_skeleton,
             make_trainer,
@@ -65,6 +64,7 @@ def train(composed: DictConfig) -> float | None:
         L.seed_everything(config["seed"], workers=True, verbose=False)
         torch.set_float32_matmul_precision("high")
     mark("options, device")
+    check_reader(config)
     with preparing("skeleton"):
         skeleton = make_skeleton(config)
     mark("skeleton, annotations")
@@ -72,7 +72,6 @@ def train(composed: DictConfig) -> float | None:
         datamodule = assemble(config["data"], skeleton=skeleton)
     with preparing():
         estimator = make_estimator(config, skeleton)
-        check_reader(estimator, find_reader(config))
         mark("network")
         config["callbacks"] = _without_validation(config)
         written: Any = OmegaConf.to_container(composed.callbacks)
