@@ -18,6 +18,7 @@ from lightpose.data.synthetic.sequences import FRAMES, PARENTS, generate_sequenc
 from lightpose.errors import UserError
 from lightpose.estimators.lifter import placed
 from lightpose.geometry import screen_from_image
+from lightpose.models.backbones.tcn import TCN
 from lightpose.skeleton import Skeleton
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,25 @@ def test_the_ends_of_a_clip_are_repeated(tmp_path, frames, causal, first, middle
     for index, expected in ((0, first), (4, middle), (6, last)):
         assert expected is None or places(load(dataset, index)) == expected
     assert min(places(load(dataset, 7))) == 7  # another clip
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_causal_pose_does_not_change_when_the_future_does(tmp_path, causal):
+    path = write(tmp_path, clip(40))
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays["part"][21:] += 100
+    (tmp_path / "b").mkdir()
+    changed = write(tmp_path / "b", clip(40), **arrays)
+    torch.manual_seed(0)
+    net = TCN(2, 9, width=16, causal=causal).eval()
+    before, after = (
+        net(torch.stack([torch.from_numpy(load(dataset, index).image) for index in range(40)]))[0]
+        for dataset in (PoseSequences(each, frames=9, causal=causal, skeleton=PAIR) for each in (path, changed))
+    )
+    same = (before == after).all(1)[:, 0]
+    assert same.tolist() == [index < (21 if causal else 17) for index in range(40)]
 
 
 def test_frames_are_put_in_order(tmp_path):
