@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_refused(run, clips, tmp_path, options, message):
 
 @pytest.mark.slow
 def test_the_quickstart_is_three_times_better_than_the_mean_pose(run, tmp_path):
-    files = [generate_sequences(tmp_path / name, count, seed) for name, count, seed in (("a", 300, 0), ("b", 20, 1))]
+    files = [generate_sequences(tmp_path / name, count, seed) for name, count, seed in (("a", 600, 0), ("b", 20, 1))]
     given = f"data.train={files[0]}", f"data.val={files[1]}", f"output_dir={tmp_path}/run"
     code, _, err = run(train.main, "experiment=quickstart_lifting", *given, "callbacks.report=null")
     assert code == 0, err
