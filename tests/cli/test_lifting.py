@@ -87,6 +87,13 @@ def test_what_does_not_fit_is_refused(run, clips, tmp_path, options, message):
     assert message in err
 
 
+def test_sequences_have_no_preview(run, clips, tmp_path):
+    code, _, err = run(
+        data.main, "preview", "experiment=quickstart_lifting", f"data.train={clips}", f"out={tmp_path}/a.png"
+    )
+    assert code == 1 and "which has no picture" in err
+
+
 @pytest.mark.slow
 def test_the_quickstart_is_three_times_better_than_the_mean_pose(run, tmp_path):
     files = [generate_sequences(tmp_path / name, count, seed) for name, count, seed in (("a", 600, 0), ("b", 20, 1))]

@@ -81,7 +81,7 @@ def preview(composed: DictConfig) -> None:
 
     from lightpose.checkpoint import assemble
     from lightpose.cli.options import check_options, preparing
-    from lightpose.cli.setup import make_skeleton, resolved
+    from lightpose.cli.setup import find_reader, make_skeleton, resolved
     from lightpose.data.pixels.device import collate
     from lightpose.draw import draw_poses, grid
     from lightpose.errors import UserError
@@ -90,6 +90,8 @@ def preview(composed: DictConfig) -> None:
     out = Path(config["out"])
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"out={out} must end in .png or .jpg")
+    if find_reader(config).sequences:
+        raise UserError("a sample is a sequence of keypoints, which has no picture; preview data of images")
     with preparing("skeleton"):
         skeleton = make_skeleton(config)
     with preparing("data"):
