@@ -130,3 +130,15 @@ def apply_affine(matrices: Tensor, points: Tensor) -> Tensor:
     matrices, points = matrices.float()[:, None, :2], points.float()
     xy = (matrices[..., :2] * points[..., None, :2]).sum(-1) + matrices[..., 2]
     return torch.cat([xy, points[..., 2:]], -1)
+
+
+def screen_from_image(points: Array, image_hw: tuple[int, int]) -> Array:
+    """Image pixels (..., 2) as lifting takes them: 0 is the middle of the image, x from -1 to 1, y in the same unit."""
+    height, width = image_hw
+    return (points - np.array([width, height]) / 2) / (width / 2)
+
+
+def image_from_screen(points: Tensor, image_hw: Tensor) -> Tensor:
+    """Undo `screen_from_image`, of points (B, ..., 2) and sizes (B, 2)."""
+    wh = image_hw.flip(-1).to(points.dtype).reshape(-1, *(1,) * (points.ndim - 2), 2)
+    return (points * wh[..., :1] + wh) / 2

@@ -78,6 +78,20 @@ class Skeleton:
         """K."""
         return len(self.keypoints)
 
+    def indices(self, names: Sequence[str]) -> list[int]:
+        """Where keypoints stand.
+
+        Raises:
+            UserError: for names that are no keypoints.
+        """
+        unknown = [name for name in names if name not in self.keypoints]
+        if unknown:
+            raise UserError(
+                f"skeleton {self.name!r} has no keypoint {' or '.join(map(str, unknown))}; it has "
+                f"{', '.join(self.keypoints)}"
+            )
+        return [self.keypoints.index(name) for name in names]
+
     def places(self, names: Sequence[str]) -> list[int]:
         """The keypoint that each of a file's names means, and -1 for none; see `lightpose.names.match`."""
         return match(names, self.keypoints, dict(self.renames))

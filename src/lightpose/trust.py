@@ -25,9 +25,19 @@ NETWORK = ("lightpose.codecs", "lightpose.estimators", "lightpose.metrics", "lig
 """Packages whose classes make an estimator. What is beside them in lightpose may read files, or write them."""
 TRANSFORMS = ("lightpose.data.pixels.albumentations", "lightpose.data.pixels.photometric", "lightpose.data.transforms")
 """Modules whose classes make the network's input of an image."""
-DATA = (*TRANSFORMS, "lightpose.data.coco.dataset", "lightpose.data.coco.frames", "lightpose.data.datamodule")
+DATA = (
+    *TRANSFORMS,
+    "lightpose.data.coco.dataset",
+    "lightpose.data.coco.frames",
+    "lightpose.data.datamodule",
+    "lightpose.data.sequences",
+)
 """Modules whose classes make a data module."""
-SCHEDULES = ("lightpose.estimators.optim.warmup_cosine", "lightpose.estimators.optim.warmup_multistep")
+SCHEDULES = (
+    "lightpose.estimators.optim.warmup_cosine",
+    "lightpose.estimators.optim.warmup_multistep",
+    "lightpose.estimators.optim.exponential",
+)
 """The only functions among the parts."""
 LIBRARIES: Mapping[str, tuple[Any, type]] = {
     "torch.nn": (torch.nn, nn.Module),

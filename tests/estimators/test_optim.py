@@ -10,7 +10,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightpose.errors import UserError
-from lightpose.estimators.optim import freeze, parameter_groups, warmup_cosine, warmup_multistep
+from lightpose.estimators.optim import exponential, freeze, parameter_groups, warmup_cosine, warmup_multistep
 from lightpose.models.backbones.hrnet import HRNet
 from lightpose.models.backbones.timm import TimmBackbone
 from lightpose.models.backbones.vit import ViT
@@ -106,6 +106,13 @@ def test_cosine_closed_form() -> None:
     for step in range(50, 1000):
         cosine = (1 + math.cos(math.pi * (step - 50) / 950)) / 2
         assert found[step] == pytest.approx(0.5 * (0.05 + 0.95 * cosine), rel=1e-9)
+
+
+def test_exponential_closed_form() -> None:
+    found = rates(exponential(optimizer(), 160, final=0.975**160), 160)
+    assert found == pytest.approx([0.5 * 0.975**step for step in range(160)], rel=1e-9)
+    with pytest.raises(UserError, match=r"scheduler.final=0 must be above 0"):
+        exponential(optimizer(), 100, final=0)
 
 
 @pytest.mark.parametrize("schedule", [warmup_multistep, warmup_cosine])

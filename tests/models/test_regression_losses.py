@@ -10,7 +10,8 @@ from recorded import weight
 from torch import Tensor, distributions, nn
 
 from lightpose.errors import UserError
-from lightpose.models.losses.regression import MPJPE, BoneLength, CoordinateMSE, SmoothL1, SoftWing, Wing
+from lightpose.models.losses.lifting import MPJPE, BoneLength, JointMSE
+from lightpose.models.losses.regression import CoordinateMSE, SmoothL1, SoftWing, Wing
 from lightpose.models.losses.rle import RLE, RealNVP
 from lightpose.structures import Targets
 
@@ -23,16 +24,20 @@ MAKE = {
     "wing": Wing,
     "soft_wing": SoftWing,
     "mse": CoordinateMSE,
+    "joint_mse": JointMSE,
     "mpjpe": MPJPE,
     "bone": lambda: BoneLength(H36M_PARENTS),
     "rle": RLE,
 }
+RECORDED = {"joint_mse": "mse"}
 each_loss = pytest.mark.parametrize("name", MAKE)
 
 
 def total(criterion: nn.Module, prediction: Tensor, sigmas: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    outputs = {"keypoints": prediction, "sigmas": sigmas}
-    (loss,) = criterion(outputs, Targets({"keypoints": target}, {"keypoints": weights})).values()
+    names = ("keypoints", "joints")
+    outputs = {**dict.fromkeys(names, prediction), "sigmas": sigmas}
+    targets = Targets(dict.fromkeys(names, target), dict.fromkeys(names, weights))
+    (loss,) = criterion(outputs, targets).values()
     return loss
 
 
@@ -51,7 +56,9 @@ def with_recorded_weights(criterion: nn.Module) -> nn.Module:
 
 @each_loss
 def test_matches_recorded_value_and_gradient(name):
-    figures = {key: torch.from_numpy(array) for key, array in np.load(PARITY / f"{name}.npz").items()}
+    figures = {
+        key: torch.from_numpy(array) for key, array in np.load(PARITY / f"{RECORDED.get(name, name)}.npz").items()
+    }
     prediction = figures["pred_0"].requires_grad_()
     target, *rest = (figures[key] for key in sorted(figures) if key.startswith("arg_"))
     sigmas = torch.ones_like(prediction)
@@ -139,9 +146,7 @@ def test_wings_join_their_two_pieces(loss, joint):
 def test_bones_are_compared_with_any_number_of_leading_dimensions():
     target = torch.zeros(2, 5, 3, 3)
     target[..., 1, 0], target[..., 2, 0] = 1, 3  # bones of length 1 and 2
-    loss = BoneLength([0, 0, 1])(
-        {"keypoints": 2 * target}, Targets({"keypoints": target}, {"keypoints": torch.ones(2, 5, 3)})
-    )
+    loss = BoneLength([0, 0, 1])({"joints": 2 * target}, Targets({"joints": target}, {"joints": torch.ones(2, 5, 3)}))
     assert loss["bone"] == pytest.approx((1 + 2) / 2)
 
 

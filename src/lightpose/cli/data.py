@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 USAGE = """lightpose-data: make, check and look at data sets.
 
   lightpose-data synthetic out=DIR images=1000 seed=0       draw people, with COCO annotations
+  lightpose-data synthetic out=DIR sequences=100 seed=0     people who move, for lifting; no pictures
   lightpose-data check data.train=annotations.json ...      report what would be used, dropped, or is wrong
   lightpose-data preview data.train=annotations.json ...    draw training samples as the network sees them
 
@@ -38,9 +39,14 @@ def main() -> None:
 
 
 def synthetic(config: DictConfig) -> None:
-    """Write the embedded data set: JPEG files and COCO annotations."""
+    """Write the embedded data set: JPEG files and COCO annotations, or sequences of keypoints."""
     from lightpose.data.synthetic.generate import generate
+    from lightpose.data.synthetic.sequences import FRAMES, generate_sequences
 
+    if config.sequences is not None:
+        path = generate_sequences(Path(config.out), config.sequences, config.seed)
+        log.info("%d clips of %d frames: %s", config.sequences, FRAMES, path)
+        return
     with saying(f"out={config.out} holds a part of the images; delete it"):
         annotations = generate(Path(config.out), config.images, config.seed, tuple(config.image_hw))
     log.info("%d images: %s", config.images, annotations)
@@ -75,7 +81,7 @@ def preview(composed: DictConfig) -> None:
 
     from lightpose.checkpoint import assemble
     from lightpose.cli.options import check_options, preparing
-    from lightpose.cli.setup import make_skeleton, resolved
+    from lightpose.cli.setup import find_reader, make_skeleton, resolved
     from lightpose.data.pixels.device import collate
     from lightpose.draw import draw_poses, grid
     from lightpose.errors import UserError
@@ -84,6 +90,8 @@ def preview(composed: DictConfig) -> None:
     out = Path(config["out"])
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"out={out} must end in .png or .jpg")
+    if find_reader(config).sequences:
+        raise UserError("a sample is a sequence of keypoints, which has no picture; preview data of images")
     with preparing("skeleton"):
         skeleton = make_skeleton(config)
     with preparing("data"):

@@ -140,29 +140,39 @@ def find_reader(config: dict[str, Any]) -> type[PoseDataset]:
     return found
 
 
-def check_reader(estimator: PoseEstimator, reader: type[PoseDataset]) -> None:
-    """Refuse samples of another kind than the estimator takes: boxes, or whole images of one person or of everyone.
+def check_reader(config: dict[str, Any]) -> None:
+    """Refuse samples of another kind than the estimator takes: boxes, whole images of one or everyone, sequences.
 
     Raises:
         UserError: with the readers that would fit.
     """
-    taken = _kind(estimator.one_person or estimator.takes_boxes, estimator.takes_boxes)
-    given = _kind(reader.one_person, not reader.whole_image)
-    if estimator.input_hw is None or taken == given:
+    estimator, reader = find(config["estimator"]["_target_"], "estimator"), find_reader(config)
+    if not (isinstance(estimator, type) and issubclass(estimator, PoseEstimator)):
+        return
+    one_person = estimator.one_person or estimator.takes_boxes
+    taken, given = _kind(one_person, estimator.takes_boxes, estimator.takes_sequences), _kind_of(reader)
+    unknown = config["input_hw"] is None and not (one_person or estimator.takes_sequences)
+    if unknown or taken == given:
         return
     fitting = []
     for name, path in group_files("reader").items():
         with suppress(Exception):  # of a user's readers, those that can't be imported
             other = find_reader({"reader": read_option(path)})
-            if _kind(other.one_person, not other.whole_image) == taken:
+            if _kind_of(other) == taken:
                 fitting.append(f"reader={name}")
     raise UserError(
-        f"a sample of {reader.__name__} is {given}, but {type(estimator).__name__} takes {taken}; use "
+        f"a sample of {reader.__name__} is {given}, but {estimator.__name__} takes {taken}; use "
         f"{' or '.join(fitting) or 'another reader'}, or another estimator"
     )
 
 
-def _kind(one_person: bool, in_box: bool) -> str:
+def _kind_of(reader: type[PoseDataset]) -> str:
+    return _kind(reader.one_person, not reader.whole_image, reader.sequences)
+
+
+def _kind(one_person: bool, in_box: bool, in_sequence: bool) -> str:
+    if in_sequence:
+        return "a sequence of keypoints"
     if not one_person:
         return "whole images, with everyone in them"
     return "one person in a box" if in_box else "a whole image with one person in it"

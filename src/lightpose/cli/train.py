@@ -41,7 +41,6 @@ def train(composed: DictConfig) -> float | None:
         from lightpose.cli.setup import (
             check_reader,
             choose_monitor,
-            find_reader,
             make_distillation,
             make_estimator,
             make_skeleton,
@@ -72,6 +71,7 @@ def train(composed: DictConfig) -> float | None:
         L.seed_everything(config["seed"], workers=True, verbose=False)
         torch.set_float32_matmul_precision("high")
     mark("options, device")
+    check_reader(config)
     with preparing("skeleton"):
         skeleton = make_skeleton(config)
     mark("skeleton, annotations")
@@ -79,7 +79,6 @@ def train(composed: DictConfig) -> float | None:
         datamodule = assemble(config["data"], skeleton=skeleton)
     with preparing():
         estimator = make_estimator(config, skeleton)
-        check_reader(estimator, find_reader(config))
         mark("network")
         config["callbacks"] = _without_validation(config)
         written: Any = OmegaConf.to_container(composed.callbacks)
@@ -103,10 +102,11 @@ def train(composed: DictConfig) -> float | None:
         "%s: %d keypoints; precision %s; run folder %s", name, count, trainer_options["precision"], run_folder.path
     )
     of_teacher = config["distill"] and not any(weight.requires_grad for weight in estimator.net.backbone.parameters())
-    published = config["backbone"].get("pretrained") or config["backbone"].get("weights")
-    if not (resume or config["init_from"] or published or of_teacher):
-        way = "pretrained=true" if "pretrained" in config["backbone"] else "weights=FILE"
-        log.info("the backbone starts from random weights; backbone.%s starts from published ones", way)
+    backbone = config["backbone"]
+    if not (resume or config["init_from"] or backbone.get("pretrained") or backbone.get("weights") or of_teacher):
+        ways = [way for way in ("pretrained=true", "weights=FILE") if way.split("=")[0] in backbone]
+        published = f"; backbone.{ways[0]} starts from published ones" if ways else ""
+        log.info("the backbone starts from random weights%s", published)
     try:
         with ending_together(trainer, goes_on=several):
             trainer.fit(estimator, datamodule=datamodule, ckpt_path=resume, weights_only=True if resume else None)

@@ -48,12 +48,14 @@ class PoseDataset(Dataset[Sample]):
     Attributes:
         one_person: whether a sample is one person, or a whole image with everyone in it.
         whole_image: whether a sample of one person is a whole image, and not a box of it.
+        sequences: whether a sample is no image, but a sequence of keypoints.
         training: whether the samples are learnt from. The data module clears it where they are evaluated on.
         late_transforms: what takes the place of the transforms where a sample is asked for as `Late`.
     """
 
     one_person: ClassVar[bool] = True
     whole_image: ClassVar[bool] = False
+    sequences: ClassVar[bool] = False
 
     def __init__(self, skeleton: Skeleton | None = None, transforms: Transform | None = None, seed: int = 0) -> None:
         self._skeleton = skeleton

@@ -59,10 +59,12 @@ class PoseEstimator(L.LightningModule):
     Attributes:
         takes_boxes: True where a sample is one box of an image, False where it is the whole image.
         one_person: True where a sample has one person, in a box or in a whole image.
+        takes_sequences: True where a sample is no image, but a sequence of keypoints.
     """
 
     takes_boxes: ClassVar[bool] = False
     one_person: ClassVar[bool] = False
+    takes_sequences: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -352,7 +354,7 @@ class PoseEstimator(L.LightningModule):
         self.log("val/loss", self.val_loss.compute(), prog_bar=True)
         for metric in cast(Iterable[Metric], self.metrics):
             for name, value in self._figures(metric):
-                self.log(f"val/{name}", value, prog_bar=name in ("AP", "EPE_px"))
+                self.log(f"val/{name}", value, prog_bar=name in ("AP", "EPE_px", "MPJPE_mm"))
 
     def _figures(self, metric: Metric) -> Iterator[tuple[str, Any]]:
         """What a metric computes; a figure of K numbers becomes one of each keypoint, as ``NAME/KEYPOINT``."""

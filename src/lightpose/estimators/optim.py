@@ -248,6 +248,19 @@ def warmup_cosine(
     return _after_warmup(optimizer, total_steps, warmup_steps, warmup_start, max_warmup_share, curve)
 
 
+def exponential(optimizer: Optimizer, total_steps: int, final: float = 0.0174) -> LRScheduler:
+    """A rate that falls by the same factor in each step; step it once per optimizer step.
+
+    Args:
+        optimizer: its groups' learning rates are those of the first step.
+        total_steps: length of the run.
+        final: factor on the learning rate at the end.
+    """
+    if not 0 < final <= 1:
+        raise UserError(f"scheduler.final={final} must be above 0, and 1 at most; 0.0174 is the published value")
+    return LambdaLR(optimizer, lambda step: final ** (step / max(total_steps, 1)))
+
+
 def _after_warmup(
     optimizer: Optimizer,
     total_steps: int,

@@ -61,7 +61,7 @@ class LiftCodec(Codec):
         return {**outputs, "pose": pose * pose.new_tensor([-1, 1, 1])}
 
 
-class Lifter(PoseEstimator):
+class RayLifter(PoseEstimator):
     """The backbone is a builder here: it learns the number of keypoints from the skeleton."""
 
     def __init__(self, skeleton, backbone, **options):

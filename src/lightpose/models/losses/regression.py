@@ -1,11 +1,10 @@
-"""Losses of coordinates: ``keypoints`` (B, ..., K, D), with weights that broadcast from the left.
+"""Losses of coordinates: ``keypoints`` (B, K, D), with weights that broadcast from the left.
 
 Published recipes average over all elements, those of weight 0 included, and their learning rates depend on that; so do
 these, unless they say otherwise. A loss is 0 when nothing has a weight.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -92,51 +91,6 @@ class SoftWing(nn.Module):
         start = self.omega1 - self.omega2 * math.log1p(self.omega1 / self.epsilon)
         curve = self.omega2 * torch.log1p(error / self.epsilon) + start
         return _summed(torch.where(error < self.omega1, error, curve), targets)
-
-
-class MPJPE(nn.Module):
-    """Distance between prediction and target, averaged over keypoints."""
-
-    def forward(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
-        """The loss ``keypoints``."""
-        error = _error(outputs, targets)
-        return {"keypoints": (error * expand(targets.weights["keypoints"], error)).norm(dim=-1).mean()}
-
-
-class BoneLength(nn.Module):
-    """Difference between the batch's mean bone lengths, predicted and labelled, averaged over bones (arXiv:1811.11742).
-
-    A bone counts where both of its ends have a weight.
-
-    Args:
-        parents: of each keypoint, the one at the other end of its bone; the root's is the root itself.
-    """
-
-    ends: Tensor
-
-    def __init__(self, parents: Sequence[int]) -> None:
-        super().__init__()
-        bones = [(child, parent) for child, parent in enumerate(parents) if child != parent]
-        if not bones or not all(0 <= parent < len(parents) for parent in parents):
-            raise UserError(
-                f"criterion.parents={list(parents)} must name a keypoint, 0 to {len(parents) - 1}, for each keypoint; "
-                "the root is its own parent"
-            )
-        self.register_buffer("ends", torch.tensor(bones).T, persistent=False)  # (2, bones)
-
-    def forward(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
-        """The loss ``bone``."""
-        weights = targets.weights["keypoints"]
-        counts = (weights[..., self.ends[0]] > 0) & (weights[..., self.ends[1]] > 0)  # (..., bones)
-        predicted, labelled = (
-            self._mean_lengths(points, counts) for points in (outputs["keypoints"], targets.maps["keypoints"])
-        )
-        return {"bone": (predicted - labelled).abs().mean()}
-
-    def _mean_lengths(self, points: Tensor, counts: Tensor) -> Tensor:
-        child, parent = points[..., self.ends[0], :], points[..., self.ends[1], :]
-        lengths = (child - parent).norm(dim=-1) * counts  # (..., bones)
-        return lengths.flatten(0, -2).sum(0) / counts.flatten(0, -2).sum(0).clamp_min(1)
 
 
 def _error(outputs: dict[str, Tensor], targets: Targets) -> Tensor:

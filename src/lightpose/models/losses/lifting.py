@@ -1,0 +1,72 @@
+"""Losses of joints in space: ``joints`` (B, ..., K, 3), with weights (B, ..., K).
+
+As published recipes do, they average over all joints, those of weight 0 included, unless they say otherwise. A loss is
+0 when nothing has a weight.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightpose.errors import UserError
+from lightpose.models.losses.weighting import expand
+from lightpose.structures import Targets
+
+
+class MPJPE(nn.Module):
+    """Distance between prediction and target, averaged over joints."""
+
+    def forward(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+        """The loss ``joints``."""
+        return {"joints": _weighted_error(outputs, targets).norm(dim=-1).mean()}
+
+
+class JointMSE(nn.Module):
+    """Squared error, averaged over joints and axes."""
+
+    def forward(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+        """The loss ``joints``."""
+        error = outputs["joints"] - targets.maps["joints"]
+        return {"joints": (error.square() * expand(targets.weights["joints"], error)).mean()}
+
+
+class BoneLength(nn.Module):
+    """Difference between the batch's mean bone lengths, predicted and labelled, averaged over bones (arXiv:1811.11742).
+
+    A bone counts where both of its ends have a weight.
+
+    Args:
+        parents: of each joint, the one at the other end of its bone; the root's is the root itself.
+    """
+
+    ends: Tensor
+
+    def __init__(self, parents: Sequence[int]) -> None:
+        super().__init__()
+        bones = [(child, parent) for child, parent in enumerate(parents) if child != parent]
+        if not bones or not all(0 <= parent < len(parents) for parent in parents):
+            raise UserError(
+                f"criterion.parents={list(parents)} must name a keypoint, 0 to {len(parents) - 1}, for each keypoint; "
+                "the root is its own parent"
+            )
+        self.register_buffer("ends", torch.tensor(bones).T, persistent=False)  # (2, bones)
+
+    def forward(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+        """The loss ``bone``."""
+        weights = targets.weights["joints"]
+        counts = (weights[..., self.ends[0]] > 0) & (weights[..., self.ends[1]] > 0)  # (..., bones)
+        predicted, labelled = (
+            self._mean_lengths(points, counts) for points in (outputs["joints"], targets.maps["joints"])
+        )
+        return {"bone": (predicted - labelled).abs().mean()}
+
+    def _mean_lengths(self, points: Tensor, counts: Tensor) -> Tensor:
+        child, parent = points[..., self.ends[0], :], points[..., self.ends[1], :]
+        lengths = (child - parent).norm(dim=-1) * counts  # (..., bones)
+        return lengths.flatten(0, -2).sum(0) / counts.flatten(0, -2).sum(0).clamp_min(1)
+
+
+def _weighted_error(outputs: dict[str, Tensor], targets: Targets) -> Tensor:
+    error = outputs["joints"] - targets.maps["joints"]
+    return error * expand(targets.weights["joints"], error)
