@@ -9,6 +9,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+import lightpose.cli.app  # noqa: F401 - makes the resolvers that the configuration uses
 from lightpose.checkpoint import assemble
 from lightpose.cli.groups import conf_dir
 from lightpose.cli.setup import resolved

@@ -110,9 +110,9 @@ def sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_experiment_becomes_objects_that_fit_together(
     experiment: str, annotations: Path, sequences: Path, tmp_path: Path
 ):
-    config = compose(f"experiment={experiment}", "trainer.accelerator=cpu", f"output_dir={tmp_path}")
-    lifts = config["input_hw"] is None
-    config["data"] |= dict.fromkeys(("train", "val"), str(sequences if lifts else annotations))
+    lifts = "lifting" in experiment
+    files = [f"data.{split}={sequences if lifts else annotations}" for split in ("train", "val")]
+    config = compose(f"experiment={experiment}", "trainer.accelerator=cpu", f"output_dir={tmp_path}", *files)
     skeleton = assemble(config["skeleton"]) if lifts else coco17()
     assert json.loads(json.dumps(config)) == config  # plain data: a checkpoint can hold it
     data = config["data"]

@@ -82,7 +82,7 @@ def test_crops_of_one_person_are_not_made_of_whole_images(make, split):
         module.dataset(split)
 
 
-@pytest.mark.parametrize("augment", sorted(path.stem for path in (CONF / "augment").glob("*.yaml")))
+@pytest.mark.parametrize("augment", sorted({path.stem for path in (CONF / "augment").glob("*.yaml")} - {"lifting"}))
 def test_every_augmentation_is_deterministic(make, augment):
     modules = [make("data.train=FILE", augment=augment) for _ in range(2)]
     first, second = (collate([module.train_dataset[i] for i in range(6)]) for module in modules)
