@@ -47,6 +47,7 @@ class Acceleration(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: PoseEstimator) -> None:  # type: ignore[override]
         """Let whole steps be replayed, where the trunk is and where nothing looks into a step."""
         trunk, optimizer, precision = pl_module.net.fast_features, trainer.optimizers[0], trainer.precision_plugin
+        parts = _parts(pl_module)
         if (
             isinstance(trunk, GraphedTrunk)
             and trunk.compiled is None
@@ -56,7 +57,7 @@ class Acceleration(L.Callback):
             and trainer.gradient_clip_algorithm in (None, "norm")
             and pl_module.distillation is None  # its losses fade, and it has weights beside the network's
             and not _looks_into_steps(trainer, pl_module)
-            and may_be_graphed(optimizer, [pl_module, *_parts(pl_module)])
+            and may_be_graphed(optimizer, [pl_module, *parts])
         ):
             trunk.patience_in_training = OWN_STEPS
             pl_module.graphed_step = GraphedStep(
@@ -65,7 +66,7 @@ class Acceleration(L.Callback):
                 optimizer,
                 trainer.gradient_clip_val,
                 precision.train_step_context,
-                _parts(pl_module),
+                parts,
             )
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: PoseEstimator, batch: Any, batch_idx: int) -> None:  # type: ignore[override]

@@ -29,18 +29,20 @@ class Teacher:
         student: what learns from it.
         load: reads the checkpoint.
         trust: names that it may build from.
+        labelled_only: whether keypoints without a label count for nothing in `logit_loss`.
 
     Raises:
         UserError: when the two don't fit: other outputs, keypoints, input size or pixel grid.
     """
 
-    def __init__(self, path: str, student: PoseEstimator, load: Load, trust: Trust) -> None:
+    def __init__(self, path: str, student: PoseEstimator, load: Load, trust: Trust, labelled_only: bool) -> None:
         _check_head(student.net.head, "this run's")
         estimator = load(path, trust)
         _check_head(estimator.net.head, f"{path}'s")
         _check_fit(path, estimator, student)
         self.net: PoseNet = estimator.net.requires_grad_(False).eval()
         self.factor: float = getattr(self.net.head.criterion, "beta", _factor(student.net.head))
+        self.labelled_only = labelled_only
 
     def __deepcopy__(self, memo: Any) -> Self:
         """The same teacher: the copy of a student has no need of another."""
@@ -51,6 +53,22 @@ class Teacher:
         if next(self.net.parameters()).device != device:
             self.net.to(device)
         return self.net
+
+    def logit_loss(
+        self, head: Head, outputs: Mapping[str, Tensor], taught: Mapping[str, Tensor], targets: Targets
+    ) -> Tensor:
+        """The `divergence` of a student's outputs from those of the teacher.
+
+        Args:
+            head: the student's.
+            outputs: of that head.
+            taught: of the teacher's head.
+            targets: of the labels.
+        """
+        weights = {axis: targets.weights[axis] for axis in AXES}
+        if not self.labelled_only:
+            weights = {axis: torch.ones_like(weight) for axis, weight in weights.items()}
+        return divergence(outputs, _factor(head), taught, self.factor, weights)
 
 
 class Distillation(nn.Module):
@@ -68,7 +86,7 @@ class Distillation(nn.Module):
         trust: names of packages, modules or classes outside lightpose, torch and timm that it may build from.
         feature_weight: of ``distill_feature``; 0 leaves it out.
         logit_weight: of ``distill_logit``.
-        labelled_only: see `divergence`.
+        labelled_only: see `Teacher`.
 
     Raises:
         UserError: when teacher and student don't fit.
@@ -85,8 +103,8 @@ class Distillation(nn.Module):
         labelled_only: bool = True,
     ) -> None:
         super().__init__()
-        self.teacher = Teacher(teacher, student, load, trust)
-        self.feature_weight, self.logit_weight, self.labelled_only = feature_weight, logit_weight, labelled_only
+        self.teacher = Teacher(teacher, student, load, trust, labelled_only)
+        self.feature_weight, self.logit_weight = feature_weight, logit_weight
         self.align: nn.Module | None = None
         if feature_weight:
             own, known = student.net.neck, self.teacher.net.neck
@@ -116,7 +134,7 @@ class Distillation(nn.Module):
             known = teacher.features(inputs)
             taught = teacher.head(known)
         outputs = head(features)
-        logit = divergence(outputs, _factor(head), taught, self.teacher.factor, _weights(targets, self.labelled_only))
+        logit = self.teacher.logit_loss(head, outputs, taught, targets)
         losses = {**head.compare(outputs, targets), "distill_logit": self.logit_weight * left * logit}
         if self.align is not None:
             error = (self.align(features[-1]).float() - known[-1].float()).square().sum((1, 2, 3)).mean()
@@ -136,7 +154,7 @@ class HeadDistillation(nn.Module):
         load: reads the checkpoint.
         trust: names of packages, modules or classes outside lightpose, torch and timm that it may build from.
         logit_weight: of the loss.
-        labelled_only: see `divergence`.
+        labelled_only: see `Teacher`.
 
     Raises:
         UserError: when teacher and student don't fit, or the backbone or neck would train.
@@ -152,8 +170,8 @@ class HeadDistillation(nn.Module):
         labelled_only: bool = True,
     ) -> None:
         super().__init__()
-        self.teacher = Teacher(teacher, student, load, trust)
-        self.logit_weight, self.labelled_only = logit_weight, labelled_only
+        self.teacher = Teacher(teacher, student, load, trust, labelled_only)
+        self.logit_weight = logit_weight
         _take_trunk(teacher, self.teacher.net, student)
 
     def forward(
@@ -162,9 +180,7 @@ class HeadDistillation(nn.Module):
         """The loss of a step; arguments as of `Distillation`. The teacher's head reads the features of both."""
         with torch.no_grad():
             taught = self.teacher.on(inputs.device).head(features)
-        weights = _weights(targets, self.labelled_only)
-        logit = divergence(head(features), _factor(head), taught, self.teacher.factor, weights)
-        return {"distill_logit": self.logit_weight * logit}
+        return {"distill_logit": self.logit_weight * self.teacher.logit_loss(head, head(features), taught, targets)}
 
 
 def divergence(
@@ -194,11 +210,6 @@ def divergence(
         divergences = functional.kl_div(own, known, reduction="none", log_target=True).sum(-1)  # (B, K)
         terms.append((divergences * weights[axis]).mean())
     return torch.stack(terms).sum()
-
-
-def _weights(targets: Targets, labelled_only: bool) -> dict[str, Tensor]:
-    weights = {axis: targets.weights[axis] for axis in AXES}
-    return weights if labelled_only else {axis: torch.ones_like(weight) for axis, weight in weights.items()}
 
 
 def _factor(head: Head) -> float:

@@ -280,5 +280,9 @@ def uncached_autocast() -> torch.autocast:
 
 def give_up(what: str, error: Exception, instead: str) -> None:
     """Say once that something can't be done to the network, and how it runs instead."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    log.warning("the network can't be %s (%s), so it runs %s", what, reason, instead)
+    log.warning("the network can't be %s (%s), so it runs %s", what, first_line(error), instead)
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, in a line; its kind if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

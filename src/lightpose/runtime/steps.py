@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Adam, Optimizer
 
-from lightpose.runtime.graphs import WARM_UPS, kind_of_pass, nothing_changed, uncached_autocast
+from lightpose.runtime.graphs import WARM_UPS, first_line, kind_of_pass, nothing_changed, uncached_autocast
 from lightpose.runtime.hooks import HookedNet
 
 log = logging.getLogger(__name__)
@@ -124,8 +124,7 @@ class GraphedStep:
                 self.__dict__.pop(name, None)
             self.optimizer.zero_grad()
             torch.cuda.synchronize()
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            log.debug("a training step is not captured as a whole (%s)", reason)
+            log.debug("a training step is not captured as a whole (%s)", first_line(error))
         finally:
             self.net.fast_features = fast
 

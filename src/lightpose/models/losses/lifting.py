@@ -19,7 +19,8 @@ class MPJPE(nn.Module):
 
     def forward(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         """The loss ``joints``."""
-        return {"joints": _weighted_error(outputs, targets).norm(dim=-1).mean()}
+        error = outputs["joints"] - targets.maps["joints"]
+        return {"joints": (error * expand(targets.weights["joints"], error)).norm(dim=-1).mean()}
 
 
 class JointMSE(nn.Module):
@@ -65,8 +66,3 @@ class BoneLength(nn.Module):
         child, parent = points[..., self.ends[0], :], points[..., self.ends[1], :]
         lengths = (child - parent).norm(dim=-1) * counts  # (..., bones)
         return lengths.flatten(0, -2).sum(0) / counts.flatten(0, -2).sum(0).clamp_min(1)
-
-
-def _weighted_error(outputs: dict[str, Tensor], targets: Targets) -> Tensor:
-    error = outputs["joints"] - targets.maps["joints"]
-    return error * expand(targets.weights["joints"], error)
