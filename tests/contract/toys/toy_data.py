@@ -1,7 +1,6 @@
-"""What the toys need around them: a backbone for images, an estimator of whole images, and bodies that turn."""
+"""What the toys need around them: a backbone for images, and bodies that turn."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,6 @@ from torchmetrics import Metric
 
 from lightpose.data.base import PoseDataset
 from lightpose.data.coco.dataset import skeleton_of
-from lightpose.estimators.base import PoseEstimator
-from lightpose.geometry import apply_affine
 from lightpose.models.base import FeatureModule
 from lightpose.structures import Annotations, Sample
 
@@ -48,17 +45,6 @@ class EveryLevel(FeatureModule):
 
     def forward(self, features):
         return list(features)
-
-
-class WholeImages(PoseEstimator):
-    """Poses of any number of people, from the input back to the image."""
-
-    def to_image(self, poses, batch):
-        matrices = batch.image_from_input[poses.batch_index]
-        boxes = poses.boxes_xyxy
-        if boxes is not None:
-            boxes = apply_affine(matrices, boxes.unflatten(-1, (2, 2))).flatten(1)
-        return replace(poses, keypoints=apply_affine(matrices, poses.keypoints), boxes_xyxy=boxes)
 
 
 class SequenceNet(FeatureModule):
