@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="of an epoch")
     parser.add_argument("--epochs", type=int, default=4, help="the first isn't measured")
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--variants", default=",".join(VARIANTS), help=f"by default {','.join(VARIANTS)}")
     parser.add_argument("--folder", type=Path, help="on the disk to write to; by default that of temporary files")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     options = parser.parse_intermixed_args()
@@ -90,7 +91,7 @@ def main() -> None:
     device = torch.device(options.device)
     print(f"{' '.join(options.overrides)}; batch {options.batch}, {options.epochs} epochs of {options.steps} steps")
     print(describe_device(device) + "\n", flush=True)
-    found = {name: measure(name, options) for name in VARIANTS}
+    found = {name: measure(name, options) for name in options.variants.split(",")}
     columns = ["checkpoints", "seconds|.2f", "waited s|.2f", "share|.1%", "first epoch s|.2f", "end s|.2f"]
     columns += ["best MB|.0f", "last MB|.0f"]
     print_table(["", *columns[1:]], [[name, *figures.values()] for name, figures in found.items()])

@@ -1,6 +1,7 @@
 """What encoding and decoding cost next to a network's steps: one table, on whatever device there is.
 
     python scripts/bench/codec.py --batch 256
+    python scripts/bench/codec.py experiment=topdown_rtmpose_m
 
 The network is that of experiment=topdown_hrnet (HRNet-w32 at 256x192) or of the overrides given, in bfloat16 on a GPU:
 encoding is compared with its training step (forward, backward, optimizer), decoding with its prediction (both halves of
@@ -9,6 +10,7 @@ the flip test), as they run by default, with CUDA graphs on a GPU.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from timing import (
@@ -68,7 +70,10 @@ def main() -> None:
     estimator.eval()
     prediction = milliseconds(predict, device, options.repeats)
 
-    codecs = {
+    with torch.inference_mode(), autocast():
+        own = {name: output.float() for name, output in estimator.net(inputs).items()}
+    codecs: dict[str, Any] = {"as configured": estimator.codec}
+    codecs |= {
         f"heatmap, refine={refine}": HeatmapCodec(skeleton, config["input_hw"], "half_pixel", refine=refine)
         for refine in ("dark", "quarter", "none")
     }
@@ -76,7 +81,7 @@ def main() -> None:
     rows = []
     with torch.inference_mode():
         for title, codec in codecs.items():
-            maps = codec.encode(batch).maps
+            maps = own if codec is estimator.codec else codec.encode(batch).maps
             encode = milliseconds(lambda codec=codec: codec.encode(batch), device, options.repeats)
             decode = milliseconds(lambda codec=codec, maps=maps: codec.decode(maps), device, options.repeats)
             rows.append([title, encode, encode / training, decode, decode / prediction])

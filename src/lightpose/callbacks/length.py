@@ -39,7 +39,7 @@ def length(trainer: L.Trainer) -> str:
     """Such as ``3000 steps of 8 = 260 passes over 92 samples, validated every 300 steps``."""
     loader: Any = trainer.train_dataloader
     samples, accumulated = len(loader.dataset), trainer.accumulate_grad_batches
-    batch = loader.batch_size * trainer.world_size * accumulated
+    batch = loader.sampler.step * accumulated
     steps = trainer.estimated_stepping_batches
     if math.isinf(steps):
         words = f"steps of {batch} over {samples} samples"

@@ -23,6 +23,8 @@ from lightpose.skeleton import Skeleton
 
 log = logging.getLogger(__name__)
 
+_SHIPPED = 32
+"""Samples that a worker ships at once where batches are smaller, see `EpochLoader`."""
 _SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",)}
 
 
@@ -272,11 +274,12 @@ class PoseDataModule(LightningDataModule):
             else self._useful_workers(len(options.get("sampler", dataset)), batch_size)
         )
         device = self.trainer.strategy.root_device if self.trainer else None
+        endless = workers and "sampler" in options
         return EpochLoader(
             dataset,
             device,
             unpacked,
-            batch_size=batch_size,
+            batch_size=batch_size * max(1, _SHIPPED // batch_size) if endless else batch_size,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=device is not None and device.type == "cuda",

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 _SIGNAL = "scipy.signal"
+_EXTRAS = ("transformers", "matplotlib")
+"""Of torchmetrics; nothing here uses what it does with them."""
 
 
 @contextmanager
@@ -17,13 +19,14 @@ def quick_imports() -> Iterator[None]:
 
     Python looks for garbage again and again among the objects of all libraries, though imports leave none. Torchmetrics
     loads `scipy.signal` to see whether that has an attribute, which no version has lacked for long and nothing uses.
-    And it loads `transformers`, where that is installed, for its metrics of text, which it then does without.
+    And where they are installed it loads `transformers` for metrics of text and matplotlib for pictures of its own,
+    which it then does without.
     """
     from lightning_utilities.core.imports import RequirementCache
 
     parts: Any = RequirementCache
     look = parts._check_available
-    parts._check_available = _without_transformers(look)
+    parts._check_available = _without_extras(look)
     collecting = gc.isenabled()
     gc.disable()
     if _SIGNAL not in sys.modules:
@@ -37,10 +40,10 @@ def quick_imports() -> Iterator[None]:
             gc.enable()
 
 
-def _without_transformers(look: Callable[[Any], None]) -> Callable[[Any], None]:
+def _without_extras(look: Callable[[Any], None]) -> Callable[[Any], None]:
     def check(cache: Any) -> None:
-        if str(cache.requirement).startswith("transformers"):
-            cache.available, cache.message = False, "lightpose trains without transformers"
+        if str(cache.requirement).startswith(_EXTRAS):
+            cache.available, cache.message = False, f"lightpose trains without {cache.requirement}"
         look(cache)
 
     return check

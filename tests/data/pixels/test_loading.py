@@ -32,11 +32,11 @@ class Numbers(PoseDataset):
         return Sample(np.zeros((1, 1, 3), np.uint8), labels, np.eye(3), image_id=index, index=index, image_hw=(1, 1))
 
 
-def loader(workers=0, seed=0, count=11, batch_size=2):
+def loader(workers=0, seed=0, count=11, batch_size=2, together=1):
     dataset = Numbers(count, seed)
     return EpochLoader(
         dataset,
-        batch_size=batch_size,
+        batch_size=batch_size * together,
         sampler=EpochSampler(dataset, seed, batch_size=batch_size),
         collate_fn=collate,
         num_workers=workers,
@@ -166,6 +166,17 @@ def test_an_epoch_that_is_broken_off_is_not_gone_on_with():
     endless.sampler.set_epoch(0)
     next(iter(endless))
     assert epoch(endless, 1) == epoch(loader(count=8), 1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_that_are_shipped_together_come_in_the_same_order_and_go_on_where_they_were_left(workers):
+    alone, several = loader(count=22), loader(workers, count=22, together=3)  # epochs of 11 batches
+    assert len(several) == len(alone) == 11
+    whole = [epoch(alone, number) for number in range(3)]
+    assert [epoch(several, number) for number in range(3)] == whole
+    resumed = loader(workers, count=22, together=3)
+    resumed.sampler.resume(1, 8)
+    assert [epoch(resumed, 1), epoch(resumed, 2)] == [whole[1][4:], whole[2]]
 
 
 def test_a_resumed_epoch_begins_where_it_was_left():

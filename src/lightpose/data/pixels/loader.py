@@ -1,7 +1,9 @@
 """Batches in an order that depends on seed and epoch alone, and that continues where a run was interrupted."""
 
+import contextlib
 import functools
 import itertools
+import operator
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -65,6 +67,7 @@ class EpochSampler(DistributedSampler[Sample]):
             says so itself, so that workers may be ahead of the training. None: never.
 
     Attributes:
+        batch_size: samples of one batch of this process.
         step: samples of one batch of all processes.
         skip: samples to leave out at the start of this epoch, see `resume`.
     """
@@ -85,7 +88,7 @@ class EpochSampler(DistributedSampler[Sample]):
         self.groups, self.batches, self.draws = groups, batches, draws or [(len(dataset), len(dataset))]
         self.late_from = late_from
         self.count = sum(taken for _, taken in self.draws)
-        self.step = num_replicas * batch_size
+        self.batch_size, self.step = batch_size, num_replicas * batch_size
         if batches is None:
             batches = -(-self.count // num_replicas) * num_replicas // self.step
         self.num_samples, self.total_size = batches * batch_size, batches * self.step
@@ -163,6 +166,9 @@ class EpochLoader(DataLoader[Sample]):
     it is, and a resumed run would begin with samples of the wrong one. From then on they don't stop: at the end of an
     epoch they are at work on the next. Without such a sampler they start at once, and stop at the end.
 
+    With such a sampler ``batch_size`` may be a multiple of the sampler's. Workers then ship several batches in one
+    message, which are finished together: what a message costs the main process is more than a step of a small network.
+
     Args:
         dataset: whose samples to load.
         device: where batches go; None leaves them where they are. To a CUDA device they go one ahead, in a thread and
@@ -184,6 +190,12 @@ class EpochLoader(DataLoader[Sample]):
         self._next = 0, 0
         """Epoch and number of the batch that comes next."""
 
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        if isinstance(self.sampler, EpochSampler):
+            return len(self.sampler) // self.sampler.batch_size
+        return super().__len__()
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         if isinstance(self.sampler, EpochSampler):
             return self._epoch(self.sampler)
@@ -196,7 +208,7 @@ class EpochLoader(DataLoader[Sample]):
         if self._endless is None or self._next != (epoch, first):
             if self._endless is not None:
                 self._endless.close()
-            self._endless = self._give(None)
+            self._endless = _apart(self._give(None), sampler.batch_size, self.batch_size or 1)
         for number in range(first, len(self)):
             batch = next(self._endless)
             self._next = (epoch, number + 1) if number + 1 < len(self) else (epoch + 1, 0)
@@ -215,6 +227,14 @@ class EpochLoader(DataLoader[Sample]):
         if self.device is not None:
             shipped = shipped.to(self.device)
         return self.to_batch(shipped) if self.to_batch else shipped
+
+
+def _apart(shipped: Generator[Any], batch_size: int, together: int) -> Generator[Any]:
+    """The batches of which ``together`` samples, shipped at once, consist."""
+    places = [slice(start, start + batch_size) for start in range(0, together, batch_size)]
+    with contextlib.closing(shipped):
+        for samples in shipped:
+            yield from (samples.map(operator.itemgetter(place)) for place in places) if places[1:] else (samples,)
 
 
 def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
