@@ -18,6 +18,7 @@ from lightpose.cli import train
 from lightpose.cli.groups import conf_dir
 from lightpose.cli.sweep.space import read_space
 from lightpose.cli.sweep.study import RunningTrial, Search
+from lightpose.cli.sweep.sweeper import Sweep
 from lightpose.errors import UserError
 from lightpose.runtime.processes import submitted
 
@@ -168,6 +169,23 @@ def test_trials_that_an_end_cut_short_are_tried_again(tmp_path):
     assert "ended 2 times" in third.trials[-1].said
     states = [trial.state for trial in third._study.get_trials()]
     assert states.count(TrialState.WAITING) == 1 and TrialState.RUNNING not in states
+
+
+def test_a_run_that_ended_is_recorded_though_nobody_waited_for_it(run, search, tmp_path, monkeypatch):
+    launched = Sweep._launched
+
+    def lost(self, jobs, first=0):
+        launched(self, jobs, first)
+        raise RuntimeError("a job of the batch is lost")
+
+    monkeypatch.setattr(Sweep, "_launched", lost)
+    with pytest.raises(RuntimeError, match="a job of the batch is lost"):
+        run(train.main, *search, "codec.sigma=1,2", "sweep.trials=1", *BRUTE_FORCE)
+    assert not (tmp_path / "sweep/sweep.csv").exists()
+    monkeypatch.setattr(Sweep, "_launched", launched)
+    code, out, err = run(train.main, *search, "codec.sigma=1,2", "sweep.trials=2", *BRUTE_FORCE)
+    assert code == 0 and "1 of 2 trials are recorded" in out, err
+    assert [row["state"] for row in rows(tmp_path / "sweep")] == ["finished", "finished"]
 
 
 def test_a_folder_of_another_search_is_refused(tmp_path):

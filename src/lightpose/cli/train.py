@@ -35,6 +35,7 @@ def train(composed: DictConfig) -> float | None:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
+        from lightpose.callbacks.pruning import Pruning
         from lightpose.checkpoint import assemble
         from lightpose.cli.options import check_options, preparing
         from lightpose.cli.run_folder import RunFolder
@@ -47,7 +48,7 @@ def train(composed: DictConfig) -> float | None:
             make_trainer,
             resolved,
         )
-        from lightpose.cli.sweep.job import job_command, pruning
+        from lightpose.cli.sweep.job import job_command, running_trial
         from lightpose.errors import UserError
         from lightpose.models.weights import load_weights
         from lightpose.runtime.precision import precision
@@ -86,7 +87,8 @@ def train(composed: DictConfig) -> float | None:
         check_options(config["callbacks"], "callbacks")
         estimator.config = config
         run_folder = RunFolder(config)
-        trainer = make_trainer(config, run_folder, *([pruning(config, sweep)] if sweep else []))
+        trial = running_trial(config, sweep) if sweep else None
+        trainer = make_trainer(config, run_folder, *([Pruning(config["monitor"], trial.stops)] if trial else []))
         if several:
             start_others(trainer, job_command(run_folder.path))
         resume = _check_resume(config, skeleton) if config["resume"] else None
@@ -117,7 +119,10 @@ def train(composed: DictConfig) -> float | None:
         if told := run_folder.explained(error, trainer):
             raise told from error
         raise
-    return _report(trainer, config)
+    score = _report(trainer, config)
+    if trial and trainer.is_global_zero and score is not None:
+        trial.reached(score)
+    return score
 
 
 def _without_validation(config: dict[str, Any]) -> dict[str, Any]:

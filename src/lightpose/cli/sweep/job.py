@@ -7,7 +7,6 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from lightpose.callbacks.pruning import Pruning
 from lightpose.cli.groups import given_dir
 
 
@@ -23,8 +22,8 @@ def job_command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "lightpose.cli.train", *folders, *given, f"hydra.run.dir={folder}"]
 
 
-def pruning(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Pruning:
-    """What tells a search how this trial does, and ends the trial if it does worse than others.
+def running_trial(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+    """The `lightpose.cli.sweep.study.RunningTrial` that this run is.
 
     Args:
         config: of the run.
@@ -32,4 +31,4 @@ def pruning(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Pruning:
     """
     from lightpose.cli.sweep.study import RunningTrial  # needs Optuna
 
-    return Pruning(config["monitor"], RunningTrial(Path(config["output_dir"]).parent, settings).stops)
+    return RunningTrial(Path(config["output_dir"]).parent, settings)

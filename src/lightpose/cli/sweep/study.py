@@ -24,9 +24,9 @@ from lightpose.report.sweep import FINISHED, REFUSED, STOPPED, Trial
 
 JOURNAL = "sweep.journal"
 _NAME = "sweep"
-_ERROR, _STOPPED, _AGAIN_OF, _TRIES = "error", "stopped", "again_of", "tries"
-"""What is noted of a trial: why it failed, after which validation it was stopped, which one that a kill ended it tries
-again, and how often that was tried."""
+_ERROR, _STOPPED, _REACHED, _AGAIN_OF, _TRIES = "error", "stopped", "reached", "again_of", "tries"
+"""What is noted of a trial: why it failed, after which validation it was stopped, the figure of a whole run, which one
+that a kill ended it tries again, and how often that was tried."""
 
 logging.getLogger("optuna").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -44,7 +44,8 @@ def _pruner(settings: Mapping[str, Any]) -> Any:
 class Search:
     """The trials in a folder.
 
-    A trial that was left running, because a signal or a failure ended the whole search, is tried again.
+    A trial that was left running, because a signal or a failure ended the whole search, is tried again, unless its run
+    came to its end.
 
     Args:
         folder: of the search; with a record in it, that one goes on.
@@ -97,8 +98,11 @@ class Search:
             return assemble(part, **({"seed": seed} if seeded else {}))
 
     def _end_running(self) -> None:
-        """Mark trials that were left running as failed, and queue their values."""
+        """Record trials that were left running and have ended; mark the others as failed, and queue their values."""
         for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
+            if _REACHED in trial.user_attrs:
+                self.tell(trial.number, trial.user_attrs[_REACHED])
+                continue
             tries = trial.user_attrs.get(_TRIES, 1)
             if tries > self.settings["retries"]:
                 self._note(trial, _ERROR, f"the search was ended {tries} times while it ran")
@@ -204,3 +208,8 @@ class RunningTrial:
         if stop:
             storage.set_trial_user_attr(number, _STOPPED, step)
         return stop
+
+    def reached(self, value: float) -> None:
+        """Record the figure of the whole run, in case that nobody is left who waits for it."""
+        storage, _, number, _ = self._opened
+        storage.set_trial_user_attr(number, _REACHED, value)
