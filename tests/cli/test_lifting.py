@@ -1,6 +1,7 @@
 """Lifting through the commands: data, training, evaluation, and what is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,10 @@ QUICK = (
     *("trainer.accelerator=cpu", "trainer.precision=32-true", "callbacks.progress=null", "callbacks.report=null"),
     *("logger.tensorboard=null", "data.num_workers=0", "trainer.check_val_every_n_epoch=1"),
 )
+
+
+SAMPLES = Path(__file__).parents[3] / "shared" / "samples"
+WHOLE_BODY = "skeleton=coco_wholebody", "codec.root=[left_hip,right_hip]", "metric.mpjpe.root=[left_hip,right_hip]"
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +62,25 @@ def test_it_is_trained_evaluated_and_loaded(run, clips, people, tmp_path):
     assert (off[:, :2].norm(dim=-1) < 0.2 * batch.instances.keypoints[:, 0, 0, 2]).all()
     code, _, err = run(predict.main, f"ckpt={checkpoint}", f"source={people}", f"out={tmp_path}/poses")
     assert code == 1 and "takes sequences of keypoints, not images" in err
+
+
+@pytest.mark.parametrize(
+    ("file", "options"),
+    [
+        ("h36m/test_h36m_body3d.npz", ()),
+        ("mpi_inf_3dhp/test_3dhp_train.npz", ("reader.cameras={}/mpi_inf_3dhp/cameras_train.pkl",)),
+        ("h3wb/h3wb_train_bbox_subset.npz", WHOLE_BODY),
+    ],
+)
+def test_an_epoch_trains_on_published_files(run, tmp_path, file, options):
+    path = SAMPLES / file
+    if not path.is_file():
+        pytest.skip("needs the samples of public data sets")
+    files = f"data.train=[{path},{path}]", f"data.val={path}", f"output_dir={tmp_path}/run"  # norms need two samples
+    given = *(option.format(SAMPLES) for option in options), "trainer.max_epochs=1", "data.epoch_steps=2"
+    code, _, err = run(train.main, "experiment=quickstart_lifting", *files, *given, "backbone.width=16", *QUICK)
+    assert code == 0, err
+    assert (tmp_path / "run/checkpoints/best.ckpt").is_file()
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_an_experiment_becomes_objects_that_fit_together(
     with torch.device("cpu" if lifts else "meta"):
         estimator = make_estimator(config, skeleton)
         if lifts:
-            inputs = torch.empty(2, config["reader"]["frames"], skeleton.num_keypoints, 2)
+            inputs = torch.zeros(2, config["reader"]["frames"], skeleton.num_keypoints, 3)
         else:
             inputs = torch.empty(2, 3, *config["input_hw"], dtype=torch.uint8)
         outputs = estimator.net(inputs)

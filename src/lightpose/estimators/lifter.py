@@ -15,7 +15,7 @@ from lightpose.structures import Batch, Poses
 
 
 class PoseLifter(PoseEstimator):
-    """One pose for each sequence of keypoints (T, K, 2) on the screen.
+    """One pose for each sequence of keypoints (T, K, 3): x and y on the screen, and confidence.
 
     Args:
         skeleton: the keypoints.
@@ -39,7 +39,7 @@ class PoseLifter(PoseEstimator):
         if batch.cameras is None:
             return poses
         rows, frames = poses.batch_index, batch.inputs.shape[1]
-        screen = batch.inputs[rows, frames - 1 if self.causal else frames // 2]  # (N, K, 2)
+        screen = batch.inputs[rows, frames - 1 if self.causal else frames // 2, :, :2]  # (N, K, 2)
         seen = image_from_screen(screen.float(), batch.image_hw[rows])
         camera = batch.cameras[rows]
         rays = (seen - camera[:, None, :2, 2]) / torch.stack([camera[:, 0, 0], camera[:, 1, 1]], -1)[:, None]
@@ -47,7 +47,7 @@ class PoseLifter(PoseEstimator):
 
     def mirror(self, inputs: Tensor) -> Tensor:
         """Inputs mirrored left to right so that ``codec.flip`` undoes it."""
-        return inputs[:, :, self.swap] * inputs.new_tensor([-1, 1])
+        return inputs[:, :, self.swap] * inputs.new_tensor([-1, 1, 1])
 
 
 def placed(joints: Tensor, rays: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ from lightpose.models.base import FeatureModule
 
 
 class TCN(FeatureModule):
-    """Keypoints (B, T, K, 2) to features (B, width, T - frames + 1): one for each ``frames`` neighbouring frames.
+    """Keypoints (B, T, K, 2 or more) to features (B, width, T - frames + 1): one for each ``frames`` neighbouring frames.
+
+    Of a keypoint x and y come first, and what follows is not used.
 
     VideoPose3D (arXiv:1811.11742) where several frames are seen, the simple baseline (arXiv:1705.03098) where one is.
     No frame is made up at the ends: T is at least ``frames``. Where it is equal, convolutions take steps, which
@@ -62,7 +64,7 @@ class TCN(FeatureModule):
             )
         steps = length == self.frames
         stride, dilation = (self.kernel, 1) if steps else (1, 1)
-        features = self.stem(sequences.flatten(2).mT, stride, dilation)  # (B, width, T')
+        features = self.stem(sequences[..., :2].flatten(2).mT, stride, dilation)  # (B, width, T')
         for block in self.blocks:
             dilation *= 1 if steps else self.kernel
             reach = (self.kernel - 1) * dilation
