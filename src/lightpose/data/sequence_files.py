@@ -80,7 +80,7 @@ def read_frames(path: Path, keypoints: int, cameras: str | None = None) -> Frame
         raise UserError(f"{path}: {str(names[found.index(None)])!r} is no name of a frame; expected CLIP_000001.jpg")
     clips, clip_of = np.unique(np.array([match["clip"] for match in found if match]), return_inverse=True)
     order = np.lexsort((np.array([int(match["number"]) for match in found if match]), clip_of))
-    labelled: Array = np.isfinite(space[..., :3]).all(-1)
+    labelled = np.asarray(np.isfinite(space[..., :3]).all(-1))
     if space.shape[2] > 3:
         labelled &= space[..., 3] > 0
     return Frames(
@@ -160,7 +160,7 @@ def _with_confidence(points: Array) -> Array:
     """(N, K, 3) float32 of points (N, K, 2 or more), whose third number is a confidence."""
     xy = points[..., :2].astype(np.float32)
     confidence = points[..., 2] if points.shape[2] > 2 else np.ones(points.shape[:2])
-    known: Array = np.isfinite(xy).all(-1) & (confidence > 0)
+    known = np.asarray(np.isfinite(xy).all(-1) & (confidence > 0))
     return np.concatenate(
         [np.where(known[..., None], xy, np.nan), np.where(known, confidence, 0)[..., None]], -1, dtype=np.float32
     )

@@ -8,7 +8,7 @@ from lightpose.models.base import FeatureModule
 
 
 class TCN(FeatureModule):
-    """Keypoints (B, T, K, 2 or more) to features (B, width, T - frames + 1): one for each ``frames`` neighbouring frames.
+    """Keypoints (B, T, K, 2 or more) to features (B, width, T - frames + 1): one for each ``frames`` frames in a row.
 
     Of a keypoint x and y come first, and what follows is not used.
 

@@ -32,6 +32,40 @@ class JointMSE(nn.Module):
         return {"joints": (error.square() * expand(targets.weights["joints"], error)).mean()}
 
 
+class MotionLoss(nn.Module):
+    """Errors of position, of position after scaling, and of velocity, of joints (B, T, K, 3) in T frames.
+
+    The sum that MotionBERT (arXiv:2210.06551) and MotionAGFormer (arXiv:2310.16288) train with: MPJPE; N-MPJPE, for
+    which each pose is scaled to be nearest to its target; and the distance between the motions of a joint from a frame
+    to the next.
+
+    Args:
+        scaled: factor on N-MPJPE.
+        velocity: factor on the error of velocity.
+    """
+
+    def __init__(self, scaled: float = 0.5, velocity: float = 20.0) -> None:
+        super().__init__()
+        self.scaled, self.velocity = scaled, velocity
+
+    def forward(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+        """The losses ``joints``, ``scaled`` and ``velocity``, the last of which is 0 where T is 1."""
+        given, target = outputs["joints"], targets.maps["joints"]
+        weights = expand(targets.weights["joints"], given)  # (B, T, K, 1)
+        counts = (weights > 0).to(given.dtype)
+        own = given * counts
+        factor = (own * target).sum((-2, -1), keepdim=True) / own.square().sum((-2, -1), keepdim=True).clamp_min(1e-12)
+        errors = {"joints": given - target, "scaled": factor * given - target, "velocity": (given - target).diff(dim=1)}
+        both = {"velocity": torch.minimum(weights[:, 1:], weights[:, :-1])}
+        factors = {"scaled": self.scaled, "velocity": self.velocity}
+        return {
+            name: factors.get(name, 1.0)
+            * (error * both.get(name, weights)).norm(dim=-1).sum()
+            / max(error.shape[:-1].numel(), 1)
+            for name, error in errors.items()
+        }
+
+
 class BoneLength(nn.Module):
     """Difference between the batch's mean bone lengths, predicted and labelled, averaged over bones (arXiv:1811.11742).
 
