@@ -64,6 +64,19 @@ def test_it_is_trained_evaluated_and_loaded(run, clips, people, tmp_path):
     assert code == 1 and "takes sequences of keypoints, not images" in err
 
 
+@pytest.mark.parametrize("experiment", ["lifting_motionbert", "lifting_motionagformer_xs"])
+def test_poses_of_every_frame_are_trained_and_evaluated(run, clips, tmp_path, experiment):
+    files = f"data.train={clips}", f"data.val={clips}", f"output_dir={tmp_path}/run", "data.batch_size=4"
+    small = "reader.frames=27", "reader.stride=9", "backbone.width=16", "backbone.depth=1", "trainer.max_epochs=1"
+    code, _, err = run(train.main, f"experiment={experiment}", *files, *small, *QUICK)
+    assert code == 0, err
+    checkpoint = tmp_path / "run/checkpoints/best.ckpt"
+    code, _, err = run(eval_command.main, f"ckpt={checkpoint}", f"out={tmp_path}/scored")
+    assert code == 0, err
+    figures = json.loads((tmp_path / "scored/metrics.json").read_text())
+    assert 0 < figures["P-MPJPE_mm"] < figures["MPJPE_mm"] < 2000 and figures["MPJVE_mm/Turning"] > 0
+
+
 @pytest.mark.parametrize(
     ("file", "options"),
     [
@@ -102,6 +115,9 @@ def test_an_epoch_trains_on_published_files(run, tmp_path, file, options):
         (["experiment=quickstart", "estimator=lifter"], "but PoseLifter takes a sequence of keypoints"),
         (["experiment=quickstart_lifting", "skeleton=coco17", "codec.root=[hip]"], "has no keypoint hip; it has nose"),
         (["experiment=quickstart_lifting", "head=simcc"], "codec expects ['joints']; use head=lifting"),
+        (["experiment=lifting_motionbert", "codec=lifting"], "head=lifting"),
+        (["experiment=lifting_motionbert", "reader.stride=null", "backbone.width=16"], "give reader.stride"),
+        (["experiment=quickstart_lifting", "reader.stride=3"], "has one pose for a sample"),
         (["experiment=quickstart_lifting", "reader.frames=11"], "backbone.frames=11 can't be seen"),
     ],
 )

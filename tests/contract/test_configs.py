@@ -31,6 +31,7 @@ GIVEN = {
         "stages",
         "spec",
         "keypoints",
+        "links",
     ),  # the estimator and PoseNet
     *("optimizer", "total_steps"),  # the estimator, to a scheduler
     *("annotations", "images", "transforms", "seed", "boxes"),  # the data module, to a data set
@@ -130,7 +131,11 @@ def test_an_experiment_becomes_objects_that_fit_together(
             inputs = torch.empty(2, 3, *config["input_hw"], dtype=torch.uint8)
         outputs = estimator.net(inputs)
     shapes = {name: tuple(output.shape[1:]) for name, output in outputs.items()}
-    assert shapes == dict(estimator.codec.spec.outputs)
+    expected = {  # a length that the codec doesn't know is that of the input
+        name: tuple(inputs.shape[1] if side is None else side for side in shape)
+        for name, shape in estimator.codec.spec.outputs.items()
+    }
+    assert shapes == expected
 
     settings = config["optimizer"]
     groups = parameter_groups(

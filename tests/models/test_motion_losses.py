@@ -14,7 +14,7 @@ PARITY = Path(__file__).parents[1] / "data_files/parity"
 
 
 def losses(criterion: MotionLoss, given: Tensor, target: Tensor, weights: Tensor) -> dict[str, Tensor]:
-    return criterion({"joints": given}, Targets({"joints": target}, {"joints": weights}))
+    return criterion({"motion": given}, Targets({"motion": target}, {"motion": weights}))
 
 
 def random_case(frames: int = 5) -> tuple[Tensor, Tensor]:
@@ -36,9 +36,9 @@ def test_the_sum_matches_the_recorded_value_and_gradient():
 def test_each_error_is_what_it_says():
     _, target = random_case()
     moved = losses(MotionLoss(1, 1), target + torch.tensor([3, 4, 0]), target, torch.ones(3, 5, 4))
-    assert moved["joints"] == pytest.approx(5) and moved["velocity"] == pytest.approx(0)
+    assert moved["position"] == pytest.approx(5) and moved["velocity"] == pytest.approx(0)
     larger = losses(MotionLoss(1, 1), 2 * target, target, torch.ones(3, 5, 4))
-    assert larger["scaled"] == pytest.approx(0) and larger["joints"] == pytest.approx(target.norm(dim=-1).mean())
+    assert larger["scaled"] == pytest.approx(0) and larger["position"] == pytest.approx(target.norm(dim=-1).mean())
     assert larger["velocity"] == pytest.approx(target.diff(dim=1).norm(dim=-1).mean())
 
 

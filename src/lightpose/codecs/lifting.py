@@ -56,13 +56,18 @@ class LiftingCodec(Codec):
         Zero where not labelled, and for all joints where the root is not.
 
         Raises:
-            UserError: for labels of the plane.
+            UserError: for labels of the plane, and of more than one frame.
         """
         labels = batch.instances
         if labels.keypoints.shape[-1] != 3:
             raise UserError(
                 f"codec=lifting needs labels in space, but the data gives {labels.keypoints.shape[-1]} numbers for a "
                 "keypoint; use data=sequences, or a codec of images"
+            )
+        if labels.keypoints.shape[1] != 1:
+            raise UserError(
+                f"codec=lifting has one pose for a sample, but the data labels {labels.keypoints.shape[1]} frames of "
+                "each; set reader.stride=null, or use codec=motionbert"
             )
         joints = labels.keypoints[:, 0].float() / _MM
         root = on_device(self._root, joints)

@@ -75,7 +75,7 @@ class PoseSequences(PoseDataset):
         self.window = np.arange(frames) - (0 if stride else frames - 1 if causal else frames // 2)
         steps = {True: stride, False: frames} if stride else {}
         self.starts = {
-            training: np.array([start for each in self.bounds for start in _starts(*each, frames, step)])
+            training: np.array([start for each in self.bounds for start in window_starts(*each, frames, step)])
             for training, step in steps.items()
         }
 
@@ -148,8 +148,11 @@ def filled(points: Array) -> Array:
     return out
 
 
-def _starts(first: int, end: int, frames: int, step: int) -> list[int]:
-    """Where windows of a clip begin, so that every frame is in one."""
+def window_starts(first: int, end: int, frames: int, step: int) -> list[int]:
+    """Where windows of ``frames`` frames begin, ``step`` apart, so that each of ``first`` to ``end - 1`` is in one.
+
+    The last ends with the frames, unless they are fewer than a window.
+    """
     last = max(first, end - frames)
     starts = list(range(first, last + 1, step))
     return starts if starts[-1] == last else [*starts, last]

@@ -1,5 +1,7 @@
 """Temporal convolutions over sequences of keypoints: VideoPose3D, and of one frame the simple baseline."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,7 @@ class TCN(FeatureModule):
         width: channels.
         dropout: share of the features dropped in training.
         causal: what a block passes on beside its convolutions is the last frame that it sees, not the middle one.
+        links: not used.
 
     Raises:
         UserError: where no odd kernel sees ``frames`` frames.
@@ -36,6 +39,7 @@ class TCN(FeatureModule):
         width: int = 1024,
         dropout: float = 0.25,
         causal: bool = False,
+        links: Sequence[tuple[int, int]] = (),
     ) -> None:
         super().__init__()
         layers = _layers_of_three(frames) if blocks is None else blocks + 1

@@ -1,4 +1,4 @@
-"""Losses of joints in space: ``joints`` (B, ..., K, 3), with weights (B, ..., K).
+"""Losses of joints in space: ``joints`` (B, ..., K, 3) or ``motion`` (B, T, K, 3), with weights (B, ..., K).
 
 As published recipes do, they average over all joints, those of weight 0 included, unless they say otherwise. A loss is
 0 when nothing has a weight.
@@ -33,7 +33,7 @@ class JointMSE(nn.Module):
 
 
 class MotionLoss(nn.Module):
-    """Errors of position, of position after scaling, and of velocity, of joints (B, T, K, 3) in T frames.
+    """Errors of position, of position after scaling, and of velocity, of ``motion`` (B, T, K, 3).
 
     The sum that MotionBERT (arXiv:2210.06551) and MotionAGFormer (arXiv:2310.16288) train with: MPJPE; N-MPJPE, for
     which each pose is scaled to be nearest to its target; and the distance between the motions of a joint from a frame
@@ -49,13 +49,17 @@ class MotionLoss(nn.Module):
         self.scaled, self.velocity = scaled, velocity
 
     def forward(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
-        """The losses ``joints``, ``scaled`` and ``velocity``, the last of which is 0 where T is 1."""
-        given, target = outputs["joints"], targets.maps["joints"]
-        weights = expand(targets.weights["joints"], given)  # (B, T, K, 1)
+        """The losses ``position``, ``scaled`` and ``velocity``, the last of which is 0 where T is 1."""
+        given, target = outputs["motion"], targets.maps["motion"]
+        weights = expand(targets.weights["motion"], given)  # (B, T, K, 1)
         counts = (weights > 0).to(given.dtype)
         own = given * counts
         factor = (own * target).sum((-2, -1), keepdim=True) / own.square().sum((-2, -1), keepdim=True).clamp_min(1e-12)
-        errors = {"joints": given - target, "scaled": factor * given - target, "velocity": (given - target).diff(dim=1)}
+        errors = {
+            "position": given - target,
+            "scaled": factor * given - target,
+            "velocity": (given - target).diff(dim=1),
+        }
         both = {"velocity": torch.minimum(weights[:, 1:], weights[:, :-1])}
         factors = {"scaled": self.scaled, "velocity": self.velocity}
         return {
