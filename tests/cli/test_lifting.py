@@ -77,6 +77,17 @@ def test_poses_of_every_frame_are_trained_and_evaluated(run, clips, tmp_path, ex
     assert 0 < figures["P-MPJPE_mm"] < figures["MPJPE_mm"] < 2000 and figures["MPJVE_mm/Turning"] > 0
 
 
+def test_sequences_without_labels_are_learnt_from_beside_others(run, clips, tmp_path):
+    with np.load(clips) as file:
+        np.savez(tmp_path / "others.npz", imgname=file["imgname"], part=file["part"])
+    (tmp_path / "cameras.json").write_text((clips.parent / "cameras.json").read_text())
+    files = f"data.train=[{clips},{tmp_path}/others.npz]", f"data.val={clips}", f"output_dir={tmp_path}/run"
+    small = "data.ratios=[1,1]", "backbone.width=16", "trainer.max_epochs=1", "data.batch_size=64", "reader.frames=9"
+    code, said, err = run(train.main, "experiment=lifting_videopose3d_semi", *files, *small, *QUICK)
+    assert code == 0 and "50.0 % of those that are drawn" in said, err
+    assert (tmp_path / "run/checkpoints/best.ckpt").is_file()
+
+
 @pytest.mark.parametrize(
     ("file", "options"),
     [

@@ -1,6 +1,7 @@
 """Temporal convolutions over sequences of keypoints: VideoPose3D, and of one frame the simple baseline."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,23 @@ class TCN(FeatureModule):
             passed = features[..., first : features.shape[-1] - reach + first : stride]
             features = block(features, passed, stride, dilation)
         return [features]
+
+
+class PoseAndTrajectory(TCN):
+    """A second network of the same kind before a `TCN`: its features tell where the root is, the others the pose.
+
+    Args:
+        options: of each, see `TCN`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.trajectory = TCN(**options)
+        self.out_channels, self.strides = self.trajectory.out_channels + self.out_channels, (1, 1)
+
+    def forward(self, sequences: Tensor) -> list[Tensor]:
+        """The features of both, as `TCN` gives them."""
+        return [*self.trajectory(sequences), *super().forward(sequences)]
 
 
 class _Block(nn.Module):

@@ -83,13 +83,7 @@ class BoneLength(nn.Module):
 
     def __init__(self, parents: Sequence[int]) -> None:
         super().__init__()
-        bones = [(child, parent) for child, parent in enumerate(parents) if child != parent]
-        if not bones or not all(0 <= parent < len(parents) for parent in parents):
-            raise UserError(
-                f"criterion.parents={list(parents)} must name a keypoint, 0 to {len(parents) - 1}, for each keypoint; "
-                "the root is its own parent"
-            )
-        self.register_buffer("ends", torch.tensor(bones).T, persistent=False)  # (2, bones)
+        self.register_buffer("ends", _bones(parents), persistent=False)  # (2, bones)
 
     def forward(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         """The loss ``bone``."""
@@ -104,3 +98,64 @@ class BoneLength(nn.Module):
         child, parent = points[..., self.ends[0], :], points[..., self.ends[1], :]
         lengths = (child - parent).norm(dim=-1) * counts  # (..., bones)
         return lengths.flatten(0, -2).sum(0) / counts.flatten(0, -2).sum(0).clamp_min(1)
+
+
+class HalfSupervised(nn.Module):
+    """Losses of a batch of which a part is labelled, of ``joints`` (B, K, 3) and ``root`` (B, 3) (arXiv:1811.11742).
+
+    Labelled samples are compared with their labels. Others are compared with where their keypoints are seen, once
+    projected by the camera, and their mean bone lengths, as predicted, with those of labelled samples. A loss is a mean
+    over the samples that it is for. The camera's lens doesn't bend.
+
+    Args:
+        parents: see `BoneLength`.
+        projection: factor on the distance on the screen.
+        bone: factor on the difference of bone lengths.
+    """
+
+    ends: Tensor
+
+    def __init__(self, parents: Sequence[int], projection: float = 1.0, bone: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("ends", _bones(parents), persistent=False)
+        self.projection, self.bone = projection, bone
+
+    def forward(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+        """The losses ``joints``, ``root``, ``projection`` and ``bone``."""
+        joints, root, maps, weights = outputs["joints"], outputs["root"], targets.maps, targets.weights
+        labelled = (weights["joints"] > 0).any(1).to(joints.dtype)  # (B,)
+        unlabelled = (weights["points"] > 0).any(1).to(joints.dtype)
+        placed = joints + root[:, None]  # (B, K, 3)
+        focal, center = maps["camera"][:, None].split(2, -1)
+        seen = focal * placed[..., :2] / placed[..., 2:].clamp_min(_NEAREST) + center
+        errors = {
+            "joints": ((joints - maps["joints"]) * weights["joints"][..., None]).norm(dim=-1).mean(1),
+            "root": ((root - maps["root"]) * weights["root"][:, None]).norm(dim=-1),
+            "projection": self.projection
+            * ((seen - maps["points"]) * weights["points"][..., None]).norm(dim=-1).mean(1),
+        }
+        counts = {"joints": labelled, "root": labelled, "projection": unlabelled}
+        losses = {name: error.sum() / counts[name].sum().clamp_min(1) for name, error in errors.items()}
+        lengths = (joints[:, self.ends[0]] - joints[:, self.ends[1]]).norm(dim=-1)  # (B, bones)
+        own, others = ((lengths * share[:, None]).sum(0) / share.sum().clamp_min(1) for share in (labelled, unlabelled))
+        both = labelled.amax() * unlabelled.amax()
+        return {**losses, "bone": self.bone * both * (own - others).abs().mean()}
+
+
+_NEAREST = 0.5
+"""Metres: what is nearer to the camera is projected as if it were there."""
+
+
+def _bones(parents: Sequence[int]) -> Tensor:
+    """(2, bones) joints and their parents.
+
+    Raises:
+        UserError: for parents that are none.
+    """
+    bones = [(child, parent) for child, parent in enumerate(parents) if child != parent]
+    if not bones or not all(0 <= parent < len(parents) for parent in parents):
+        raise UserError(
+            f"criterion.parents={list(parents)} must name a keypoint, 0 to {len(parents) - 1}, for each keypoint; "
+            "the root is its own parent"
+        )
+    return torch.tensor(bones).T
