@@ -40,7 +40,7 @@ GIVEN = {
 """Arguments that code adds to a ``_partial_``."""
 POINTLESS = {
     ("data", "bottomup"): {"boxes", "group_by_image"},  # a sample is a whole image
-    ("data", "sequences"): {"boxes", "group_by_image"},
+    ("data", "sequences"): {"boxes", "group_by_image", "images", "val_images", "decode", "cache_gb"},  # no images
     ("callbacks", "default"): {"train_time_interval"},  # the best is written after a validation
     ("callbacks", "early_stopping"): {"train_time_interval"},
     ("callbacks", "ema"): {"train_time_interval"},

@@ -167,6 +167,24 @@ def test_a_keypoint_that_is_not_known_stands_between_its_neighbours(tmp_path):
     assert not filled(np.full((2, 2, 3), [np.nan, np.nan, 0])).any()
 
 
+def test_detected_keypoints_take_the_place_of_labelled_ones(tmp_path):
+    path = write(tmp_path, clip(3))
+    shuffled = [clip(3)[place] for place in (2, 0, 1)]
+    write(tmp_path, shuffled)
+    detected = np.random.default_rng(1).uniform(0, 500, (3, 2, 3))
+    np.save(tmp_path / "data_cpn.npy", detected)
+    image = load(PoseSequences(path, frames=3, detections="_cpn.npy", skeleton=PAIR), 1).image
+    np.testing.assert_allclose(image[..., :2], screen_from_image(detected[[1, 2, 0], :, :2], (800, 1000)), atol=1e-5)
+    np.testing.assert_allclose(image[..., 2], detected[[1, 2, 0], :, 2], rtol=1e-6)
+    np.save(tmp_path / "data_few.npy", detected[:2])
+    for end, message in (
+        ("_few.npy", r"shape \(2, 2, 3\); expected \(3, 2\)"),
+        ("_no.npy", "data_no.npy, which reader"),
+    ):
+        with pytest.raises(UserError, match=message):
+            PoseSequences(path, frames=3, detections=end, skeleton=PAIR)
+
+
 def test_without_joints_no_frame_is_labelled(tmp_path):
     path = write(tmp_path, clip(3))
     with np.load(path) as file:
@@ -200,6 +218,20 @@ def test_whole_bodies_of_h3wb_are_read(tmp_path, scale):
     np.testing.assert_allclose(sample.instances.keypoints[0], [[1000, 1000, 5000], [1100, 1200, 6000]], rtol=1e-6)
     np.testing.assert_allclose(sample.camera, [[1100, 0, 500], [0, 1200, 600], [0, 0, 1]], rtol=1e-6)
     np.testing.assert_allclose(sample.image[..., :2], screen_from_image(np.full((3, 2, 2), 101.0), (1000, 1000)))
+
+
+@pytest.mark.parametrize(
+    "people", [[1, 2], {"S5": 3}, {"S5": {"Directions": {"55": {}}}}, {"S9": {"a": {"frame_id": [1], "55": {}}}}]
+)
+def test_a_damaged_file_of_h3wb_is_refused(tmp_path, people):
+    np.savez(tmp_path / "h3wb.npz", train_data=np.array(people, object), metadata=np.array({}, object))
+    with pytest.raises(UserError, match="is no file of sequences"):
+        PoseSequences(tmp_path / "h3wb.npz", skeleton=PAIR)
+    content = whole_body(tmp_path / "whole.npz").read_bytes()
+    for cut in (10, len(content) // 2, len(content) - 30):
+        (tmp_path / "cut.npz").write_bytes(content[:cut])
+        with pytest.raises(UserError, match="is no file of sequences"):
+            PoseSequences(tmp_path / "cut.npz", skeleton=PAIR)
 
 
 def test_a_file_of_h3wb_runs_nothing(tmp_path, monkeypatch):

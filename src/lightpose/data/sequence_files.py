@@ -49,7 +49,7 @@ class Frames:
         return found and found["action"]
 
 
-def read_frames(path: Path, keypoints: int, cameras: str | None = None) -> Frames:
+def read_frames(path: Path, keypoints: int, cameras: str | None = None, detections: str | None = None) -> Frames:
     """The frames of a file: see `lightpose.data.sequences.PoseSequences`.
 
     Args:
@@ -57,6 +57,7 @@ def read_frames(path: Path, keypoints: int, cameras: str | None = None) -> Frame
         keypoints: of the skeleton.
         cameras: file of cameras; None takes ``cameras.json`` or ``cameras.pkl`` beside the file. Not for H3WB, whose
             file has its own.
+        detections: see `lightpose.data.sequences.PoseSequences`.
 
     Raises:
         UserError: for a file that can't be used.
@@ -67,14 +68,16 @@ def read_frames(path: Path, keypoints: int, cameras: str | None = None) -> Frame
             names, points, space, known = _h3wb(path)
         else:
             names, points, space = _arrays(path)
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of whatever a damaged file gives
         raise UserError(
             f"{path} is no file of sequences ({type(error).__name__}: {error}); give an .npz file with imgname, part "
             "and S, or that of H3WB, see lightpose.data.sequences.PoseSequences"
         ) from error
     _check(path, names, points, space, keypoints)
+    if detections is not None:
+        points = _detected(path.with_name(f"{path.stem}{detections}"), points)
     found = [_FRAME.match(Path(name).stem) for name in names.tolist()]
     if None in found:
         raise UserError(f"{path}: {str(names[found.index(None)])!r} is no name of a frame; expected CLIP_000001.jpg")
@@ -100,6 +103,25 @@ def _arrays(path: Path) -> tuple[Array, Array, Array]:
         names, points = file["imgname"], file["part"]
         space = file["S"] if "S" in file else np.zeros((*points.shape[:2], 4))
     return names, points, space
+
+
+def _detected(path: Path, labelled: Array) -> Array:
+    """Detected keypoints (N, K, 2 or 3) in the place of labelled ones.
+
+    Raises:
+        UserError: for a file that doesn't have them.
+    """
+    try:
+        points: Array = np.load(path, allow_pickle=False)
+        shape = points.shape
+    except (OSError, EOFError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}, which reader.detections names, can't be read as an .npy file of keypoints ({error}); give the "
+            "end of its name, such as _cpn.npy"
+        ) from error
+    if shape[:2] != labelled.shape[:2] or shape[2:] not in ((2,), (3,)):
+        raise UserError(f"{path} has keypoints of shape {shape}; expected {labelled.shape[:2]}, then 2 or 3")
+    return points
 
 
 def _h3wb(path: Path) -> tuple[Array, Array, Array, dict[str, Camera]]:

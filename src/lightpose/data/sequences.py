@@ -37,6 +37,8 @@ class PoseSequences(PoseDataset):
         stride: a number makes a sample of each window of ``frames`` frames, all of which are labelled: its instances,
             in order. Windows to learn from begin so many frames apart, others adjoin. The last of a clip ends with it.
             A frame that a window repeats, or that the one before it has in evaluation, has no label and the id -1.
+        detections: what follows the name of the annotations in that of a file beside them, whose detected keypoints take
+            the place of theirs: ``_cpn.npy``, so that ``train_cpn.npy`` (N, K, 2 or 3) belongs to ``train.npz``.
         cameras: file of cameras, see `lightpose.data.cameras.read_cameras`; None takes ``cameras.json`` or
             ``cameras.pkl`` beside the annotations. That of H3WB has its own.
         shared: see `PoseDataset`.
@@ -54,6 +56,7 @@ class PoseSequences(PoseDataset):
         frames: int = 27,
         causal: bool = False,
         stride: int | None = None,
+        detections: str | None = None,
         cameras: str | None = None,
         **shared: Any,
     ) -> None:
@@ -63,7 +66,7 @@ class PoseSequences(PoseDataset):
         if stride is not None and not 1 <= stride <= frames:
             raise UserError(f"reader.stride={stride} must be between 1 and reader.frames={frames}, or frames are lost")
         path = Path(annotations)
-        self.content = read_frames(path, self.skeleton.num_keypoints, cameras)
+        self.content = read_frames(path, self.skeleton.num_keypoints, cameras, detections)
         clip_of = self.content.clip_of
         ends = np.bincount(clip_of).cumsum()
         self.bounds = list(pairwise([0, *ends.tolist()]))
