@@ -37,8 +37,8 @@ class PoseSequences(PoseDataset):
         stride: a number makes a sample of each window of ``frames`` frames, all of which are labelled: its instances,
             in order. Windows to learn from begin so many frames apart, others adjoin. The last of a clip ends with it.
             A frame that a window repeats, or that the one before it has in evaluation, has no label and the id -1.
-        detections: what follows the name of the annotations in that of a file beside them, whose detected keypoints take
-            the place of theirs: ``_cpn.npy``, so that ``train_cpn.npy`` (N, K, 2 or 3) belongs to ``train.npz``.
+        detections: what follows the name of the annotations in that of a file beside them, whose keypoints, detected
+            ones, take the place of theirs: ``_cpn.npy``, so that ``train_cpn.npy`` (N, K, 2 or 3) is of ``train.npz``.
         cameras: file of cameras, see `lightpose.data.cameras.read_cameras`; None takes ``cameras.json`` or
             ``cameras.pkl`` beside the annotations. That of H3WB has its own.
         shared: see `PoseDataset`.
