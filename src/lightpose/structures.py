@@ -87,8 +87,8 @@ class Sample:
 
     Attributes:
         image: (H, W, 3) uint8 RGB, or a `lightpose.data.pixels.decode.EncodedImage`. The warp replaces either by the
-            (h, w, 3) input, or by a `lightpose.data.pixels.raw.Unwarped`. For lifting, a keypoint sequence (T, K, C)
-            float32.
+            (h, w, 3) input, or by a `lightpose.data.pixels.raw.Unwarped`. For lifting, a keypoint sequence (T, K, 3)
+            float32: x, y and confidence. Its instances are one pose, or one for each of its T frames.
         instances: labelled instances in image pixels.
         input_from_image: (3, 3) float64, maps image points to input points.
         image_id: id of the image in the annotation file.
@@ -171,7 +171,7 @@ class Batch(BatchLabels):
     """What an estimator receives.
 
     Attributes:
-        inputs: (B, 3, H, W) uint8 RGB, or (B, T, K, C) float32 for lifting.
+        inputs: (B, 3, H, W) uint8 RGB, or (B, T, K, 3) float32 for lifting: x, y and confidence.
     """
 
     inputs: Tensor

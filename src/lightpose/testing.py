@@ -234,7 +234,7 @@ def _mirrored(estimator: PoseEstimator, batch: Batch) -> Batch:
     keypoints, visible = instances.keypoints[:, :, swap].clone(), instances.visible[:, :, swap]
     mirrored, wrong = estimator.mirror(batch.inputs), f"{type(estimator).__name__}.mirror moves inputs and labels apart"
     if estimator.input_hw is None:
-        _require_close(mirrored, batch.inputs[:, :, swap] * torch.tensor([-1, 1]), wrong)
+        _require_close(mirrored, batch.inputs[:, :, swap] * torch.tensor([-1, 1, 1]), wrong)
         keypoints[..., 0] *= -1
         return replace(batch, instances=replace(instances, keypoints=keypoints, visible=visible))
     width = batch.inputs.shape[-1]
@@ -336,13 +336,16 @@ def random_batch(estimator: PoseEstimator, people: Sequence[int] | None = None) 
         people: how many are in each sample; None for two samples, the first with several people if it takes them.
     """
     rng, count = np.random.default_rng(0), estimator.skeleton.num_keypoints
+    if estimator.codec.every_frame:
+        people = (9,) * len(people or (1, 1))
     if people is None:
         people = (1, 1) if estimator.input_hw is None or estimator.one_person or estimator.takes_boxes else (3, 1)
     samples = []
     for index, number in enumerate(people):
         if estimator.input_hw is None:
             keypoints = rng.normal(0, 400, (number, count, 3)) + np.array([0, 0, 4000])
-            image = np.stack([1000 * keypoints[0, :, :2] / keypoints[0, :, 2:]] * 9).astype(np.float32)
+            seen = 1000 * keypoints / keypoints[..., 2:]
+            image = (seen / [1, 1, 1000] * np.ones((9, 1, 1))).astype(np.float32)  # (9, K, 3), of confidence 1
         else:
             image = rng.integers(0, 256, (*estimator.input_hw, 3), np.uint8)
             columns = (np.arange(number) + 0.5) * estimator.input_hw[1] / max(number, 1)

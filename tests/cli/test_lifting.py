@@ -1,6 +1,7 @@
 """Lifting through the commands: data, training, evaluation, and what is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,10 @@ QUICK = (
     *("trainer.accelerator=cpu", "trainer.precision=32-true", "callbacks.progress=null", "callbacks.report=null"),
     *("logger.tensorboard=null", "data.num_workers=0", "trainer.check_val_every_n_epoch=1"),
 )
+
+
+SAMPLES = Path(__file__).parents[3] / "shared" / "samples"
+WHOLE_BODY = "skeleton=coco_wholebody", "codec.root=[left_hip,right_hip]", "metric.mpjpe.root=[left_hip,right_hip]"
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,49 @@ def test_it_is_trained_evaluated_and_loaded(run, clips, people, tmp_path):
     assert code == 1 and "takes sequences of keypoints, not images" in err
 
 
+@pytest.mark.parametrize("experiment", ["lifting_motionbert", "lifting_motionagformer_xs"])
+def test_poses_of_every_frame_are_trained_and_evaluated(run, clips, tmp_path, experiment):
+    files = f"data.train={clips}", f"data.val={clips}", f"output_dir={tmp_path}/run", "data.batch_size=4"
+    small = "reader.frames=27", "reader.stride=9", "backbone.width=16", "backbone.depth=1", "trainer.max_epochs=1"
+    code, _, err = run(train.main, f"experiment={experiment}", *files, *small, *QUICK)
+    assert code == 0, err
+    checkpoint = tmp_path / "run/checkpoints/best.ckpt"
+    code, _, err = run(eval_command.main, f"ckpt={checkpoint}", f"out={tmp_path}/scored")
+    assert code == 0, err
+    figures = json.loads((tmp_path / "scored/metrics.json").read_text())
+    assert 0 < figures["P-MPJPE_mm"] < figures["MPJPE_mm"] < 2000 and figures["MPJVE_mm/Turning"] > 0
+
+
+def test_sequences_without_labels_are_learnt_from_beside_others(run, clips, tmp_path):
+    with np.load(clips) as file:
+        np.savez(tmp_path / "others.npz", imgname=file["imgname"], part=file["part"])
+    (tmp_path / "cameras.json").write_text((clips.parent / "cameras.json").read_text())
+    files = f"data.train=[{clips},{tmp_path}/others.npz]", f"data.val={clips}", f"output_dir={tmp_path}/run"
+    small = "data.ratios=[1,1]", "backbone.width=16", "trainer.max_epochs=1", "data.batch_size=64", "reader.frames=9"
+    code, said, err = run(train.main, "experiment=lifting_videopose3d_semi", *files, *small, *QUICK)
+    assert code == 0 and "50.0 % of those that are drawn" in said, err
+    assert (tmp_path / "run/checkpoints/best.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("file", "options"),
+    [
+        ("h36m/test_h36m_body3d.npz", ()),
+        ("mpi_inf_3dhp/test_3dhp_train.npz", ("reader.cameras={}/mpi_inf_3dhp/cameras_train.pkl",)),
+        ("h3wb/h3wb_train_bbox_subset.npz", WHOLE_BODY),
+    ],
+)
+def test_an_epoch_trains_on_published_files(run, tmp_path, file, options):
+    path = SAMPLES / file
+    if not path.is_file():
+        pytest.skip("needs the samples of public data sets")
+    files = f"data.train=[{path},{path}]", f"data.val={path}", f"output_dir={tmp_path}/run"  # norms need two samples
+    given = *(option.format(SAMPLES) for option in options), "trainer.max_epochs=1", "data.epoch_steps=2"
+    code, _, err = run(train.main, "experiment=quickstart_lifting", *files, *given, "backbone.width=16", *QUICK)
+    assert code == 0, err
+    assert (tmp_path / "run/checkpoints/best.ckpt").is_file()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -78,6 +126,9 @@ def test_it_is_trained_evaluated_and_loaded(run, clips, people, tmp_path):
         (["experiment=quickstart", "estimator=lifter"], "but PoseLifter takes a sequence of keypoints"),
         (["experiment=quickstart_lifting", "skeleton=coco17", "codec.root=[hip]"], "has no keypoint hip; it has nose"),
         (["experiment=quickstart_lifting", "head=simcc"], "codec expects ['joints']; use head=lifting"),
+        (["experiment=lifting_motionbert", "codec=lifting"], "head=lifting"),
+        (["experiment=lifting_motionbert", "reader.stride=null", "backbone.width=16"], "give reader.stride"),
+        (["experiment=quickstart_lifting", "reader.stride=3"], "has one pose for a sample"),
         (["experiment=quickstart_lifting", "reader.frames=11"], "backbone.frames=11 can't be seen"),
     ],
 )

@@ -26,6 +26,11 @@ AROUND = {
     "toy_people": ("experiment=toy_priors", "input_hw=[64,96]"),
     "toy_lifter": ("experiment=toy_lifter",),
     "lifting": ("experiment=quickstart_lifting", "codec.root=[left_hip,right_hip]"),
+    "trajectory": (
+        *("experiment=lifting_videopose3d_semi", "reader.frames=9", "codec.root=[left_hip,right_hip]"),
+        "backbone.width=32",
+    ),
+    "motionbert": ("experiment=lifting_motionbert", "codec.root=[left_hip,right_hip]", "backbone.width=32"),
 }
 """What stands around a codec; other codecs stand in a small top-down model."""
 TOPDOWN = ("estimator=topdown", "backbone=toy_image", "input_hw=[64,96]")

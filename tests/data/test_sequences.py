@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from lightpose.data.cameras import read_cameras
 from lightpose.data.pixels.device import collate
-from lightpose.data.sequences import MirrorSequence, PoseSequences
+from lightpose.data.sequences import MirrorSequence, PoseSequences, filled
 from lightpose.data.synthetic.sequences import FRAMES, PARENTS, generate_sequences
 from lightpose.errors import UserError
 from lightpose.estimators.lifter import placed
@@ -107,12 +107,13 @@ def test_a_sample_has_screen_mm_and_camera(tmp_path):
     with np.load(path) as file:
         part, space = file["part"], file["S"]
     sample = load(PoseSequences(path, frames=3, skeleton=PAIR), 1)
-    np.testing.assert_allclose(sample.image, screen_from_image(part[..., :2], (800, 1000)), atol=1e-6)
+    np.testing.assert_allclose(sample.image[..., :2], screen_from_image(part[..., :2], (800, 1000)), atol=1e-6)
+    np.testing.assert_allclose(sample.image[..., 2], part[..., 2], atol=1e-6)
     assert sample.image.dtype == np.float32
     np.testing.assert_allclose(sample.instances.keypoints[0], 1000 * space[1, :, :3], rtol=1e-6)
     np.testing.assert_allclose(sample.camera, [[1100, 0, 480], [0, 1200, 500], [0, 0, 1]])
     batch = collate([sample, sample])
-    assert batch.inputs.shape == (2, 3, 2, 2)
+    assert batch.inputs.shape == (2, 3, 2, 3)
     np.testing.assert_allclose(batch.instances.keypoints[1, 0], sample.instances.keypoints[0])
 
 
@@ -124,6 +125,121 @@ def test_a_joint_that_is_not_labelled_is_not_visible(tmp_path):
     np.savez(path, **arrays)
     dataset = PoseSequences(path, frames=1, skeleton=PAIR)
     assert [load(dataset, index).instances.visible[0].tolist() for index in (0, 1)] == [[2, 0], [0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [
+        (True, [[0, 1, 2, 3], [2, 3, 4, 5], [3, 4, 5, 6], [7, 8, 9, 9]]),  # the frames that have labels are below
+        (False, [[0, 1, 2, 3], [3, 4, 5, 6], [7, 8, 9, 9]]),
+    ],
+)
+def test_windows_of_a_clip(tmp_path, training, expected):
+    path = write(tmp_path, [*clip(7), *clip(3, "S1_Walking_2.7")])
+    dataset = PoseSequences(path, frames=4, stride=2, skeleton=PAIR)
+    dataset.training = training
+    samples = [load(dataset, index) for index in range(len(dataset))]
+    assert [places(sample) for sample in samples] == expected
+    labelled = [sample.instances.ids[sample.instances.ids >= 0].tolist() for sample in samples]
+    for sample, frames in zip(samples, labelled, strict=True):
+        assert len(sample.instances.ids) == 4
+        assert (sample.instances.visible.any(1) == (sample.instances.ids >= 0)).all()
+        np.testing.assert_array_equal(sample.instances.keypoints, dataset.content.joints_mm[places(sample)])
+        assert set(frames) <= set(places(sample))
+    if training:
+        assert labelled == [*expected[:3], [7, 8, 9]]
+    else:
+        assert [row for rows in labelled for row in rows] == list(range(10))  # each frame is scored once
+
+
+def test_a_keypoint_that_is_not_known_stands_between_its_neighbours(tmp_path):
+    path = write(tmp_path, clip(5))
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays["part"][:, 1] = [[0, 0, 1], [np.nan, 3, 1], [20, 30, 0], [30, 30, 0.5], [np.nan, np.nan, 1]]
+    np.savez(path, **arrays)
+    image = load(PoseSequences(path, frames=5, skeleton=PAIR), 2).image
+    np.testing.assert_allclose(500 * (image[:, 1, 0] + 1), [0, 10, 20, 30, 30], atol=1e-3)
+    np.testing.assert_allclose(image[:, 1, 2], [1, 0, 0, 0.5, 0])
+    never = np.zeros((3, 2, 3))
+    never[:, 0] = [[2, 4, 1], [4, 8, 1], [6, 6, 1]]
+    np.testing.assert_allclose(filled(never)[:, 1], [[2, 4, 0], [4, 8, 0], [6, 6, 0]])
+    assert not filled(np.full((2, 2, 3), [np.nan, np.nan, 0])).any()
+
+
+def test_detected_keypoints_take_the_place_of_labelled_ones(tmp_path):
+    path = write(tmp_path, clip(3))
+    shuffled = [clip(3)[place] for place in (2, 0, 1)]
+    write(tmp_path, shuffled)
+    detected = np.random.default_rng(1).uniform(0, 500, (3, 2, 3))
+    np.save(tmp_path / "data_cpn.npy", detected)
+    image = load(PoseSequences(path, frames=3, detections="_cpn.npy", skeleton=PAIR), 1).image
+    np.testing.assert_allclose(image[..., :2], screen_from_image(detected[[1, 2, 0], :, :2], (800, 1000)), atol=1e-5)
+    np.testing.assert_allclose(image[..., 2], detected[[1, 2, 0], :, 2], rtol=1e-6)
+    np.save(tmp_path / "data_few.npy", detected[:2])
+    for end, message in (
+        ("_few.npy", r"shape \(2, 2, 3\); expected \(3, 2\)"),
+        ("_no.npy", "data_no.npy, which reader"),
+    ):
+        with pytest.raises(UserError, match=message):
+            PoseSequences(path, frames=3, detections=end, skeleton=PAIR)
+
+
+def test_without_joints_no_frame_is_labelled(tmp_path):
+    path = write(tmp_path, clip(3))
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in ("imgname", "part")}
+    np.savez(path, **arrays)
+    labels = load(PoseSequences(path, frames=1, skeleton=PAIR), 1).instances
+    assert labels.keypoints.shape == (1, 2, 3) and not labels.visible.any()
+
+
+def whole_body(path: Path, scale: float = 1.0, **odd: object) -> Path:
+    """Two keypoints, as H3WB has 133: two frames of a subject before two cameras."""
+    space = np.array([[[0, 0, 4.0], [0.1, 0.2, 5]], [[0.3, 0, 4], [0, 0, 4.5]]])
+    intrinsic = np.array([[[1.1, 0, 0.5], [0, 1.2, 0.6], [0, 0, 1]]], np.float32)
+    views = {
+        camera: {"camera_3d": scale * (space + shift), "pose_2d": np.full((2, 2, 2), 100.0 + shift), "sample_id": 3}
+        for shift, camera in enumerate(("55", "60"))
+    }
+    people = {"S5": {"Directions 1": {"global_3d": space, "frame_id": np.array(["0075", "0010"]), **views, **odd}}}
+    metadata = {"S5": {camera: {"K": intrinsic} for camera in views}, "left_side": [1, np.int64(2)]}
+    np.savez(path, train_data=np.array(people, object), metadata=np.array(metadata, object))
+    return path
+
+
+@pytest.mark.parametrize("scale", [1, 1000], ids=["metres", "mm"])
+def test_whole_bodies_of_h3wb_are_read(tmp_path, scale):
+    dataset = PoseSequences(whole_body(tmp_path / "h3wb.npz", scale), frames=3, skeleton=PAIR)
+    images = dataset.ground_truth()["images"]
+    assert [image["file_name"] for image in images[:2]] == [f"S5_Directions_1.55_{n:06d}.jpg" for n in (10, 75)]
+    assert {image["action"] for image in images} == {"Directions"} and len({image["clip"] for image in images}) == 2
+    sample = load(dataset, 3)  # the later frame, the first of the file, before the other camera
+    np.testing.assert_allclose(sample.instances.keypoints[0], [[1000, 1000, 5000], [1100, 1200, 6000]], rtol=1e-6)
+    np.testing.assert_allclose(sample.camera, [[1100, 0, 500], [0, 1200, 600], [0, 0, 1]], rtol=1e-6)
+    np.testing.assert_allclose(sample.image[..., :2], screen_from_image(np.full((3, 2, 2), 101.0), (1000, 1000)))
+
+
+@pytest.mark.parametrize(
+    "people", [[1, 2], {"S5": 3}, {"S5": {"Directions": {"55": {}}}}, {"S9": {"a": {"frame_id": [1], "55": {}}}}]
+)
+def test_a_damaged_file_of_h3wb_is_refused(tmp_path, people):
+    np.savez(tmp_path / "h3wb.npz", train_data=np.array(people, object), metadata=np.array({}, object))
+    with pytest.raises(UserError, match="is no file of sequences"):
+        PoseSequences(tmp_path / "h3wb.npz", skeleton=PAIR)
+    content = whole_body(tmp_path / "whole.npz").read_bytes()
+    for cut in (10, len(content) // 2, len(content) - 30):
+        (tmp_path / "cut.npz").write_bytes(content[:cut])
+        with pytest.raises(UserError, match="is no file of sequences"):
+            PoseSequences(tmp_path / "cut.npz", skeleton=PAIR)
+
+
+def test_a_file_of_h3wb_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = whole_body(tmp_path / "h3wb.npz", harm=Harmful())
+    with pytest.raises(UserError, match=r"is no file of sequences .*it would run"):
+        PoseSequences(path, skeleton=PAIR)
+    assert not (tmp_path / "touched").exists()
 
 
 def test_actions_and_clips_are_told(tmp_path):
@@ -145,7 +261,7 @@ def test_a_mirrored_sample_is_seen_by_the_mirrored_camera(tmp_path):
     for sample in (plain, mirrored):
         joints = sample.instances.keypoints[0] @ sample.camera.T
         seen = screen_from_image(joints[:, :2] / joints[:, 2:], sample.image_hw)
-        np.testing.assert_allclose(seen, sample.image[1], atol=1e-5)
+        np.testing.assert_allclose(seen, sample.image[1, :, :2], atol=1e-5)
     assert not np.allclose(plain.image, mirrored.image, atol=0.01)
     assert (mirrored.instances.boxes_xyxy[0, 2:] > mirrored.instances.boxes_xyxy[0, :2]).all()
     again = MirrorSequence(H36M, 1.0)(mirrored, np.random.default_rng(0))
@@ -202,7 +318,7 @@ def test_published_files_are_read(name):
         assert (sample.image == sample.image[0]).all()  # clips of one frame
         joints = sample.instances.keypoints[0] @ sample.camera.T
         pixels = joints[:, :2] / joints[:, 2:]
-        error = pixels - dataset.points_px[index]
+        error = pixels - dataset.points[index, :, :2]
         assert np.abs(error).max() < 3  # the lenses bend by so much
 
 
@@ -250,6 +366,7 @@ def test_what_is_no_camera_is_named(tmp_path, content, message):
         ({"skeleton": H36M}, r"2 keypoints and 2 joints, the skeleton 17; .* skeleton=h36m"),
         ({"cameras": {"S2.7": {"f": [1, 1], "c": [0, 0], "w": 4, "h": 4}}}, r"no camera S1.7, .* it has S2.7"),
         ({"options": {"cameras": "nowhere.json"}}, r"no cameras in nowhere.json; .* reader.cameras="),
+        ({"options": {"frames": 4, "stride": 5}}, r"stride=5 must be between 1 and reader.frames=4"),
         ({"names": ["a.jpg", "b.jpg"]}, r"'a.jpg' is no name of a frame; expected CLIP_000001.jpg"),
         ({"arrays": {"S": np.zeros((2, 2))}}, r"expected names \(N,\), keypoints \(N, K, 2\) and joints"),
         ({"arrays": {"part": np.full((2, 2, 2), np.nan)}}, "keypoints that are not finite"),

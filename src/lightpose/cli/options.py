@@ -51,6 +51,8 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
     "eval": {"batch_size": int, "num_workers": int | None, "flip_test": bool | None},
     "predict": {
         "source": str | int,
+        "lift": str | None,
+        "image_hw": tuple[int, int] | None,
         "out": str,
         "batch_size": int,
         "num_workers": int | None,

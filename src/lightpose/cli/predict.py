@@ -36,16 +36,24 @@ def predict(composed: DictConfig) -> None:
     import cv2
     from rich.progress import track
 
+    from lightpose.cli.lift import collected, lift, lift_file, skeleton_given, tell
     from lightpose.cli.setup import resolved
     from lightpose.data.pixels.image_header import check_on_bad_image
     from lightpose.inference.frames import Camera
+    from lightpose.inference.lifting import Lifter, Seen, sources_of
     from lightpose.inference.overlays import ImageWriter, Overlays, PictureWriter, VideoWriter
+    from lightpose.inference.pose_files import is_poses
     from lightpose.inference.predictor import Predictor
     from lightpose.inference.sources import ImageFiles, open_source
     from lightpose.inference.writers import OVERLAYS, PREDICTIONS, check_out, staged, write_predictions
 
     config = resolved(composed)
     check_on_bad_image(config["on_bad_image"])
+    if is_poses(config["source"]):
+        lift_file(config)
+        return
+    if skeleton_given(config) is not None or config["image_hw"] is not None:
+        raise UserError("skeleton= and image_hw= tell of a file of poses, and source= is none; leave them out")
     source, out = open_source(config["source"], config["images"]), Path(config["out"])
     if config["images"] is not None and not (isinstance(source, ImageFiles) and source.has_ids):
         raise UserError(
@@ -56,6 +64,9 @@ def predict(composed: DictConfig) -> None:
     predictor = Predictor(
         config["ckpt"], config["device"], config["trust"], config["precision"], config["speed"], config["image_bits"]
     )
+    lifter = None if config["lift"] is None else Lifter(config["lift"], config["device"], config["trust"])
+    if lifter is not None:
+        sources_of(lifter.skeleton, predictor.skeleton.keypoints)  # before the work
     boxes, detector = people_of(config, source, predictor.estimator.takes_boxes)
     start, overlays = time.perf_counter(), None
     with saying(f"nothing was written to out={out}"), ExitStack() as stack:
@@ -74,7 +85,10 @@ def predict(composed: DictConfig) -> None:
                 frames = until_interrupt(frames)
             results = predictor.stream(frames, box_finder(boxes, detector), config["batch_size"])
         results = finite(results, config["ckpt"])
-        if config["draw"]:
+        people: list[Seen] = []
+        if lifter is not None:
+            results = collected(results, people)
+        elif config["draw"]:
             writer: PictureWriter = ImageWriter(folder / OVERLAYS)
             if not isinstance(source, ImageFiles):
                 writer = VideoWriter(folder / OVERLAYS, source.stem, source.fps)
@@ -83,10 +97,17 @@ def predict(composed: DictConfig) -> None:
         counted = track(results, "predicting", total=len(source.image_ids) or None)
         images, poses = write_predictions(folder, counted, predictor.skeleton, source.category_ids)
         drawn = overlays is not None and overlays.close()
+        if lifter is not None:
+            pictures = None if isinstance(source, Camera) else source  # what a camera showed is gone
+            drawn = lift(people, lifter, predictor.skeleton, folder, config, pictures)
     seconds = time.perf_counter() - start
     log.info("%d images, %d poses in %.1f s (%.1f images/s)", images, poses, seconds, images / seconds)
-    for name in (*PREDICTIONS, *([OVERLAYS] if drawn else [])):
+    for name in PREDICTIONS:
         log.info("%s", out / name)
+    if lifter is not None:
+        tell(out, drawn)
+    elif drawn:
+        log.info("%s", out / OVERLAYS)
 
 
 def finite(results: "Iterable[tuple[Frame, Poses[Array]]]", ckpt: str) -> "Iterator[tuple[Frame, Poses[Array]]]":
@@ -111,7 +132,7 @@ def inputs(config: dict[str, Any], source: "Source") -> "list[Path]":
     from lightpose.inference.frames import Video
     from lightpose.inference.sources import ImageFiles
 
-    given = [Path(str(config[name])) for name in ("ckpt", "boxes", "source") if config[name] is not None]
+    given = [Path(str(config[name])) for name in ("ckpt", "lift", "boxes", "source") if config[name] is not None]
     if isinstance(source, ImageFiles):
         given += source.files.values()
     if isinstance(source, Video):

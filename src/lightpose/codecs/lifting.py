@@ -10,7 +10,7 @@ from lightpose.codecs.maps import on_device, one_pose_per_row
 from lightpose.errors import UserError
 from lightpose.geometry import Grid, check_grid
 from lightpose.skeleton import Skeleton
-from lightpose.structures import Batch, Poses, Spec, Targets
+from lightpose.structures import Batch, Instances, Poses, Spec, Targets
 
 _MM = 1000.0  # of a metre
 
@@ -56,15 +56,10 @@ class LiftingCodec(Codec):
         Zero where not labelled, and for all joints where the root is not.
 
         Raises:
-            UserError: for labels of the plane.
+            UserError: for labels of the plane, and of more than one frame.
         """
         labels = batch.instances
-        if labels.keypoints.shape[-1] != 3:
-            raise UserError(
-                f"codec=lifting needs labels in space, but the data gives {labels.keypoints.shape[-1]} numbers for a "
-                "keypoint; use data=sequences, or a codec of images"
-            )
-        joints = labels.keypoints[:, 0].float() / _MM
+        joints = joints_in_metres(labels)
         root = on_device(self._root, joints)
         labelled = ((labels.visible[:, 0] > 0) & labels.valid[:, :1]).float()  # (B, K)
         labelled = labelled * labelled[:, root].amin(1, keepdim=True)
@@ -90,6 +85,25 @@ class LiftingCodec(Codec):
     def _metres(self, joints: Tensor) -> Tensor:
         joints = joints if self._std is None else joints * on_device(self._std, joints)
         return joints if self._mean is None else joints + on_device(self._mean, joints)
+
+
+def joints_in_metres(labels: Instances) -> Tensor:
+    """(B, K, 3): the labels of the one pose of each row.
+
+    Raises:
+        UserError: for labels of the plane, and of more than one frame.
+    """
+    if labels.keypoints.shape[-1] != 3:
+        raise UserError(
+            f"codec=lifting needs labels in space, but the data gives {labels.keypoints.shape[-1]} numbers for a "
+            "keypoint; use data=sequences, or a codec of images"
+        )
+    if labels.keypoints.shape[1] != 1:
+        raise UserError(
+            f"codec=lifting has one pose for a sample, but the data labels {labels.keypoints.shape[1]} frames of "
+            "each; set reader.stride=null, or use codec=motionbert"
+        )
+    return labels.keypoints[:, 0].float() / _MM
 
 
 def _statistics(name: str, skeleton: Skeleton, given: Sequence[Sequence[float]] | None) -> Tensor | None:

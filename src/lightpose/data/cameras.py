@@ -2,13 +2,13 @@
 
 import io
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lightpose.data.plain_pickle import read_plain
 from lightpose.errors import UserError
 from lightpose.structures import Array
 
@@ -36,7 +36,7 @@ def read_cameras(path: Path) -> dict[str, Camera]:
     """
     try:
         content = path.read_bytes()
-        found = _Numbers(io.BytesIO(content)).load() if path.suffix == ".pkl" else json.loads(content)
+        found = read_plain(io.BytesIO(content)) if path.suffix == ".pkl" else json.loads(content)
     except Exception as error:
         raise UserError(
             f"{path} can't be read as cameras ({type(error).__name__}: {error}); give a .json file, which "
@@ -66,42 +66,3 @@ def _camera(path: Path, name: str, entry: Any) -> Camera:
         )
     matrix = np.array([[focal[0], 0, center[0]], [0, focal[1], center[1]], [0, 0, 1]], np.float32)
     return Camera(matrix, size)
-
-
-class _Kind:
-    """Stands for a NumPy type in a pickle."""
-
-    def __init__(self, name: str, *flags: Any) -> None:
-        if name not in ("f4", "f8", "i4", "i8"):
-            raise ValueError(f"arrays of {name}")
-        self.name, self.order = name, "<"
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = {"<": "<", ">": ">"}[state[1]]
-
-
-class _Stored:
-    """Stands for a NumPy array in a pickle, which gives its numbers after it was made."""
-
-    def __init__(self, *shape: Any) -> None:
-        self.array: Array = np.empty(0)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, kind, columns_first, content = state
-        values = np.frombuffer(content, np.dtype(kind.order + kind.name))
-        self.array = values.reshape(shape, order="F" if columns_first else "C")
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
-        return self.array.astype(dtype)
-
-
-class _Numbers(pickle.Unpickler):
-    """Reads plain data and NumPy's arrays of numbers, and calls nothing that a file names."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What stands for a part of NumPy's arrays; anything else is refused."""
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return _Stored
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return _Kind if name == "dtype" else _Stored
-        raise ValueError(f"it would run {module}.{name}")

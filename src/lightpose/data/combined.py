@@ -35,6 +35,7 @@ class CombinedDataset(PoseDataset):
     def __init__(self, parts: Sequence[PoseDataset], names: Sequence[str], ratios: Sequence[float] | None = None):
         super().__init__(parts[0].skeleton, parts[0].transforms, parts[0].seed)
         self.one_person, self.whole_image = parts[0].one_person, parts[0].whole_image  # type: ignore[misc]
+        self.sequences = parts[0].sequences  # type: ignore[misc]
         self.parts = list(parts)
         lengths = [len(part) for part in parts]
         self._ends = np.cumsum(lengths)

@@ -1,43 +1,46 @@
 """Sequences of 2-D keypoints with joints in space, as lifting learns from them, and their augmentation."""
 
-import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from lightpose.data.base import PoseDataset
-from lightpose.data.cameras import Camera, read_cameras
+from lightpose.data.sequence_files import read_frames
 from lightpose.data.transforms import mirror_labels
 from lightpose.errors import UserError
 from lightpose.geometry import screen_from_image
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Annotations, Array, Sample
 
-_MM = 1000.0  # of a metre
-_FRAME = re.compile(r"(?P<clip>.+)_(?P<number>\d+)$")
-_IN_CLIP = re.compile(r"(?P<subject>[^_.]+)_(?P<action>[^.]+?)(_\d+)?\.(?P<camera>.+)$")
-
 
 class PoseSequences(PoseDataset):
     """A sample for each frame of an ``.npz`` file: the 2-D keypoints around it, and its joints in space.
 
-    The file is one that MMPose makes of Human3.6M or MPI-INF-3DHP. It holds, for N frames, ``imgname`` (N,), ``part``
-    (N, K, 2 or more) image pixels and ``S`` (N, K, 3 or 4): metres in the camera's frame, then whether the joint is
-    labelled. A name is that of a clip and a number, ``CLIP_000001.jpg``. Where the clip is ``SUBJECT_ACTION.CAMERA``,
-    as ``S1_Walking_1.54138969``, its camera is ``SUBJECT.CAMERA``, and figures are computed for each action; else the
-    clip's own name is that of its camera.
+    The file is one that MMPose makes of Human3.6M or MPI-INF-3DHP, or that of H3WB. The former holds, for N frames,
+    ``imgname`` (N,), ``part`` (N, K, 2 or 3) image pixels and perhaps confidences, and ``S`` (N, K, 3 or 4): metres in
+    the camera's frame, then whether the joint is labelled; without ``S`` none is. A name is that of a clip and a
+    number, ``CLIP_000001.jpg``. Where the clip is ``SUBJECT_ACTION.CAMERA``, as ``S1_Walking_1.54138969``, its camera
+    is ``SUBJECT.CAMERA``, and figures are computed for each action; else the clip's own name is that of its camera.
 
-    Inputs are on the screen (`lightpose.geometry.screen_from_image`), labels in mm before the camera.
+    Inputs (T, K, 3) are x and y on the screen (`lightpose.geometry.screen_from_image`) and a confidence; a keypoint
+    that is not known has a confidence of 0 and stands between where it was and where it will be. Labels are in mm
+    before the camera.
 
     Args:
         annotations: the file.
         images: not used.
         frames: of a sample. Where a clip has no more, its first or last frame is repeated.
         causal: the labelled frame is the last of a sample, not the middle one.
+        stride: a number makes a sample of each window of ``frames`` frames, all of which are labelled: its instances,
+            in order. Windows to learn from begin so many frames apart, others adjoin. The last of a clip ends with it.
+            A frame that a window repeats, or that the one before it has in evaluation, has no label and the id -1.
+        detections: what follows the name of the annotations in that of a file beside them, whose keypoints, detected
+            ones, take the place of theirs: ``_cpn.npy``, so that ``train_cpn.npy`` (N, K, 2 or 3) is of ``train.npz``.
         cameras: file of cameras, see `lightpose.data.cameras.read_cameras`; None takes ``cameras.json`` or
-            ``cameras.pkl`` beside the annotations.
+            ``cameras.pkl`` beside the annotations. That of H3WB has its own.
         shared: see `PoseDataset`.
 
     Raises:
@@ -52,66 +55,110 @@ class PoseSequences(PoseDataset):
         images: Path | str | None = None,
         frames: int = 27,
         causal: bool = False,
+        stride: int | None = None,
+        detections: str | None = None,
         cameras: str | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        if frames < 1 or (frames % 2 == 0 and not causal):
+        if frames < 1 or (frames % 2 == 0 and not causal and stride is None):
             raise UserError(f"reader.frames={frames} has no middle frame; give an odd number, or reader.causal=true")
+        if stride is not None and not 1 <= stride <= frames:
+            raise UserError(f"reader.stride={stride} must be between 1 and reader.frames={frames}, or frames are lost")
         path = Path(annotations)
-        names, self.points_px, space = _arrays(path, self.skeleton.num_keypoints)
-        self.joints_mm, self.visible = (space[..., :3] * _MM).astype(np.float32), _visible(space)
-        clips, numbers = _clips(path, names)
-        self.clips, clip_of = np.unique(np.array(clips), return_inverse=True)
-        order = np.lexsort((np.array(numbers), clip_of))
-        self.names = [names[place] for place in order]
-        self.points_px, self.joints_mm, self.visible = (
-            array[order] for array in (self.points_px, self.joints_mm, self.visible)
-        )
-        self.clip_of = clip_of[order]
+        self.content = read_frames(path, self.skeleton.num_keypoints, cameras, detections)
+        clip_of = self.content.clip_of
         ends = np.bincount(clip_of).cumsum()
-        self.first, self.last = np.append(0, ends)[self.clip_of], ends[self.clip_of] - 1
-        self.cameras = _cameras_of(path, cameras, self.clips.tolist())
-        before = frames - 1 if causal else frames // 2
-        self.window = np.arange(frames) - before
+        self.bounds = list(pairwise([0, *ends.tolist()]))
+        self.points = self.content.keypoints.copy()  # (N, K, 3)
+        for first, end in self.bounds:
+            self.points[first:end] = filled(self.points[first:end])
+        if not self.points[..., 2].any():
+            raise UserError(f"{path} has keypoints that are not finite, and no others; give the right file")
+        self.window = np.arange(frames) - (0 if stride else frames - 1 if causal else frames // 2)
+        steps = {True: stride, False: frames} if stride else {}
+        self.starts = {
+            training: np.array([start for each in self.bounds for start in window_starts(*each, frames, step)])
+            for training, step in steps.items()
+        }
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.starts[self.training]) if self.starts else len(self.points)
 
     def load(self, index: int, rng: np.random.Generator) -> Sample:
-        """The frames around one, before any transform."""
-        rows = (index + self.window).clip(self.first[index], self.last[index])
-        camera = self.cameras[self.clip_of[index]]
-        points = self.points_px[index]
-        box = np.concatenate([points.min(0), points.max(0)]).astype(np.float32)
+        """The frames around one, or of a window, before any transform."""
+        starts = self.starts.get(self.training)
+        at = index if starts is None else int(starts[index])
+        first, end = self.bounds[self.content.clip_of[at]]
+        rows = at + self.window
+        inside = rows < end
+        rows = rows.clip(first, end - 1)
+        camera = self.content.cameras[self.content.clip_of[at]]
+        if starts is None:
+            labelled, counts = np.array([at]), np.ones(1, bool)
+        else:
+            before = starts[index - 1] + len(rows) if index and not self.training else 0
+            labelled, counts = rows, inside & (rows >= before)
+        points = self.points[labelled, :, :2]
+        boxes = np.concatenate([points.min(1), points.max(1)], -1)
         labels = Annotations(
-            keypoints=self.joints_mm[index][None],
-            visible=self.visible[index][None],
-            boxes_xyxy=box[None],
-            areas=np.prod(box[2:] - box[:2], keepdims=True),
-            categories=np.zeros(1, np.int64),
-            ids=np.array([index]),
-            scores=np.ones(1, np.float32),
+            keypoints=self.content.joints_mm[labelled],
+            visible=self.content.visible[labelled] * counts[:, None].astype(np.float32),
+            boxes_xyxy=boxes,
+            areas=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
+            categories=np.zeros(len(labelled), np.int64),
+            ids=np.where(counts, labelled, -1),
+            scores=np.ones(len(labelled), np.float32),
         )
-        screen = screen_from_image(self.points_px[rows], camera.image_hw).astype(np.float32)  # (T, K, 2)
-        return Sample(screen, labels, np.eye(3), index, index, camera.image_hw, camera=camera.matrix)
+        screen = screen_from_image(self.points[rows, :, :2], camera.image_hw)
+        sequence = np.concatenate([screen, self.points[rows, :, 2:]], -1, dtype=np.float32)  # (T, K, 3)
+        return Sample(sequence, labels, np.eye(3), at, index, camera.image_hw, camera=camera.matrix)
 
     def ground_truth(self) -> dict[str, Any]:
         """The frames, with clip and, where it is known, action; their labels are in the batches."""
-        found = [_IN_CLIP.match(clip) for clip in self.clips]
-        actions = [match and match["action"] for match in found]
+        content = self.content
+        actions = [content.action_of(clip) for clip in range(len(content.clips))]
         images = [
             {
                 "id": index,
                 "file_name": name,
-                "height": self.cameras[clip].image_hw[0],
-                "width": self.cameras[clip].image_hw[1],
+                "height": content.cameras[clip].image_hw[0],
+                "width": content.cameras[clip].image_hw[1],
                 "clip": int(clip),
                 "action": actions[clip],
             }
-            for index, (name, clip) in enumerate(zip(self.names, self.clip_of, strict=True))
+            for index, (name, clip) in enumerate(zip(content.names, content.clip_of, strict=True))
         ]
         return {"images": images, "annotations": [], "categories": []}
+
+
+def filled(points: Array) -> Array:
+    """Keypoints (T, K, 3) of one person, where each that has no confidence stands between its known neighbours in time.
+
+    Before the first and after the last of them it stays; one that is never known goes with the middle of the others.
+    Where nothing is known, zeros come.
+    """
+    known = points[..., 2] > 0  # (T, K)
+    if known.all():
+        return points
+    out, frames = points.copy(), np.arange(len(points))
+    ever = known.any(0)
+    for joint in np.flatnonzero(ever & ~known.all(0)).tolist():
+        there = known[:, joint]
+        for axis in (0, 1):
+            out[:, joint, axis] = np.interp(frames, frames[there], points[there, joint, axis])
+    out[:, ~ever, :2] = out[:, ever, :2].mean(1, keepdims=True) if ever.any() else 0
+    return out
+
+
+def window_starts(first: int, end: int, frames: int, step: int) -> list[int]:
+    """Where windows of ``frames`` frames begin, ``step`` apart, so that each of ``first`` to ``end - 1`` is in one.
+
+    The last ends with the frames, unless they are fewer than a window.
+    """
+    last = max(first, end - frames)
+    starts = list(range(first, last + 1, step))
+    return starts if starts[-1] == last else [*starts, last]
 
 
 class MirrorSequence:
@@ -136,7 +183,7 @@ class MirrorSequence:
             camera[0, 2] = width - camera[0, 2]
         return replace(
             sample,
-            image=sample.image[:, list(self.skeleton.swap)] * np.array([-1, 1], np.float32),
+            image=sample.image[:, list(self.skeleton.swap)] * np.array([-1, 1, 1], np.float32),
             instances=replace(
                 labels,
                 keypoints=labels.keypoints * np.array([-1, 1, 1], np.float32),
@@ -145,80 +192,3 @@ class MirrorSequence:
             ),
             camera=camera,
         )
-
-
-def _arrays(path: Path, count: int) -> tuple[list[str], Array, Array]:
-    """Names (N,), keypoints (N, K, 2) in image pixels and joints (N, K, 3 or 4) of a file.
-
-    Raises:
-        UserError: for a file that has none, or of another number of keypoints.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names, points, space = (file[key] for key in ("imgname", "part", "S"))
-    except (OSError, EOFError, KeyError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise UserError(
-            f"{path} is no file of sequences ({type(error).__name__}: {error}); give an .npz file with imgname, part "
-            "and S, see lightpose.data.sequences.PoseSequences"
-        ) from error
-    shapes = names.shape, points.shape, space.shape
-    fits = points.ndim == space.ndim == 3 and names.ndim == 1 and len(names) == len(points) == len(space) > 0
-    if not fits or points.shape[2] < 2 or space.shape[2] < 3 or names.dtype.kind != "U":
-        raise UserError(
-            f"{path} has imgname, part and S of shapes {', '.join(map(str, shapes))}; expected names (N,), keypoints "
-            "(N, K, 2) and joints (N, K, 3)"
-        )
-    if not points.shape[1] == space.shape[1] == count:
-        raise UserError(
-            f"{path} has {points.shape[1]} keypoints and {space.shape[1]} joints, the skeleton {count}; choose the "
-            "skeleton of the data, such as skeleton=h36m"
-        )
-    if not np.isfinite(points[..., :2]).all():
-        raise UserError(f"{path} has keypoints that are not finite; leave out frames without all of them")
-    return names.tolist(), points[..., :2].astype(np.float32), space
-
-
-def _visible(space: Array) -> Array:
-    """(N, K) float32 in {0, 2}: whether a joint is labelled."""
-    labelled = np.isfinite(space[..., :3]).all(-1)
-    if space.shape[2] > 3:
-        labelled &= space[..., 3] > 0
-    return np.where(labelled, 2, 0).astype(np.float32)
-
-
-def _clips(path: Path, names: list[str]) -> tuple[list[str], list[int]]:
-    """The clip of each frame, and its number there.
-
-    Raises:
-        UserError: for a name without a number.
-    """
-    found = [_FRAME.match(Path(name).stem) for name in names]
-    if None in found:
-        raise UserError(f"{path}: {names[found.index(None)]!r} is no name of a frame; expected CLIP_000001.jpg")
-    frames = [match for match in found if match]
-    return [frame["clip"] for frame in frames], [int(frame["number"]) for frame in frames]
-
-
-def _cameras_of(path: Path, given: str | None, clips: list[str]) -> list[Camera]:
-    """The camera of each clip.
-
-    Raises:
-        UserError: when there is no file of cameras, or one of them is not in it.
-    """
-    beside = [path.parent / name for name in ("cameras.json", "cameras.pkl")]
-    file = next((each for each in ([Path(given)] if given else beside) if each.is_file()), None)
-    if file is None:
-        looked = given or f"{beside[0]} and {beside[1]}"
-        raise UserError(f"there are no cameras in {looked}; give the file as reader.cameras=cameras.json")
-    known, found = read_cameras(file), [_IN_CLIP.match(clip) for clip in clips]
-    names = [
-        f"{match['subject']}.{match['camera']}" if match else clip for match, clip in zip(found, clips, strict=True)
-    ]
-    missing = [name for name in names if name not in known]
-    if missing:
-        raise UserError(
-            f"{file} has no camera {missing[0]}, with which {path} was taken; it has {', '.join([*known][:8])}"
-        )
-    return [known[name] for name in names]

@@ -145,7 +145,7 @@ def check_sample(sample: Any, dataset: PoseDataset, num_keypoints: int, of_image
                 f"{of} gives {each.name} that are {kind_of(column)}; expected an array of shape {expected} for {count} "
                 f"instances of {num_keypoints} keypoints"
             )
-    if dataset.one_person and count != 1:
+    if dataset.one_person and not dataset.sequences and count != 1:
         raise UserError(
             f"{of} gives a sample of {count} instances, but {type(dataset).__name__} says that a sample is one person; "
             "give one, or set one_person = False"

@@ -15,11 +15,15 @@ from lightpose.structures import Batch, Poses
 
 
 class PoseLifter(PoseEstimator):
-    """One pose for each sequence of keypoints (T, K, 2) on the screen.
+    """One pose for each sequence of keypoints (T, K, 3), or for each of its frames.
+
+    Inputs are x and y on the screen, and a confidence. A codec of poses for each frame (`Codec.every_frame`) tells
+    which by the extra ``frame``. One whose poses are not in mm has a method ``to_mm``, which takes and returns poses,
+    beside the batch.
 
     Args:
         skeleton: the keypoints.
-        backbone: builds the backbone from ``keypoints``, how many there are.
+        backbone: builds the backbone from ``keypoints``, how many there are, and ``links``, the pairs that are joined.
         causal: the pose is that of the last frame, not of the middle one.
         options: see `PoseEstimator`.
     """
@@ -30,16 +34,20 @@ class PoseLifter(PoseEstimator):
     def __init__(
         self, skeleton: Skeleton, backbone: Callable[..., FeatureModule], causal: bool = False, **options: Any
     ) -> None:
-        super().__init__(skeleton=skeleton, backbone=backbone(keypoints=skeleton.num_keypoints), **options)
+        built = backbone(keypoints=skeleton.num_keypoints, links=skeleton.links)
+        super().__init__(skeleton=skeleton, backbone=built, **options)
         self.causal = causal
         self.register_buffer("swap", torch.tensor(skeleton.swap), persistent=False)
 
     def to_image(self, poses: Poses, batch: Batch) -> Poses:
         """Joints to the camera's frame, in mm; without a camera they stay where they are seen from their root."""
+        to_mm = getattr(self.codec, "to_mm", None)
+        poses = poses if to_mm is None else to_mm(poses, batch)
         if batch.cameras is None:
             return poses
         rows, frames = poses.batch_index, batch.inputs.shape[1]
-        screen = batch.inputs[rows, frames - 1 if self.causal else frames // 2]  # (N, K, 2)
+        frame = poses.extras.get("frame", frames - 1 if self.causal else frames // 2)
+        screen = batch.inputs[rows, frame, :, :2]  # (N, K, 2)
         seen = image_from_screen(screen.float(), batch.image_hw[rows])
         camera = batch.cameras[rows]
         rays = (seen - camera[:, None, :2, 2]) / torch.stack([camera[:, 0, 0], camera[:, 1, 1]], -1)[:, None]
@@ -47,7 +55,7 @@ class PoseLifter(PoseEstimator):
 
     def mirror(self, inputs: Tensor) -> Tensor:
         """Inputs mirrored left to right so that ``codec.flip`` undoes it."""
-        return inputs[:, :, self.swap] * inputs.new_tensor([-1, 1])
+        return inputs[:, :, self.swap] * inputs.new_tensor([-1, 1, 1])
 
 
 def placed(joints: Tensor, rays: Tensor) -> Tensor:

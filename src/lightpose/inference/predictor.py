@@ -86,7 +86,10 @@ class Predictor:
         self.autocast = find_autocast(precision, self.device)
         self.estimator = load(checkpoint, trust).to(self.device)
         if self.estimator.input_hw is None:
-            raise UserError(f"{checkpoint} takes sequences of keypoints, not images; run it with lightpose.load")
+            raise UserError(
+                f"{checkpoint} takes sequences of keypoints, not images; give a model of images as ckpt= and this "
+                "one as lift=, or source=predictions.json, which lightpose-predict wrote"
+            )
         speed_up(self.estimator.net, speed, self.device)
         self.skeleton = self.estimator.skeleton
         self.image_bits = trained_image_bits(self.estimator) if image_bits is None else image_bits

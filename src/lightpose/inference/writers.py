@@ -23,6 +23,7 @@ WRITTEN_AT_ONCE = 64
 
 
 PREDICTIONS = ("predictions.json", "predictions.csv")
+LIFTED = "predictions_3d.json"
 OVERLAYS = "overlays"
 
 
@@ -39,7 +40,8 @@ def check_out(out: Path, inputs: Iterable[Path], draw: bool) -> None:
     """
     # Unlike a Path's methods, these take a name that is too long for that of nothing; it is refused later.
     is_there, is_folder = os.path.exists, os.path.isdir
-    for name in PREDICTIONS:
+    results = *PREDICTIONS, LIFTED
+    for name in results:
         if is_folder(out / name):
             raise UserError(f"{out / name} is a folder, where a file is to be written; give another out=")
     overlays = out / OVERLAYS
@@ -47,7 +49,7 @@ def check_out(out: Path, inputs: Iterable[Path], draw: bool) -> None:
         raise UserError(f"{overlays} is a link, and overlays are written into no other folder; give another out=")
     if draw and is_there(overlays) and not is_folder(overlays):
         raise UserError(f"{overlays} is a file, where the folder of overlays is to be; give another out=")
-    taken = {str(_real(out / name)) for name in PREDICTIONS if is_there(out / name)}
+    taken = {str(_real(out / name)) for name in results if is_there(out / name)}
     below = f"{_real(overlays)}{os.sep}" if draw and is_there(overlays) else None
     if not taken and below is None:
         return
@@ -82,8 +84,9 @@ def staged(out: Path) -> Iterator[Path]:
         out.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
         yield stage
-        for name in PREDICTIONS:
-            (stage / name).replace(out / name)
+        for name in (*PREDICTIONS, LIFTED):
+            if (stage / name).exists():
+                (stage / name).replace(out / name)
         _move_overlays(stage / OVERLAYS, out / OVERLAYS)
         missing = []
     except BrokenPipeError:  # of what is printed

@@ -76,21 +76,21 @@ class MPJPE(PoseMetric):
         self._frames = {image["id"]: image for image in coco["images"]}
 
     def update(self, poses: Poses, batch: Batch) -> None:
-        """Add poses in mm, anywhere before the camera.
+        """Add poses in mm, anywhere before the camera; ids of labels are those of their frames.
 
         Raises:
             UserError: for poses or labels of the plane.
         """
-        truth = batch.instances.keypoints[poses.batch_index, 0]
+        rows, frames = poses.batch_index, poses.extras.get("frame", torch.zeros_like(poses.batch_index))
+        truth = batch.instances.keypoints[rows, frames]
         if truth.shape[-1] != 3 or poses.keypoints.shape[-1] != 3:
             raise UserError("MPJPE compares joints in space; use metric=epe for keypoints of images")
-        visible = batch.instances.visible[poses.batch_index, 0] > 0
-        mask = visible & batch.instances.valid[poses.batch_index, :1] & visible[:, self._root].all(1, keepdim=True)
+        visible = batch.instances.visible[rows, frames] > 0
+        mask = visible & batch.instances.valid[rows, frames, None] & visible[:, self._root].all(1, keepdim=True)
         own, wanted = (
             points.float() - points[:, self._root].float().mean(1, keepdim=True) for points in (poses.keypoints, truth)
         )
-        image_ids = batch.image_ids[poses.batch_index]
-        self.append(poses, batch, image_ids=image_ids, predicted=own, truth=wanted, mask=mask)
+        self.append(poses, batch, image_ids=batch.instances.ids[rows, frames], predicted=own, truth=wanted, mask=mask)
 
     def compute(self) -> dict[str, Tensor]:
         """The figures over all labelled joints, then those of each action; NaN where there are none."""

@@ -48,7 +48,7 @@ class EveryLevel(FeatureModule):
 
 
 class SequenceNet(FeatureModule):
-    """(B, T, K, 2) to one map (B, width, T)."""
+    """(B, T, K, 3) to one map (B, width, T)."""
 
     def __init__(self, keypoints, width=64):
         super().__init__()
@@ -57,7 +57,7 @@ class SequenceNet(FeatureModule):
         self.out_channels, self.strides = (width,), (1,)
 
     def forward(self, sequences):
-        return [self.layers(sequences.flatten(2).mT / 500)]
+        return [self.layers(sequences[..., :2].flatten(2).mT / 500)]
 
 
 class TurningPeople(PoseDataset):
@@ -93,6 +93,7 @@ class TurningPeople(PoseDataset):
             ids=np.array([index]),
             scores=np.ones(1, np.float32),
         )
+        seen_px = np.concatenate([seen_px, np.ones_like(seen_px[..., :1])], -1)  # certain
         return Sample(seen_px.astype(np.float32), labels, np.eye(3), index, index, (1, 1), camera=camera)
 
 

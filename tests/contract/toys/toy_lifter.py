@@ -76,4 +76,4 @@ class RayLifter(PoseEstimator):
         return replace(poses, keypoints=rays * depth_mm)  # mm before the camera
 
     def mirror(self, inputs):
-        return inputs[:, :, self.swap] * inputs.new_tensor([-1, 1])
+        return inputs[:, :, self.swap] * inputs.new_tensor([-1, 1, 1])

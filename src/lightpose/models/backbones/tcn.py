@@ -1,5 +1,8 @@
 """Temporal convolutions over sequences of keypoints: VideoPose3D, and of one frame the simple baseline."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -8,7 +11,9 @@ from lightpose.models.base import FeatureModule
 
 
 class TCN(FeatureModule):
-    """Keypoints (B, T, K, 2) to features (B, width, T - frames + 1): one for each ``frames`` neighbouring frames.
+    """Keypoints (B, T, K, 2 or more) to features (B, width, T - frames + 1): one for each ``frames`` frames in a row.
+
+    Of a keypoint x and y come first, and what follows is not used.
 
     VideoPose3D (arXiv:1811.11742) where several frames are seen, the simple baseline (arXiv:1705.03098) where one is.
     No frame is made up at the ends: T is at least ``frames``. Where it is equal, convolutions take steps, which
@@ -21,6 +26,7 @@ class TCN(FeatureModule):
         width: channels.
         dropout: share of the features dropped in training.
         causal: what a block passes on beside its convolutions is the last frame that it sees, not the middle one.
+        links: not used.
 
     Raises:
         UserError: where no odd kernel sees ``frames`` frames.
@@ -34,6 +40,7 @@ class TCN(FeatureModule):
         width: int = 1024,
         dropout: float = 0.25,
         causal: bool = False,
+        links: Sequence[tuple[int, int]] = (),
     ) -> None:
         super().__init__()
         layers = _layers_of_three(frames) if blocks is None else blocks + 1
@@ -62,7 +69,7 @@ class TCN(FeatureModule):
             )
         steps = length == self.frames
         stride, dilation = (self.kernel, 1) if steps else (1, 1)
-        features = self.stem(sequences.flatten(2).mT, stride, dilation)  # (B, width, T')
+        features = self.stem(sequences[..., :2].flatten(2).mT, stride, dilation)  # (B, width, T')
         for block in self.blocks:
             dilation *= 1 if steps else self.kernel
             reach = (self.kernel - 1) * dilation
@@ -70,6 +77,23 @@ class TCN(FeatureModule):
             passed = features[..., first : features.shape[-1] - reach + first : stride]
             features = block(features, passed, stride, dilation)
         return [features]
+
+
+class PoseAndTrajectory(TCN):
+    """A second network of the same kind before a `TCN`: its features tell where the root is, the others the pose.
+
+    Args:
+        options: of each, see `TCN`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.trajectory = TCN(**options)
+        self.out_channels, self.strides = self.trajectory.out_channels + self.out_channels, (1, 1)
+
+    def forward(self, sequences: Tensor) -> list[Tensor]:
+        """The features of both, as `TCN` gives them."""
+        return [*self.trajectory(sequences), *super().forward(sequences)]
 
 
 class _Block(nn.Module):
