@@ -6,9 +6,12 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from lightpose.data.image_transforms import RandomImageAffine
-from lightpose.data.pixels.crop import Warp
+from lightpose.data.image_transforms import RandomImageAffine, ResizeImage
+from lightpose.data.pixels.crop import DeferWarp, Warp
+from lightpose.data.pixels.device import to_batch
+from lightpose.data.pixels.packed import packed
 from lightpose.data.transforms import CropImage, RandomFlip
 from lightpose.errors import UserError
 from lightpose.geometry import transform_points
@@ -25,7 +28,11 @@ def sample(image_hw: tuple[int, int] = (100, 120), people: int = 3) -> Sample:
     height, width = image_hw
     image = np.full((height, width, 3), 200, np.uint8)
     image[..., 1], image[..., 0] = np.mgrid[:height, :width]
-    points = np.random.default_rng(0).uniform(20, (width - 20, height - 20), (people, 3, 2)).astype(np.float32)
+    points = (
+        np.random.default_rng(0)
+        .uniform(20, np.maximum((width - 20, height - 20), 20), (people, 3, 2))
+        .astype(np.float32)
+    )
     labels = Annotations(
         keypoints=points,
         visible=np.full((people, 3), 2, np.float32),
@@ -99,7 +106,53 @@ def test_an_image_without_people_is_moved_too():
     assert not np.allclose(moved.input_from_image, nobody.input_from_image)
 
 
+@pytest.mark.parametrize(
+    ("fit", "image_hw", "input_hw"),
+    [
+        ("short", (100, 240), (96, 256)),  # 96 x 230.4 and no more than a multiple of 32 beside
+        ("short", (240, 100), (256, 96)),
+        ("short", (50, 50), (96, 96)),
+        ("short", (10, 1000), (32, 384)),  # no longer than four times as wide
+        ("long", (100, 240), (64, 128)),
+        ("long", (240, 100), (128, 64)),
+    ],
+)
+def test_an_image_keeps_its_proportion_and_one_side_fits(fit, image_hw, input_hw):
+    resized = ResizeImage(INPUT_HW, "half_pixel", fit)(sample(image_hw, people=0), np.random.default_rng(0))
+    assert resized.input_hw == input_hw
+    warped = Warp(INPUT_HW)(resized, np.random.default_rng(0))
+    assert warped.image.shape == (*input_hw, 3)
+    shown = np.abs(np.diag(resized.input_from_image)[:2])
+    assert shown[0] == pytest.approx(shown[1])
+    height, width = np.array(image_hw) * shown[0]
+    fitted = min(height, width) if fit == "short" else max(height, width)
+    if max(image_hw) <= 4 * min(image_hw):
+        assert fitted == pytest.approx(96 if fit == "short" else 128, rel=0.025)
+    assert (np.array([height, width]) <= np.array(input_hw) * 1.025).all()
+
+
+def test_samples_of_different_sizes_get_margins_that_are_known():
+    region = np.array([[0, 0], [20, 0], [20, 20], [0, 20]], np.float32)
+    resize, warps = ResizeImage(INPUT_HW, "half_pixel"), {"cpu": Warp(INPUT_HW), "device": DeferWarp(INPUT_HW)}
+    rng = np.random.default_rng(0)
+    for warp in warps.values():
+        labelled = [replace(sample(hw), ignore=[region], index=row) for row, hw in enumerate([(100, 200), (200, 100)])]
+        samples = [warp(resize(each, rng), rng) for each in labelled]
+        batch = to_batch(packed(samples).unpack())
+        assert batch.input_hw == ((96, 192), (192, 96))
+        assert batch.inputs.shape == (2, 3, 192, 192)
+        assert batch.ignore.shape == (2, 192, 192)
+        for row, (height, width) in enumerate(batch.input_hw):
+            alone = to_batch(packed(samples[row : row + 1]).unpack())
+            assert alone.input_hw is None
+            assert torch.equal(batch.inputs[row, :, :height, :width], alone.inputs[0])
+            assert torch.equal(batch.ignore[row, :height, :width], alone.ignore[0])
+        assert to_batch(packed([samples[0], samples[0]]).unpack()).input_hw is None
+
+
 def test_refuses_what_makes_no_input():
+    with pytest.raises(UserError, match="multiple=0 must be at least 1"):
+        ResizeImage(INPUT_HW, "udp", multiple=0)
     with pytest.raises(UserError, match=r"scale=\[0, 1\] must be two positive factors"):
         RandomImageAffine(INPUT_HW, scale=[0, 1])
     with pytest.raises(UserError, match="fit='wide' is no side of an image; use long or short"):

@@ -7,9 +7,47 @@ from typing import Literal
 
 import numpy as np
 
-from lightpose.data.transforms import Geometry
+from lightpose.data.transforms import CropImage, Geometry
 from lightpose.errors import UserError
+from lightpose.geometry import Grid, check_grid
 from lightpose.structures import Sample
+
+_LONGEST = 4
+"""An image that is more than so many times as long as wide is shown as if it were that, or its input would be huge."""
+
+
+class ResizeImage(Geometry):
+    """The whole image in proportion, in an input that is as large as that takes, to evaluate and to predict.
+
+    Both sides of the input are multiples of a number, so up to so many pixels beside the image are black.
+
+    Args:
+        input_hw: network input size, one side of which the image gets.
+        grid: pixel grid, see `lightpose.geometry`.
+        fit: ``short`` makes the image's short side as long as the input's, as published results are computed; ``long``
+            makes its long side as long as the input's.
+        multiple: what the sides of the input are multiples of: the network's largest stride, or more.
+
+    Raises:
+        UserError: for an unknown grid or side, and a multiple below 1.
+    """
+
+    def __init__(
+        self, input_hw: Sequence[int], grid: Grid, fit: Literal["long", "short"] = "short", multiple: int = 32
+    ) -> None:
+        check_grid(grid)
+        check_side(fit)
+        if multiple < 1:
+            raise UserError(f"multiple={multiple} must be at least 1; use the network's largest stride, such as 32")
+        self.side, self.grid, self.fit, self.multiple = (min if fit == "short" else max)(input_hw), grid, fit, multiple
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Set ``input_from_image`` and ``input_hw``."""
+        short, long = sorted(sample.image_hw)
+        scale = self.side / (max(short, long / _LONGEST) if self.fit == "short" else long)
+        height, width = (math.ceil(scale * side / self.multiple - 1e-6) * self.multiple for side in sample.image_hw)
+        fitted = CropImage((height, width), self.grid)(sample, rng)
+        return replace(fitted, input_hw=(height, width))
 
 
 class RandomImageAffine(Geometry):
