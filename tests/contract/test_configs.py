@@ -143,7 +143,8 @@ def test_an_experiment_becomes_objects_that_fit_together(
     datamodule = assemble(data, skeleton=skeleton)
     shape = tuple(inputs.shape[1:]) if lifts else (*config["input_hw"], 3)
     for split in ("train", "val"):
-        assert datamodule.dataset(split)[0].image.shape == shape
+        sample = datamodule.dataset(split)[0]
+        assert sample.image.shape == (shape if sample.input_hw is None else (*sample.input_hw, 3))
     written = compose_option("callbacks", "default")["callbacks"]
     config = choose_monitor(config, written, estimator)
     assert config["monitor"] == f"val/{estimator.metrics[0].figures[0]}"
