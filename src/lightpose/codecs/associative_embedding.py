@@ -204,6 +204,12 @@ class AssociativeEmbeddingCodec(Codec):
         """The mean of maps; tags side by side, as only those of one pass can be compared."""
         return {**super().merge(plain, mirrored), "tag": torch.cat([plain["tag"], mirrored["tag"]], -1)}
 
+    def merge_scales(self, outputs: dict[str, Tensor], others: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Mean maps of an input and of the same input resized; tags are those of the input."""
+        maps = outputs["heatmap"]
+        resampled = [self.map_grid.resampled(other["heatmap"], maps.shape[-2:]) for other in others]
+        return {**outputs, "heatmap": torch.stack([maps, *resampled]).mean(0)}
+
 
 def _places(skeleton: Skeleton, order: Sequence[str] | None) -> list[int]:
     """The keypoints in the order in which peaks are given to people."""
