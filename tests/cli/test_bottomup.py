@@ -15,6 +15,7 @@ from lightpose.cli import eval as eval_command
 from lightpose.cli import predict, train
 from lightpose.data.coco.dataset import CocoImages
 from lightpose.data.pixels.device import collate
+from lightpose.data.synthetic.generate import generate
 from lightpose.structures import Poses
 
 SMALL = [
@@ -153,3 +154,16 @@ def test_what_does_not_go_together_is_refused(run, people, tmp_path, monkeypatch
     code, _, err = run(train.main, *given, f"data.train={people}", "trainer.accelerator=cpu", "data.num_workers=0")
     assert code == 1 and "Traceback" not in err
     assert said in " ".join(err.split())
+
+
+@pytest.mark.slow
+def test_associative_embedding_learns_people_by_heart(run, tmp_path):
+    annotations = generate(tmp_path / "data", images=8, seed=0, image_hw=(96, 128))
+    given = (f"data.train={annotations}", f"data.val={annotations}", f"output_dir={tmp_path / 'run'}")
+    own = ("input_hw=[96,128]", "trainer.max_epochs=150", "trainer.check_val_every_n_epoch=150", "data.batch_size=8")
+    own += ("augment.train.geometry.affine=null", "augment.train.geometry.flip=null", "estimator.flip_test=false")
+    code, out, err = run(train.main, *SMALL[:2], *SMALL[3:-1], "data.num_workers=0", *given, *own, "optimizer.lr=1e-2")
+    assert code == 0, out + err
+    with next((tmp_path / "run").glob("csv/*/metrics.csv")).open() as file:
+        [precision] = [float(row["val/AP"]) for row in csv.DictReader(file) if row.get("val/AP")]
+    assert precision > 0.5
