@@ -119,10 +119,11 @@ class AssociativeEmbeddingCodec(Codec):
         reach = math.floor(3 * self.sigma)
         around = torch.arange(-reach, reach + 1, device=centers.device)
         places = nearest[..., None] + around  # (B, M, K, 2, p)
-        most = torch.tensor([width, height]).to(centers.device, non_blocking=True)[:, None] - 1
-        profiles = torch.exp(-((places - centers[..., None]) ** 2) / (2 * self.sigma**2))
-        profiles = profiles * ((places >= 0) & (places <= most)) * labelled[..., None, None]
-        (x, y), (along_x, along_y) = places.clamp_min(0).minimum(most).long().unbind(-2), profiles.unbind(-2)
+        (x, y), distances = places.unbind(-2), places - centers[..., None]
+        along_x, along_y = torch.exp(-(distances**2) / (2 * self.sigma**2)).unbind(-2)
+        along_x = along_x * ((x >= 0) & (x < width)) * labelled[..., None]
+        along_y = along_y * ((y >= 0) & (y < height))
+        x, y = x.clamp(0, width - 1).long(), y.clamp(0, height - 1).long()
         index = y[..., :, None] * width + x[..., None, :]  # (B, M, K, p, p)
         patches = along_y[..., :, None] * along_x[..., None, :]
         batch, _, count = labelled.shape
