@@ -100,6 +100,7 @@ class Sample:
         camera: (3, 3) float32, intrinsic matrix, or None; either all samples of a batch have one, or none has.
         empty: whether it is known that nobody is there, so that a model learns to find no keypoint. An instance then
             only gives the box to look in.
+        input_hw: size of the network input of this sample; None for that of the run.
     """
 
     image: Any
@@ -112,6 +113,7 @@ class Sample:
     ignore: Sequence[Array] | None = None
     camera: Array | None = None
     empty: bool = False
+    input_hw: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ class BatchLabels(TensorStruct):
         image_hw: (B, 2) int64.
         ignore: (B, H, W) bool, input pixels that no loss may count, or None.
         cameras: (B, 3, 3) float32, intrinsic matrices of the images, or None.
+        input_hw: sizes of the inputs where they differ: the smaller ones have something added on the right and at the
+            bottom. None where all have one size.
     """
 
     instances: Instances
@@ -160,6 +164,7 @@ class BatchLabels(TensorStruct):
     image_hw: Tensor
     ignore: Tensor | None = None
     cameras: Tensor | None = None
+    input_hw: tuple[tuple[int, int], ...] | None = None
 
     def __len__(self) -> int:
         """Batch size."""

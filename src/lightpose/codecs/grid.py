@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lightpose.errors import UserError
 from lightpose.geometry import Grid, Pair, check_grid, input_from_map, mirror_lag
@@ -49,6 +50,18 @@ class MapGrid:
         (scale_x, scale_y), (offset_x, offset_y) = self._affine(map_hw)
         x, y = (cells + self.offset).unbind(-1)
         return torch.stack([x * scale_x + offset_x, y * scale_y + offset_y], -1)
+
+    def resampled(self, maps: Tensor, map_hw: Sequence[int]) -> Tensor:
+        """Maps (B, K, h, w) of a resized input as those of size ``map_hw`` of the input itself, bilinear."""
+        own_hw, input_hw = ([side * self.stride for side in hw] for hw in (maps.shape[-2:], map_hw))
+        rows, columns = (torch.arange(side, device=maps.device, dtype=torch.float32) for side in map_hw)
+        cells = torch.stack([columns.expand(len(rows), -1), rows[:, None].expand(-1, len(columns))], -1)
+        scale = torch.tensor([own_hw[1] / input_hw[1], own_hw[0] / input_hw[0]]).to(maps.device, non_blocking=True)
+        points = (self.to_input(cells, map_hw) + 0.5) * scale - 0.5  # pixels of the resized input
+        own = MapGrid((own_hw[0], own_hw[1]), self.grid, self.stride, self.offset).to_map(points)  # (h, w, 2)
+        last = torch.tensor([maps.shape[-1], maps.shape[-2]]).to(maps.device, non_blocking=True) - 1
+        places = (2 * own / last.clamp_min(1) - 1).expand(len(maps), -1, -1, -1)
+        return functional.grid_sample(maps, places, padding_mode="border", align_corners=True)
 
     def _affine(self, map_hw: Sequence[int]) -> tuple[Pair, Pair]:
         input_hw = map_hw[0] * self.stride, map_hw[1] * self.stride

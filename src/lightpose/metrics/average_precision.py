@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 FIGURES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 
 
+CROWDING = {"AP_E": (-np.inf, 0.1), "AP_M": (0.1, 0.8), "AP_H": (0.8, np.inf)}
+"""CrowdPose's easy, medium and hard images (arXiv:1812.00324): more than the one ``crowdIndex``, at most the other."""
+
 _NOWHERE = 1e9
 """Pixels. A keypoint this far out is as wrong as one further out, whose square may be infinite."""
 
@@ -38,6 +41,7 @@ class GroundTruth:
     def __init__(self, coco: Mapping[str, Any], num_keypoints: int) -> None:
         self.category_ids = [category["id"] for category in keypoint_categories(coco["categories"])]
         self.image_ids = [image["id"] for image in coco["images"]]
+        self.crowding = {image["id"]: image["crowdIndex"] for image in coco["images"] if "crowdIndex" in image}
         scored = set(self.category_ids)
         self.category_names = _names(category for category in coco["categories"] if category["id"] in scored)
         entries = [entry for entry in coco["annotations"] if entry["category_id"] in scored]
@@ -61,7 +65,8 @@ class GroundTruth:
 
         Returns:
             The `FIGURES`; NaN for one that has no labelled instance in its range. Where there are several categories,
-            also ``AP/CATEGORY`` of each that has labelled instances; the others are their mean.
+            also ``AP/CATEGORY`` of each that has labelled instances; the others are their mean. Where images have a
+            ``crowdIndex``, also the average precision of easy, medium and hard ones, see `CROWDING`.
 
         Raises:
             UserError: for image ids or categories that the ground truth lacks, or another number of keypoints.
@@ -89,17 +94,21 @@ class GroundTruth:
             "images": [{"id": image_id} for image_id in self.image_ids],
             "categories": [{"id": category_id} for category_id in self.category_ids],
         }
-        run = evaluation(
-            COCO({**frame, "annotations": self.instances}),
-            COCO({**frame, "annotations": poses}),
-            "keypoints",
-            print_function=log.debug,
-            kpt_oks_sigmas=[float(sigma) for sigma in sigmas],
-        )
-        run.run()
-        figures = {
-            name: float(value) if value >= 0 else float("nan") for name, value in zip(FIGURES, run.stats, strict=True)
-        }
+        sides = [COCO({**frame, "annotations": entries}) for entries in (self.instances, poses)]
+
+        def run_on(image_ids: Sequence[int]) -> COCOeval_faster:
+            run = evaluation(
+                *sides, "keypoints", print_function=log.debug, kpt_oks_sigmas=[float(sigma) for sigma in sigmas]
+            )
+            run.params.imgIds = sorted(image_ids)
+            run.run()
+            return run
+
+        run = run_on(self.image_ids)
+        figures = {name: _figure(value) for name, value in zip(FIGURES, run.stats, strict=True)}
+        for name, (low, high) in CROWDING.items() if self.crowding else ():
+            some = [image_id for image_id, crowding in self.crowding.items() if low < crowding <= high]
+            figures[name] = _figure(run_on(some).stats[0]) if some else float("nan")
         return figures | self._of_categories(run)
 
     def _of_categories(self, evaluation: COCOeval_faster) -> dict[str, float]:
@@ -112,6 +121,10 @@ class GroundTruth:
             for place, category_id in enumerate(evaluation.params.catIds)
         }
         return {name: float(values[values >= 0].mean()) for name, values in each.items() if (values >= 0).any()}
+
+
+def _figure(value: float) -> float:
+    return float(value) if value >= 0 else float("nan")
 
 
 def _names(categories: Iterable[Mapping[str, Any]]) -> dict[int, str]:

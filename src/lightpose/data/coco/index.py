@@ -10,6 +10,7 @@ import glob
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -28,7 +29,7 @@ from lightpose.structures import Array
 
 log = logging.getLogger(__name__)
 
-READER_VERSION = 5
+READER_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class CocoIndex:
         image_texts: (I,) UTF-8 bytes, the ids as the file has them where these are no numbers; else (0,).
         image_hw: (I, 2) int32; zeros where the file doesn't give both.
         cameras: (I, 3, 3) float32, intrinsic matrices; (0, 3, 3) where the file gives none.
+        crowding: (I,) float64, the ``crowdIndex`` of images in CrowdPose (arXiv:1812.00324); NaN where there is none.
         file_names: (I,) UTF-8 bytes.
         first: (I + 1,) int64; annotations of image i are ``first[i]:first[i + 1]``.
         image_rows: (A,) int32, the image of each annotation.
@@ -79,6 +81,7 @@ class CocoIndex:
     image_texts: Array
     image_hw: Array
     cameras: Array
+    crowding: Array
     file_names: Array
     first: Array
     image_rows: Array
@@ -154,7 +157,8 @@ class CocoIndex:
 
         Crowd and unlabelled instances are in it (the evaluation ignores what matches them); missing areas are filled.
         """
-        images = zip(self.image_ids.tolist(), self.image_hw.tolist(), self.file_names.tolist(), strict=True)
+        names = [name.decode() for name in self.file_names.tolist()]
+        images = zip(self.image_ids.tolist(), self.image_hw.tolist(), names, self.crowding.tolist(), strict=True)
         labels = np.concatenate([self.keypoints, self.visible[..., None]], -1).reshape(len(self.ids), -1)
         annotations = zip(
             self.ids.tolist(),
@@ -169,7 +173,9 @@ class CocoIndex:
         )
         return {
             "images": [
-                {"id": i, "height": hw[0], "width": hw[1], "file_name": name.decode()} for i, hw, name in images
+                {"id": i, "height": hw[0], "width": hw[1], "file_name": name}
+                | ({} if math.isnan(crowding) else {"crowdIndex": crowding})
+                for i, hw, name, crowding in images
             ],
             "categories": self.categories,
             "annotations": [

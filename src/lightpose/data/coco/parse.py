@@ -183,6 +183,7 @@ def parse_coco(path: Path, content: Any) -> dict[str, Any]:
         "image_texts": np.array([text.encode() for text in image_ids.texts], np.bytes_),
         "image_hw": image_hw,
         "cameras": _cameras(path, images),
+        "crowding": columns.numbers([image.get("crowdIndex") for image in images]),
         "file_names": np.array(_file_names(path, images), np.bytes_),
         "first": np.searchsorted(image_rows, np.arange(len(images) + 1)),
         "image_rows": image_rows,

@@ -19,7 +19,7 @@ class Warp:
     that size, so that what the input shows doesn't depend on the kind of file.
 
     Args:
-        input_hw: network input size.
+        input_hw: network input size, of samples that don't say theirs.
     """
 
     def __init__(self, input_hw: Sequence[int]) -> None:
@@ -29,12 +29,13 @@ class Warp:
         """Replace the image by the (h, w, 3) input."""
         image, matrix = sample.image, sample.input_from_image
         wanted, factor = reduction(matrix), 1
+        input_hw = sample.input_hw or self.input_hw
         if isinstance(image, EncodedImage):
             image, factor = image.decode(wanted)
             matrix = matrix @ full_from_reduced(factor)
         if factor < wanted:
-            image, matrix = _averaged(image, matrix, wanted, self.input_hw)
-        return replace(sample, image=cv2.warpAffine(image, matrix[:2], self.input_hw[::-1], flags=cv2.INTER_LINEAR))
+            image, matrix = _averaged(image, matrix, wanted, input_hw)
+        return replace(sample, image=cv2.warpAffine(image, matrix[:2], input_hw[::-1], flags=cv2.INTER_LINEAR))
 
 
 class DeferWarp:
@@ -43,7 +44,7 @@ class DeferWarp:
     Whole upright JPEGs travel as they are. All other images are decoded here, so that a bad file is found here.
 
     Args:
-        input_hw: network input size.
+        input_hw: network input size, of samples that don't say theirs.
     """
 
     def __init__(self, input_hw: tuple[int, int]) -> None:
@@ -58,7 +59,8 @@ class DeferWarp:
             name, data = image.name, np.frombuffer(image.data, np.uint8)
         else:
             name, data = image.name, image.decode()[0]
-        return replace(sample, image=Unwarped(name, data, sample.image_hw, factor, self.input_hw))
+        input_hw = sample.input_hw or self.input_hw
+        return replace(sample, image=Unwarped(name, data, sample.image_hw, factor, input_hw))
 
 
 def _averaged(image: Array, input_from_image: Array, factor: int, input_hw: tuple[int, int]) -> tuple[Array, Array]:

@@ -48,7 +48,7 @@ class UnwarpedImages:
         names: for messages.
         image_rows: which image each sample is of.
         reductions: of each sample, see `Unwarped`.
-        input_hw: network input size.
+        input_hw: network input size; the largest height and width where they differ.
     """
 
     data: Tensor
@@ -73,7 +73,7 @@ class UnwarpedImages:
             names=tuple(images),
             image_rows=tuple(rows[sample.name] for sample in samples),
             reductions=tuple(sample.reduction for sample in samples),
-            input_hw=samples[0].input_hw,
+            input_hw=largest([sample.input_hw for sample in samples]),
         )
 
 
@@ -104,26 +104,46 @@ class RawBatch(BatchLabels):
 
 
 def gather(samples: Sequence[Sample]) -> RawBatch:
-    """Join samples: instances to input pixels, padded; crops stay uint8, channels last in memory."""
+    """Join samples: instances to input pixels, padded; crops stay uint8, channels last in memory, and get margins."""
     matrices = [sample.input_from_image for sample in samples]
+    sizes = [_input_hw(sample) for sample in samples]
     return RawBatch(
-        images=_images([sample.image for sample in samples]),
+        images=_images([sample.image for sample in samples], largest(sizes)),
         photometric=_parameters([sample.photometric for sample in samples]),
         instances=_instances(samples),
         image_from_input=torch.from_numpy(np.linalg.inv(np.stack(matrices)).astype(np.float32)),
         image_ids=torch.tensor([sample.image_id for sample in samples]),
         indices=torch.tensor([sample.index for sample in samples]),
         image_hw=torch.tensor([sample.image_hw for sample in samples]),
-        ignore=_ignored(samples),
+        ignore=_ignored(samples, largest(sizes)),
         cameras=_cameras([sample.camera for sample in samples]),
+        input_hw=tuple(sizes) if len(set(sizes)) > 1 else None,
     )
 
 
-def _images(images: Sequence[Any]) -> Tensor | UnwarpedImages:
+def _input_hw(sample: Sample) -> tuple[int, int]:
+    """Height and width; of a sequence, the first two of its dimensions."""
+    height, width = sample.image.input_hw if isinstance(sample.image, Unwarped) else sample.image.shape[:2]
+    return height, width
+
+
+def largest(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The size that has room for each of ``sizes``."""
+    return max(height for height, _ in sizes), max(width for _, width in sizes)
+
+
+def _images(images: Sequence[Any], input_hw: tuple[int, int]) -> Tensor | UnwarpedImages:
     if isinstance(images[0], Unwarped):
         return UnwarpedImages.join(images)
-    stacked = torch.from_numpy(np.stack(images))
-    return stacked.permute(0, 3, 1, 2) if stacked.dtype == torch.uint8 else stacked
+    if images[0].dtype != np.uint8:
+        return torch.from_numpy(np.stack(images))
+    return torch.from_numpy(np.stack([_with_margins(image, input_hw) for image in images])).permute(0, 3, 1, 2)
+
+
+def _with_margins(image: Array, input_hw: tuple[int, int]) -> Array:
+    """The (h, w, ...) image with zeros on the right and at the bottom."""
+    missing = [(0, full - side) for full, side in zip(input_hw, image.shape[:2], strict=True)]
+    return np.pad(image, missing + [(0, 0)] * (image.ndim - 2)) if image.shape[:2] != input_hw else image
 
 
 def _instances(samples: Sequence[Sample]) -> Instances:
@@ -144,15 +164,11 @@ def _instances(samples: Sequence[Sample]) -> Instances:
     )
 
 
-def _ignored(samples: Sequence[Sample]) -> Tensor | None:
+def _ignored(samples: Sequence[Sample], input_hw: tuple[int, int]) -> Tensor | None:
     """(B, H, W) bool; None where samples are people, so that these pay nothing."""
     if all(sample.ignore is None for sample in samples):
         return None
-    sizes = [sample.image.input_hw if isinstance(sample.image, Unwarped) else sample.image.shape for sample in samples]
-    masks = [
-        fill(sample.ignore or (), sample.input_from_image, (size[0], size[1]))
-        for sample, size in zip(samples, sizes, strict=True)
-    ]
+    masks = [fill(sample.ignore or (), sample.input_from_image, input_hw) for sample in samples]
     return torch.from_numpy(np.stack(masks))
 
 

@@ -1,0 +1,159 @@
+"""Geometry of whole images: it keeps keypoints on their pixels, draws as published, and shows the side that it says."""
+
+import math
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from lightpose.data.image_transforms import RandomImageAffine, ResizeImage
+from lightpose.data.pixels.crop import DeferWarp, Warp
+from lightpose.data.pixels.device import to_batch
+from lightpose.data.pixels.packed import packed
+from lightpose.data.transforms import CropImage, RandomFlip
+from lightpose.errors import UserError
+from lightpose.geometry import transform_points
+from lightpose.skeleton import Skeleton
+from lightpose.structures import Annotations, Sample
+
+INPUT_HW = (96, 128)
+SKELETON = Skeleton.build(["left_hand", "right_hand", "head"])
+STILL = {"scale": (1, 1), "rotate_degrees": 0, "shift": 0}
+
+
+def sample(image_hw: tuple[int, int] = (100, 120), people: int = 3) -> Sample:
+    """People on a picture that spells out its own coordinates: red is x, green is y."""
+    height, width = image_hw
+    image = np.full((height, width, 3), 200, np.uint8)
+    image[..., 1], image[..., 0] = np.mgrid[:height, :width]
+    points = (
+        np.random.default_rng(0)
+        .uniform(20, np.maximum((width - 20, height - 20), 20), (people, 3, 2))
+        .astype(np.float32)
+    )
+    labels = Annotations(
+        keypoints=points,
+        visible=np.full((people, 3), 2, np.float32),
+        boxes_xyxy=np.concatenate([points.min(1), points.max(1)], -1),
+        areas=np.full(people, 5000, np.float32),
+        categories=np.zeros(people, np.int64),
+        ids=np.arange(people),
+        scores=np.ones(people, np.float32),
+    )
+    return Sample(image, labels, np.eye(3), image_id=1, index=0, image_hw=image_hw)
+
+
+def cropped(grid: str = "half_pixel", **options) -> Sample:
+    return CropImage(INPUT_HW, grid)(sample(**options), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("grid", ["stride", "udp", "half_pixel"])
+def test_keypoints_of_everyone_stay_on_their_pixels(grid: str):
+    affine, flip, checked = RandomImageAffine(INPUT_HW), RandomFlip(SKELETON, INPUT_HW), 0
+    for seed in range(20):
+        rng, before = np.random.default_rng(seed), cropped(grid)
+        after = Warp(INPUT_HW)(flip(affine(before, rng), rng), rng)
+        mirrored = np.linalg.det(after.input_from_image) < 0
+        original = before.instances.keypoints[:, list(SKELETON.swap) if mirrored else slice(None)].reshape(-1, 2)
+        at = transform_points(after.input_from_image, after.instances.keypoints.astype(np.float64)).reshape(-1, 2)
+        seen = cv2.remap(after.image.astype(np.float32), at[None].astype(np.float32), None, cv2.INTER_LINEAR)[0]
+        inside = seen[:, 2] > 199
+        checked += inside.sum()
+        assert np.abs(seen[inside, :2] - original[inside]).max(initial=0) < 0.6  # rounding to grey levels makes up 0.5
+    assert checked > 80
+
+
+def test_draws_are_uniform_within_the_published_ranges():
+    rng, before, affine = np.random.default_rng(0), cropped(), RandomImageAffine(INPUT_HW, fit="long")
+    changes = np.stack(
+        [affine(before, rng).input_from_image @ np.linalg.inv(before.input_from_image) for _ in range(2000)]
+    )
+    scales = 1 / np.sqrt(np.linalg.det(changes[:, :2, :2]))
+    degrees = np.degrees(np.arctan2(changes[:, 1, 0], changes[:, 0, 0]))
+    middle = np.array([63.5, 47.5])
+    shifts = (changes[:, :2, :2] @ middle + changes[:, :2, 2] - middle) / (128, 96)
+    for drawn, low, high in (
+        (scales, 0.75, 1.5),
+        (degrees, -30, 30),
+        (shifts[:, 0], -0.2, 0.2),
+        (shifts[:, 1], -0.2, 0.2),
+    ):
+        spread = high - low
+        assert low <= drawn.min() < low + 0.01 * spread
+        assert high - 0.01 * spread < drawn.max() <= high
+        assert drawn.std() == pytest.approx(spread / math.sqrt(12), rel=0.05)
+
+
+@pytest.mark.parametrize("image_hw", [(100, 240), (240, 100)])
+def test_the_input_shows_the_side_that_is_asked_for(image_hw: tuple[int, int]):
+    before = cropped(image_hw=image_hw)
+    still = RandomImageAffine(INPUT_HW, fit="long", **STILL)(before, np.random.default_rng(0))
+    np.testing.assert_allclose(still.input_from_image, before.input_from_image, atol=1e-12)
+    filled = RandomImageAffine(INPUT_HW, fit="short", **STILL)(before, np.random.default_rng(0))
+    edges = transform_points(filled.input_from_image, np.array([[-0.5, -0.5], [image_hw[1] - 0.5, image_hw[0] - 0.5]]))
+    beyond = np.abs(edges - [[-0.5, -0.5], [127.5, 95.5]])
+    short = int(image_hw[0] < image_hw[1])  # the axis, x or y, that is seen in full
+    assert beyond[:, short].max() < 2.5  # CropImage fills the input with one pixel less than the image has
+    assert (edges[:, 1 - short] * [-1, 1] > [10, 100]).all()
+    assert Warp(INPUT_HW)(filled, np.random.default_rng(0)).image[3:-3, 3:-3, 2].min() == 200
+
+
+def test_an_image_without_people_is_moved_too():
+    nobody = replace(cropped(people=0), empty=False)
+    moved = RandomImageAffine(INPUT_HW)(nobody, np.random.default_rng(0))
+    assert not np.allclose(moved.input_from_image, nobody.input_from_image)
+
+
+@pytest.mark.parametrize(
+    ("fit", "image_hw", "input_hw"),
+    [
+        ("short", (100, 240), (96, 256)),  # 96 x 230.4 and no more than a multiple of 32 beside
+        ("short", (240, 100), (256, 96)),
+        ("short", (50, 50), (96, 96)),
+        ("short", (10, 1000), (32, 384)),  # no longer than four times as wide
+        ("long", (100, 240), (64, 128)),
+        ("long", (240, 100), (128, 64)),
+    ],
+)
+def test_an_image_keeps_its_proportion_and_one_side_fits(fit, image_hw, input_hw):
+    resized = ResizeImage(INPUT_HW, "half_pixel", fit)(sample(image_hw, people=0), np.random.default_rng(0))
+    assert resized.input_hw == input_hw
+    warped = Warp(INPUT_HW)(resized, np.random.default_rng(0))
+    assert warped.image.shape == (*input_hw, 3)
+    shown = np.abs(np.diag(resized.input_from_image)[:2])
+    assert shown[0] == pytest.approx(shown[1])
+    height, width = np.array(image_hw) * shown[0]
+    fitted = min(height, width) if fit == "short" else max(height, width)
+    if max(image_hw) <= 4 * min(image_hw):
+        assert fitted == pytest.approx(96 if fit == "short" else 128, rel=0.025)
+    assert (np.array([height, width]) <= np.array(input_hw) * 1.025).all()
+
+
+def test_samples_of_different_sizes_get_margins_that_are_known():
+    region = np.array([[0, 0], [20, 0], [20, 20], [0, 20]], np.float32)
+    resize, warps = ResizeImage(INPUT_HW, "half_pixel"), {"cpu": Warp(INPUT_HW), "device": DeferWarp(INPUT_HW)}
+    rng = np.random.default_rng(0)
+    for warp in warps.values():
+        labelled = [replace(sample(hw), ignore=[region], index=row) for row, hw in enumerate([(100, 200), (200, 100)])]
+        samples = [warp(resize(each, rng), rng) for each in labelled]
+        batch = to_batch(packed(samples).unpack())
+        assert batch.input_hw == ((96, 192), (192, 96))
+        assert batch.inputs.shape == (2, 3, 192, 192)
+        assert batch.ignore.shape == (2, 192, 192)
+        for row, (height, width) in enumerate(batch.input_hw):
+            alone = to_batch(packed(samples[row : row + 1]).unpack())
+            assert alone.input_hw is None
+            assert torch.equal(batch.inputs[row, :, :height, :width], alone.inputs[0])
+            assert torch.equal(batch.ignore[row, :height, :width], alone.ignore[0])
+        assert to_batch(packed([samples[0], samples[0]]).unpack()).input_hw is None
+
+
+def test_refuses_what_makes_no_input():
+    with pytest.raises(UserError, match="multiple=0 must be at least 1"):
+        ResizeImage(INPUT_HW, "udp", multiple=0)
+    with pytest.raises(UserError, match=r"scale=\[0, 1\] must be two positive factors"):
+        RandomImageAffine(INPUT_HW, scale=[0, 1])
+    with pytest.raises(UserError, match="fit='wide' is no side of an image; use long or short"):
+        RandomImageAffine(INPUT_HW, fit="wide")
