@@ -1,5 +1,6 @@
 """The head of CID: finds people by their centres, then decouples each from all others."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -78,7 +79,7 @@ class CIDHead(Head):
         for conv in (self.coupled, self.final):
             nn.init.normal_(conv.weight, std=0.001)
             assert conv.bias is not None
-            nn.init.constant_(conv.bias, torch.tensor(0.01).logit().item())  # peaks are rare
+            nn.init.constant_(conv.bias, -math.log(99))  # peaks are rare: one cell in a hundred
 
     @property
     def needs(self) -> frozenset[str]:
