@@ -214,6 +214,7 @@ def test_unlabelled_cells_of_a_map_do_not_count_and_losses_of_nothing_are_zero()
     (gradient,) = torch.autograd.grad(loss, maps)
     assert not gradient[:, 1].any()
     assert focal_loss(maps, target, 0 * weights) == 0
+    assert focal_loss(target, 1 - target, torch.ones(())).isfinite()
 
 
 def test_the_flip_test_of_cid_joins_maps_of_the_same_people():

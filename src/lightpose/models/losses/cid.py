@@ -49,10 +49,11 @@ def focal_loss(probabilities: Tensor, target: Tensor, weights: Tensor) -> Tensor
     """Focal loss of Gaussian maps (CornerNet, arXiv:1808.01244): the sum over all cells, for each peak.
 
     Args:
-        probabilities: between 0 and 1, neither of which they may reach.
+        probabilities: those nearer to 0 or to 1 than a millionth count as that far off, so that it stays finite.
         target: of the same shape; 1 at peaks.
         weights: broadcasts with it.
     """
+    probabilities = probabilities.clamp(1e-6, 1 - 1e-6)
     at_peak = (1 - probabilities) ** 2 * probabilities.log()
     elsewhere = probabilities**2 * (1 - probabilities).log() * (1 - target) ** 4
     peaks = (target == 1) & (weights > 0)
