@@ -25,6 +25,8 @@ AROUND = {
     "associative_embedding": ("experiment=toy_tags", "input_hw=[64,96]"),
     "toy_tags": ("experiment=toy_tags", "input_hw=[64,96]"),
     "toy_people": ("experiment=toy_priors", "input_hw=[64,96]"),
+    "displacement": ("experiment=toy_tags", "input_hw=[64,96]"),
+    "cid": ("experiment=toy_tags", "input_hw=[64,96]"),
     "toy_lifter": ("experiment=toy_lifter",),
     "lifting": ("experiment=quickstart_lifting", "codec.root=[left_hip,right_hip]"),
     "trajectory": (

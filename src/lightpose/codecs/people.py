@@ -1,0 +1,115 @@
+"""What codecs of several people share: their centres, maps of all of them, peaks, near-duplicates."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightpose.codecs.peaks import Border
+
+
+def with_centers(cells: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """People's keypoints and after them their centres: (B, M, K + 1, 2) and labels in {0, 1} (B, M, K + 1).
+
+    The centre is the mean of the labelled keypoints; it is labelled where there are any.
+
+    Args:
+        cells: (B, M, K, 2).
+        labels: (B, M, K) in {0, 1}.
+    """
+    count = labels.sum(-1, keepdim=True)  # (B, M, 1)
+    centers = (cells * labels[..., None]).sum(-2) / count.clamp_min(1)  # (B, M, 2)
+    return torch.cat([cells, centers[:, :, None]], 2), torch.cat([labels, count.clamp_max(1)], -1)
+
+
+def gaussians(points: Tensor, sigmas: Tensor, map_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Rows (..., h) and columns (..., w), whose products are Gaussians around the cells nearest to ``points``.
+
+    A Gaussian has height 1 and is cut 3 sigmas from its cell, as in published code.
+
+    Args:
+        points: (..., 2) cells.
+        sigmas: broadcasts with (...), in cells.
+        map_hw: size of the map.
+    """
+    sigmas = sigmas[..., None].to(points.device)
+    profiles = []
+    for place, length in zip((points + 0.5).floor().unbind(-1), map_hw[::-1], strict=True):
+        distance = torch.arange(length, device=points.device) - place[..., None]
+        profile = torch.exp(-(distance**2) / (2 * sigmas**2))
+        profiles.append(torch.where(distance.abs() <= 3 * sigmas, profile, 0.0))
+    return profiles[1], profiles[0]
+
+
+def crowd_maps(points: Tensor, labels: Tensor, sigmas: Tensor, map_hw: tuple[int, int]) -> Tensor:
+    """(B, K, h, w): the highest of the Gaussians that all people have in a map.
+
+    Args:
+        points: (B, M, K, 2) cells.
+        labels: (B, M, K) in {0, 1}.
+        sigmas: broadcasts with (B, M, K), in cells.
+        map_hw: size of the maps.
+    """
+    rows, columns = gaussians(points, sigmas, map_hw)
+    rows = rows * labels[..., None]
+    maps = rows.new_zeros(len(points), points.shape[2], *map_hw)
+    for row, column in zip(rows.unbind(1), columns.unbind(1), strict=True):  # maps of each person would fill memory
+        maps = torch.maximum(maps, row[..., :, None] * column[..., None, :])
+    return maps
+
+
+def peaks(maps: Tensor, kernel: int, count: int) -> tuple[Tensor, Tensor]:
+    """Scores (B, P) and integer (x, y) cells (B, P, 2) of the highest peaks of (B, h, w) maps, best first.
+
+    A peak is the highest of the ``kernel`` x ``kernel`` cells around it. Where there are fewer than P, the rest scores
+    0. P is ``count``, or the number of cells if that is less.
+    """
+    highest = F.max_pool2d(maps[:, None], kernel, 1, kernel // 2)[:, 0] == maps
+    scores, places = torch.where(highest, maps, 0.0).flatten(1).topk(min(count, maps[0].numel()))
+    width = maps.shape[-1]
+    return scores, torch.stack([places % width, places // width], -1)
+
+
+def at_cells(maps: Tensor, cells: Tensor) -> Tensor:
+    """(B, P, ...) values of maps (B, ..., h, w) at integer cells (B, P, 2)."""
+    places = cells[..., 1] * maps.shape[-1] + cells[..., 0]  # (B, P)
+    flat = maps.flatten(-2).flatten(1, -2)  # (B, C, h w)
+    values = flat.gather(2, places[:, None].expand(-1, flat.shape[1], -1))  # (B, C, P)
+    return values.mT.unflatten(2, maps.shape[1:-2])
+
+
+def between_cells(maps: Tensor, points: Tensor) -> Tensor:
+    """(B, P, K) values of maps (B, K, h, w) at points (B, P, K, 2) of cells, bilinear; 0 outside the maps."""
+    size = torch.tensor([maps.shape[-1], maps.shape[-2]]).to(points.device, non_blocking=True)
+    grid = (2 * points + 1) / size - 1
+    grid = grid.transpose(1, 2).flatten(0, 1)[:, None]  # (B K, 1, P, 2)
+    values = F.grid_sample(maps.flatten(0, 1)[:, None], grid, align_corners=False)  # (B K, 1, 1, P)
+    return values[:, 0, 0].unflatten(0, maps.shape[:2]).mT
+
+
+def better_than_neighbours(keypoints: Tensor, scores: Tensor, distance: float, joints: int) -> Tensor:
+    """(B, P) bool: which poses stay when those go that lie on a better one.
+
+    Args:
+        keypoints: (B, P, K, 2).
+        scores: (B, P).
+        distance: keypoints are close if nearer than this share of the diagonal of the better pose's keypoints.
+        joints: a pose lies on another if more keypoints than this are close (arXiv:2104.02300).
+    """
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    ordered = keypoints.gather(1, order[..., None, None].expand_as(keypoints))
+    reach = distance * (ordered.amax(2) - ordered.amin(2)).norm(dim=-1)  # (B, P)
+    apart = (ordered[:, :, None] - ordered[:, None]).norm(dim=-1)  # (B, P, P, K)
+    covers = ((apart < reach[..., None, None]).sum(-1) > joints).triu(1)  # (B, P, P): the better first
+    stays = torch.ones_like(scores, dtype=torch.bool)
+    for better in range(scores.shape[1]):
+        stays = stays & ~(covers[:, better] & stays[:, better, None])
+    return torch.zeros_like(stays).scatter(1, order, stays)
+
+
+def smoothed(maps: Tensor, border: Border) -> Tensor:
+    """(B, C, h, w) maps, halfway to the mean of the 3x3 cells around each.
+
+    Of cells outside the map, ``shrink`` leaves them out, and ``zero`` counts them as 0, which moves peaks near a border
+    inward.
+    """
+    return (maps + F.avg_pool2d(maps, 3, 1, 1, count_include_pad=border == "zero")) / 2
