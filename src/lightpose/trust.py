@@ -23,7 +23,12 @@ MOST_ENTRIES, DEEPEST = 500_000, 100
 
 NETWORK = ("lightpose.codecs", "lightpose.estimators", "lightpose.metrics", "lightpose.models")
 """Packages whose classes make an estimator. What is beside them in lightpose may read files, or write them."""
-TRANSFORMS = ("lightpose.data.pixels.albumentations", "lightpose.data.pixels.photometric", "lightpose.data.transforms")
+TRANSFORMS = (
+    "lightpose.data.image_transforms",
+    "lightpose.data.pixels.albumentations",
+    "lightpose.data.pixels.photometric",
+    "lightpose.data.transforms",
+)
 """Modules whose classes make the network's input of an image."""
 DATA = (
     *TRANSFORMS,
