@@ -86,8 +86,9 @@ class Sample:
     samples to a batch applies it. So geometry can't drift from pixels.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, or a `lightpose.data.pixels.decode.EncodedImage`. The warp replaces either by the
-            (h, w, 3) input, or by a `lightpose.data.pixels.raw.Unwarped`. For lifting, a keypoint sequence (T, K, C)
+        image: (H, W, 3) uint8 RGB, or a `lightpose.data.pixels.decode.EncodedImage`; of several images a tuple of
+            `lightpose.data.pixels.pieces.Piece`, whose frame then is the image. The warp replaces any by the (h, w, 3)
+            input, or by a `lightpose.data.pixels.raw.Unwarped`. For lifting, a keypoint sequence (T, K, C)
             float32.
         instances: labelled instances in image pixels.
         input_from_image: (3, 3) float64, maps image points to input points.
