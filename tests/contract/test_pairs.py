@@ -22,6 +22,7 @@ from lightpose.structures import Spec
 HEADS = [*options("head"), *options("head", TOYS / "conf")]
 CODECS = [*options("codec"), *options("codec", TOYS / "conf")]
 AROUND = {
+    "onestage": ("experiment=toy_priors", "input_hw=[64,96]"),
     "toy_tags": ("experiment=toy_tags", "input_hw=[64,96]"),
     "toy_people": ("experiment=toy_priors", "input_hw=[64,96]"),
     "toy_lifter": ("experiment=toy_lifter",),
