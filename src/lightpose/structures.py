@@ -86,9 +86,10 @@ class Sample:
     samples to a batch applies it. So geometry can't drift from pixels.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, or a `lightpose.data.pixels.decode.EncodedImage`. The warp replaces either by the
-            (h, w, 3) input, or by a `lightpose.data.pixels.raw.Unwarped`. For lifting, a keypoint sequence (T, K, 3)
-            float32: x, y and confidence. Its instances are one pose, or one for each of its T frames.
+        image: (H, W, 3) uint8 RGB, or a `lightpose.data.pixels.decode.EncodedImage`; of several images a tuple of
+            `lightpose.data.pixels.pieces.Piece`, whose frame then is the image. The warp replaces any by the (h, w, 3)
+            input, or by a `lightpose.data.pixels.raw.Unwarped`. For lifting, a keypoint sequence (T, K, 3) float32: x, y
+            and confidence. Its instances are one pose, or one for each of its T frames.
         instances: labelled instances in image pixels.
         input_from_image: (3, 3) float64, maps image points to input points.
         image_id: id of the image in the annotation file.

@@ -42,6 +42,7 @@ SCHEDULES = (
     "lightpose.estimators.optim.warmup_cosine",
     "lightpose.estimators.optim.warmup_multistep",
     "lightpose.estimators.optim.exponential",
+    "lightpose.estimators.optim.quadratic_warmup_cosines",
 )
 """The only functions among the parts."""
 LIBRARIES: Mapping[str, tuple[Any, type]] = {

@@ -23,6 +23,7 @@ HEADS = [*options("head"), *options("head", TOYS / "conf")]
 CODECS = [*options("codec"), *options("codec", TOYS / "conf")]
 AROUND = {
     "associative_embedding": ("experiment=toy_tags", "input_hw=[64,96]"),
+    "onestage": ("experiment=toy_priors", "input_hw=[64,96]"),
     "toy_tags": ("experiment=toy_tags", "input_hw=[64,96]"),
     "toy_people": ("experiment=toy_priors", "input_hw=[64,96]"),
     "displacement": ("experiment=toy_tags", "input_hw=[64,96]"),

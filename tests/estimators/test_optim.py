@@ -10,7 +10,14 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightpose.errors import UserError
-from lightpose.estimators.optim import exponential, freeze, parameter_groups, warmup_cosine, warmup_multistep
+from lightpose.estimators.optim import (
+    exponential,
+    freeze,
+    parameter_groups,
+    quadratic_warmup_cosines,
+    warmup_cosine,
+    warmup_multistep,
+)
 from lightpose.models.backbones.hrnet import HRNet
 from lightpose.models.backbones.timm import TimmBackbone
 from lightpose.models.backbones.vit import ViT
@@ -196,3 +203,22 @@ def test_factors_that_cannot_be_used_are_refused(factors: dict[str, float], said
     with pytest.raises(UserError, match=said):
         freeze(net, factors)
         parameter_groups(net, lr=1.0, weight_decay=0.0, lr_factors=factors)
+
+
+def test_cosines_follow_a_quadratic_warm_up() -> None:
+    found = rates(quadratic_warmup_cosines(optimizer(), 1000, 0.1, (0.5, 0.9), (1.0, 0.2), 0.05), 1000)
+    assert found[:100] == pytest.approx([0.5 * ((step + 1) / 100) ** 2 for step in range(100)])
+    assert found[100] == pytest.approx(0.5)
+    assert found[300] == pytest.approx(0.5 * (0.05 + 0.95 / 2))  # half of the way from step 100 to step 500
+    assert found[499] == pytest.approx(0.025, abs=1e-4)
+    assert found[500] == pytest.approx(0.1)
+    assert found[700] == pytest.approx(0.5 * (0.05 + 0.15 / 2))
+    assert found[900:] == pytest.approx([0.025] * 100)
+
+
+def test_cosines_without_a_peak_each_are_refused() -> None:
+    for ends, peaks in (((0.5, 0.9), (1.0,)), ((0.9, 0.5), (1.0, 1.0))):
+        with pytest.raises(UserError, match=r"scheduler\.ends="):
+            quadratic_warmup_cosines(optimizer(), 100, 0.1, ends, peaks)
+    with pytest.raises(UserError, match=r"scheduler\.warmup"):
+        quadratic_warmup_cosines(optimizer(), 100, 5)

@@ -160,4 +160,7 @@ class PoseDataset(Dataset[Sample]):
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """The sample after all transforms."""
-        return self.transforms(self.load(index, rng), rng)
+        sample = self.load(index, rng)
+        for step in getattr(self.transforms, "mix", ()):
+            sample = step(sample, lambda: self.load(int(rng.integers(len(self))), rng), rng)
+        return self.transforms(sample, rng)

@@ -35,8 +35,8 @@ class PoseDataModule(LightningDataModule):
         reader: builds a data set from ``annotations``, ``images``, ``skeleton``, ``transforms`` and ``seed``, and
             ``boxes`` where it is given.
         transforms: ``train``, ``eval`` and, if there is another way to train at the end, ``late``, each with the lists
-            ``geometry`` and ``pixels`` of name → step in order. The warp between the two is in neither. None leaves a
-            step out; a partial receives ``skeleton``.
+            ``mix``, ``geometry`` and ``pixels`` of name → step in order. The warp between the last two is in none. None
+            leaves a step out; a partial receives ``skeleton``.
         skeleton: which keypoints there are.
         input_hw: network input size; None for inputs that are not images.
         train: annotation file, or several, see `CombinedDataset`.
@@ -170,9 +170,8 @@ class PoseDataModule(LightningDataModule):
         dataset.training = split == "train"
         late = self._pipeline("late") if dataset.training and self.late_epochs else None
         dataset.late_transforms = late
-        if not dataset.one_person:
-            for each in filter(None, (pipeline, late)):
-                _check_for_images(each, dataset)
+        for each in filter(None, (pipeline, late)):
+            _check_kind(each, dataset)
         return dataset
 
     @property
@@ -185,7 +184,12 @@ class PoseDataModule(LightningDataModule):
         if self.input_hw is None:
             return Pipeline(steps["geometry"], None, steps["pixels"])
         if self.decode == "cpu":
-            return Pipeline(steps["geometry"], Warp(self.input_hw), steps["pixels"])
+            return Pipeline(steps["geometry"], Warp(self.input_hw), steps["pixels"], steps["mix"])
+        if steps["mix"]:
+            raise UserError(
+                f"{type(steps['mix'][0]).__name__} joins images as they are warped, which data.decode=device does one "
+                "by one; use data.decode=cpu"
+            )
         pipeline = Pipeline(steps["geometry"], DeferWarp(self.input_hw), steps["pixels"])
         for step in pipeline.pixels:
             if not isinstance(step, Photometric):
@@ -318,12 +322,19 @@ def pairs(
         )
 
 
-def _check_for_images(pipeline: Pipeline, dataset: PoseDataset) -> None:
-    """Refuse geometry that looks at the first person of a whole image and at no other.
+def _check_kind(pipeline: Pipeline, dataset: PoseDataset) -> None:
+    """Refuse geometry that looks at the first person of a whole image and at no other, and mixing of single people.
 
     Raises:
         UserError: naming the step.
     """
+    if dataset.one_person:
+        if pipeline.mix:
+            raise UserError(
+                f"{type(pipeline.mix[0]).__name__} joins whole images, but a sample of {type(dataset).__name__} is one "
+                "person; leave out augment.train.mix, or use data=bottomup"
+            )
+        return
     for step in pipeline.geometry:
         if isinstance(step, Geometry) and step.one_person:
             raise UserError(

@@ -1,4 +1,4 @@
-"""From a sample as it is read to the network's input, in three parts: geometry, one warp, pixels."""
+"""From a sample as it is read to the network's input: mixing, geometry, one warp, pixels."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lightpose.data.mosaic import Mixing
 from lightpose.data.pixels.decode import EncodedImage
 from lightpose.data.transforms import Geometry
 from lightpose.errors import UserError
@@ -16,7 +17,7 @@ from lightpose.structures import Sample
 Transform = Callable[[Sample, np.random.Generator], Sample]
 """Takes a sample and a random generator, and returns a new sample."""
 
-LISTS = ("geometry", "pixels")
+LISTS = ("mix", "geometry", "pixels")
 
 
 class Pipeline:
@@ -26,14 +27,25 @@ class Pipeline:
         geometry: steps that move no pixel.
         warp: makes the input from the image; None only decodes it.
         pixels: steps that work on the input. One that moves keypoints must move the pixels, too.
+        mix: steps that make one sample of several, which come first. The data set does them, as it has the others.
 
     Raises:
         UserError: for a step in the wrong list.
     """
 
     def __init__(
-        self, geometry: Sequence[Transform] = (), warp: Transform | None = None, pixels: Sequence[Transform] = ()
+        self,
+        geometry: Sequence[Transform] = (),
+        warp: Transform | None = None,
+        pixels: Sequence[Transform] = (),
+        mix: Sequence[Mixing] = (),
     ) -> None:
+        for each in mix:
+            if not isinstance(each, Mixing):
+                raise UserError(
+                    f"mix lists {type(each).__name__}, which is no lightpose.data.mosaic.Mixing; list it under "
+                    "geometry or pixels"
+                )
         for step in geometry:
             if not isinstance(step, Geometry):
                 raise UserError(
@@ -46,7 +58,7 @@ class Pipeline:
                     f"pixels lists {type(step).__name__}, which would move keypoints and no pixel there; list it under "
                     "geometry"
                 )
-        self.geometry, self.warp, self.pixels = tuple(geometry), warp, tuple(pixels)
+        self.geometry, self.warp, self.pixels, self.mix = tuple(geometry), warp, tuple(pixels), tuple(mix)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """The network's input.
@@ -99,7 +111,7 @@ def _sample_of(step: Transform, sample: Any) -> Sample:
     return sample
 
 
-def steps_of(lists: Mapping[str, Mapping[str, Any] | None], skeleton: Skeleton | None) -> dict[str, list[Transform]]:
+def steps_of(lists: Mapping[str, Mapping[str, Any] | None], skeleton: Skeleton | None) -> dict[str, list[Any]]:
     """The steps of each of the `LISTS`.
 
     Args:
@@ -111,7 +123,7 @@ def steps_of(lists: Mapping[str, Mapping[str, Any] | None], skeleton: Skeleton |
     """
     unknown = sorted(set(lists) - set(LISTS))
     if unknown:
-        raise UserError(f"augmentation has no list {' or '.join(unknown)}; its lists are {' and '.join(LISTS)}")
+        raise UserError(f"augmentation has no list {' or '.join(unknown)}; its lists are {', '.join(LISTS)}")
     return {
         name: [
             step(skeleton=skeleton) if isinstance(step, functools.partial) else step

@@ -248,6 +248,47 @@ def warmup_cosine(
     return _after_warmup(optimizer, total_steps, warmup_steps, warmup_start, max_warmup_share, curve)
 
 
+def quadratic_warmup_cosines(
+    optimizer: Optimizer,
+    total_steps: int,
+    warmup: float = 1 / 60,
+    ends: Sequence[float] = (14 / 15,),
+    peaks: Sequence[float] = (1.0,),
+    final: float = 0.05,
+) -> LRScheduler:
+    """Quadratic warm-up, one half cosine after another, then a constant rate; step it once per optimizer step.
+
+    So YOLOX learns (arXiv:2107.08430), and RTMO with a second cosine (arXiv:2312.07526).
+
+    Args:
+        optimizer: its groups' learning rates are the peaks.
+        total_steps: length of the run.
+        warmup: share of the run.
+        ends: of the cosines, as shares of the run.
+        peaks: factor on the learning rate where each begins.
+        final: factor where each ends, and until the end of the run.
+    """
+    _check_shares("ends", ends)
+    _check_shares("warmup", [warmup])
+    if len(ends) != len(peaks) or list(ends) != sorted(ends):
+        raise UserError(
+            f"scheduler.ends={list(ends)} must increase and have one of scheduler.peaks={list(peaks)} each, such as "
+            "ends=[0.47,0.97] peaks=[1,0.125]"
+        )
+
+    def factor(step: int) -> float:
+        done, start = step / max(total_steps, 1), warmup
+        if done < warmup:
+            return peaks[0] * min((step + 1) / (warmup * total_steps), 1.0) ** 2
+        for end, peak in zip(ends, peaks, strict=True):
+            if done < end:
+                return final + (peak - final) * (1 + math.cos(math.pi * (done - start) / (end - start))) / 2
+            start = end
+        return final
+
+    return LambdaLR(optimizer, factor)
+
+
 def exponential(optimizer: Optimizer, total_steps: int, final: float = 0.0174) -> LRScheduler:
     """A rate that falls by the same factor in each step; step it once per optimizer step.
 

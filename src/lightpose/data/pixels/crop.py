@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
 
 from lightpose.data.pixels.decode import EncodedImage
+from lightpose.data.pixels.pieces import joined
 from lightpose.data.pixels.raw import Unwarped
 from lightpose.geometry import full_from_reduced, reduction, transform_points
 from lightpose.structures import Array, Sample
@@ -27,6 +29,13 @@ class Warp:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Replace the image by the (h, w, 3) input."""
+        if isinstance(sample.image, tuple):
+
+            def warp(image: Any, input_from_image: Array) -> Array:
+                pixels: Array = self(replace(sample, image=image, input_from_image=input_from_image), rng).image
+                return pixels
+
+            return replace(sample, image=joined(sample.image, sample.input_from_image, self.input_hw, warp))
         image, matrix = sample.image, sample.input_from_image
         wanted, factor = reduction(matrix), 1
         input_hw = sample.input_hw or self.input_hw

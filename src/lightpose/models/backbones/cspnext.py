@@ -1,7 +1,7 @@
 """CSPNeXt: the backbone of RTMDet and RTMPose."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -129,13 +129,18 @@ class ChannelAttention(nn.Module):
 
 
 class PooledPyramid(nn.Module):
-    """A map next to its maxima over growing windows, fused (SPP, arXiv:1406.4729)."""
+    """A map next to its maxima over growing windows, fused (SPP, arXiv:1406.4729).
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: in and out.
+        conv: builds a 1x1 convolution with norm and activation from its channels in and out.
+    """
+
+    def __init__(self, channels: int, conv: Callable[[int, int], nn.Module] = _conv) -> None:
         super().__init__()
         width = channels // 2
-        self.conv1 = _conv(channels, width)
-        self.conv2 = _conv(width * (1 + len(POOLS)), channels)
+        self.conv1 = conv(channels, width)
+        self.conv2 = conv(width * (1 + len(POOLS)), channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) to the same shape."""

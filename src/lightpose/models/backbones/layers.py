@@ -17,11 +17,12 @@ def conv_norm(
     stride: int = 1,
     groups: int = 1,
     activation: Callable[[], nn.Module] | None = nn.ReLU,
+    norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
 ) -> nn.Sequential:
     """Convolution of the same size (but for its stride), batch norm, activation; called ``conv``, ``bn``, ``act``."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv=nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
-        bn=nn.BatchNorm2d(out_channels),
+        bn=norm(out_channels),
     )
     if activation is not None:
         layers["act"] = activation()

@@ -96,9 +96,10 @@ class GatedAttention(nn.Module):
         nn.init.xavier_uniform_(self.uv.weight)
         start_near_zero(self.out)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, K, width) to the same shape."""
+    def forward(self, tokens: Tensor, places: Tensor | None = None) -> Tensor:
+        """(B, K, width) to the same shape; ``places`` (K, attention) are added to what queries and keys are made of."""
         gates, values, base = functional.silu(self.uv(self.norm(tokens))).split(self.sizes, -1)
+        base = base if places is None else base + places
         queries, keys = (base[..., None, :] * self.gamma + self.beta).unbind(-2)  # (B, K, attention) each
         weights = (queries @ keys.mT / math.sqrt(queries.shape[-1])).relu().square()  # (B, K, K)
         mixed: Tensor = tokens * self.shortcut + self.out(gates * (weights @ values))

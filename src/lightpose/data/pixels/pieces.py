@@ -1,0 +1,52 @@
+"""Images that consist of several: each piece is an image with its own matrix, and all meet in one warp."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lightpose.data.pixels.raw import fill
+from lightpose.structures import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """An image in the frame that it shares with others.
+
+    Attributes:
+        image: as of `lightpose.structures.Sample`.
+        frame_from_image: (3, 3) float64.
+        window_xyxy: (4,) the part of the frame that it fills, its first and its last pixels.
+        share: how much of it there is; the rest is what lies below.
+    """
+
+    image: Any
+    frame_from_image: Array
+    window_xyxy: Array
+    share: float = 1.0
+
+
+def joined(
+    pieces: Sequence[Piece],
+    input_from_frame: Array,
+    input_hw: tuple[int, int],
+    warp: Callable[[Any, Array], Array],
+) -> Array:
+    """(h, w, 3) uint8: pieces one upon the other, and black where there is none.
+
+    Args:
+        pieces: the lowest first.
+        input_from_frame: (3, 3).
+        input_hw: network input size.
+        warp: makes the (h, w, 3) input of an image and ``input_from_image``.
+    """
+    out = np.zeros((*input_hw, 3), np.uint8)
+    for piece in pieces:
+        left, top, right, bottom = piece.window_xyxy
+        window = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+        there = fill([window], input_from_frame, input_hw)
+        if there.any():
+            own, below = warp(piece.image, input_from_frame @ piece.frame_from_image)[there], out[there]
+            out[there] = own if piece.share == 1 else np.rint(piece.share * own + (1 - piece.share) * below)
+    return out
