@@ -88,8 +88,8 @@ class Sample:
     Attributes:
         image: (H, W, 3) uint8 RGB, or a `lightpose.data.pixels.decode.EncodedImage`; of several images a tuple of
             `lightpose.data.pixels.pieces.Piece`, whose frame then is the image. The warp replaces any by the (h, w, 3)
-            input, or by a `lightpose.data.pixels.raw.Unwarped`. For lifting, a keypoint sequence (T, K, 3) float32: x, y
-            and confidence. Its instances are one pose, or one for each of its T frames.
+            input, or by a `lightpose.data.pixels.raw.Unwarped`. For lifting, a keypoint sequence (T, K, 3) float32: x,
+            y and confidence. Its instances are one pose, or one for each of its T frames.
         instances: labelled instances in image pixels.
         input_from_image: (3, 3) float64, maps image points to input points.
         image_id: id of the image in the annotation file.
