@@ -24,7 +24,7 @@ def candidates(boxes: list[list[float]], scores: list[float]) -> dict[str, Tenso
     return {
         "scores": torch.tensor(scores).logit()[None],
         "boxes": corners,
-        "keypoints": middle[:, :, None].expand(-1, -1, 3, -1).clone(),
+        "points": middle[:, :, None].expand(-1, -1, 3, -1).clone(),
         "visibility": torch.zeros(1, len(scores), 3),
         "priors": torch.zeros(1, len(scores), 3),
     }

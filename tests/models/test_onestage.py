@@ -67,7 +67,7 @@ def published(name: str) -> str:
 def test_matches_the_published_network(kind: str) -> None:
     case = record({"yoloxpose": "yoloxpose_tiny", "rtmo": "rtmo_s"}[kind])
     count = {"yoloxpose": 17, "rtmo": 14}[kind]
-    spec = Spec({"boxes": (None, 4), "keypoints": (None, count, 2)}, (256, 256))
+    spec = Spec({"boxes": (None, 4), "points": (None, count, 2)}, (256, 256))
     backbone = CSPDarknet(0.33, 0.375 if kind == "yoloxpose" else 0.5)
     neck_kind, head_kind = (YOLOXPAFPN, YOLOXPoseHead) if kind == "yoloxpose" else (HybridEncoder, RTMOHead)
     neck = neck_kind(backbone.out_channels, backbone.strides)
@@ -164,7 +164,7 @@ def scene(inputs: int, priors_per_side: int, people: list[int], seed: int = 0) -
     outputs = {
         "priors": priors,
         "boxes": boxes[rows, nearest] + random(inputs, len(points), 4) * 6 - 3,
-        "keypoints": keypoints[rows, nearest] + random(inputs, len(points), 5, 2) * 6 - 3,
+        "points": keypoints[rows, nearest] + random(inputs, len(points), 5, 2) * 6 - 3,
         "scores": random(inputs, len(points)) * 4 - 2,
         "visibility": random(inputs, len(points), 5) * 4 - 2,
     }
@@ -189,7 +189,7 @@ def assigned_one_by_one(outputs: dict[str, Tensor], targets: Targets, row: int, 
     """Prior → person, of one input, person after person as the procedure is published."""
     there = int(targets.weights["boxes"][row].sum())
     boxes, points = targets.maps["boxes"][row, :there], outputs["priors"][row, :, :2]
-    oks = pairwise_oks(outputs["keypoints"], targets)[row, :, :there]
+    oks = pairwise_oks(outputs["points"], targets)[row, :, :there]
     ious = box_iou(outputs["boxes"][row], boxes)
     inside = ((points[:, None] > boxes[:, :2]) & (points[:, None] < boxes[:, 2:])).all(-1)
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -241,7 +241,7 @@ def test_simota_of_a_batch_is_that_of_each_input(similarity: str, visibility_wei
 def test_similarity_and_values_stand_with_their_priors() -> None:
     outputs, targets = scene(3, 10, [2, 4, 1], seed=1)
     found = SimOTA()(outputs, targets)
-    oks = pairwise_oks(outputs["keypoints"], targets)
+    oks = pairwise_oks(outputs["points"], targets)
     torch.testing.assert_close(found.similarity, oks.gather(1, found.priors.mT).mT)
     spread = found.spread(found.similarity, 100)
     assert torch.equal(spread > 0, found.spread(torch.ones_like(found.similarity), 100) > 0)
@@ -253,12 +253,12 @@ def test_a_perfect_guess_costs_nothing_but_visibility_and_scores() -> None:
     criterion = OneStageLoss(SimOTA(), of_labelled=True)
     answers = criterion.match(outputs, targets)
     rows = torch.arange(2)[:, None, None]
-    for name in ("boxes", "keypoints"):
-        wanted = targets.maps[name][:, :, None].expand(-1, -1, 10, *targets.maps[name].shape[2:])
+    for name, target in (("boxes", "boxes"), ("points", "keypoints")):
+        wanted = targets.maps[target][:, :, None].expand(-1, -1, 10, *targets.maps[target].shape[2:])
         mask = answers.assignment.taken
         outputs[name][rows.expand_as(mask)[mask], answers.assignment.priors[mask]] = wanted[mask]
     assert criterion.of_boxes(outputs, answers)["boxes"] == pytest.approx(0, abs=1e-4)
-    assert criterion.of_keypoints(outputs["keypoints"], answers) == pytest.approx(0, abs=1e-4)
+    assert criterion.of_keypoints(outputs["points"], answers) == pytest.approx(0, abs=1e-4)
 
 
 def test_nothing_is_a_false_alarm_where_nothing_counts() -> None:

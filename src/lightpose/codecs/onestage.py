@@ -20,7 +20,7 @@ CELL = 8
 class OneStageCodec(Codec):
     """N candidates in no order, in input pixels, as one-stage networks find them all at once.
 
-    Outputs are ``scores`` (N), the logit that somebody is there; ``boxes`` (N, 4) xyxy; ``keypoints`` (N, K, 2);
+    Outputs are ``scores`` (N), the logit that somebody is there; ``boxes`` (N, 4) xyxy; ``points`` (N, K, 2);
     ``visibility`` (N, K), the logit that an annotator would mark the keypoint; and ``priors`` (N, 3), the point and the
     stride that each candidate comes from. How many there are only the network knows.
 
@@ -56,7 +56,7 @@ class OneStageCodec(Codec):
         outputs = {
             "scores": (None,),
             "boxes": (None, 4),
-            "keypoints": (None, count, 2),
+            "points": (None, count, 2),
             "visibility": (None, count),
             "priors": (None, 3),
         }
@@ -114,7 +114,7 @@ class OneStageCodec(Codec):
         row, place, boxes, scores = row[kept], place[kept], boxes[kept], scores[kept]
         seen = outputs["visibility"].float()[row, place].sigmoid()
         return Poses(
-            outputs["keypoints"].float()[row, place],
+            outputs["points"].float()[row, place],
             seen,
             scores,
             row,

@@ -37,11 +37,13 @@ def keypoints_of(spec: Spec) -> int:
     """K, as the codec expects it.
 
     Raises:
-        UserError: where the codec expects something else than candidates.
+        KeyError: where it expects no boxes and points.
+        UserError: where it leaves K open.
     """
-    count = (spec.outputs["keypoints"] or (None,) * 3)[-2]
-    if "boxes" not in spec.outputs or count is None:
-        raise UserError(f"a one-stage head needs codec=onestage, but the codec expects {dict(spec.outputs)}")
+    _, points = spec.outputs["boxes"], spec.outputs["points"]
+    count = (points or (None,) * 3)[-2]
+    if count is None:
+        raise UserError(f"a one-stage head needs a codec that says how many keypoints there are, not points={points}")
     return count
 
 

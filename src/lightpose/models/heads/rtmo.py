@@ -51,11 +51,11 @@ class RTMOHead(Head):
         candidates: how many of each input get keypoints, the best.
         likelihood: weight of the classifier's loss.
         proxy: regress to what the classifier finds, and let scores learn its OKS.
-        grid: which input pixel a cell stands for.
+        grid: which input pixel the offsets of a cell count from.
         stages: how often the features go through these maps; the last counts.
     """
 
-    emits = frozenset({"scores", "boxes", "keypoints", "visibility", "priors"})
+    emits = frozenset({"scores", "boxes", "points", "visibility", "priors"})
     criterion: OneStageLoss
 
     def __init__(
@@ -100,7 +100,7 @@ class RTMOHead(Head):
     def maps(self, features: Sequence[Tensor], regress: bool) -> dict[str, list[Tensor]]:
         """The maps of each level by name, before anything is made of them."""
         outs = {"boxes": self.out_bbox, "visibility": self.out_kpt_vis, "poses": self.out_pose}
-        outs |= {"keypoints": self.out_kpt_reg} if regress else {}
+        outs |= {"points": self.out_kpt_reg} if regress else {}
         levels: dict[str, list[Tensor]] = {name: [] for name in ("scores", *outs)}
         for level, x in enumerate(features[-len(self.strides) :]):
             first, second = x.chunk(2, 1)
@@ -111,11 +111,11 @@ class RTMOHead(Head):
         return levels
 
     def everything(self, features: Sequence[Tensor], regress: bool) -> dict[str, Tensor]:
-        """What is known of all P priors; ``keypoints`` are those that they regress, if they do."""
+        """What is known of all P priors; ``points`` are those that they regress, if they do."""
         maps = self.maps(features, regress)
         priors = prior_points(maps["scores"], self.strides, self.grid)
         raw = {name: flat(levels) for name, levels in maps.items()}
-        regressed = {"keypoints": points_of(raw["keypoints"], priors)} if regress else {}
+        regressed = {"points": points_of(raw["points"], priors)} if regress else {}
         return {
             "scores": raw["scores"][..., 0],
             "boxes": boxes_of(raw["boxes"], priors),
@@ -135,7 +135,7 @@ class RTMOHead(Head):
         points = outputs["priors"][..., :2]
         bins = self.dcc.bins(outputs["boxes"].flatten(0, 1), points.flatten(0, 1), self.padding)
         shares = self.dcc(outputs["poses"].flatten(0, 1), bins)
-        outputs["keypoints"] = expectation(shares, bins).unflatten(0, shape) + points[..., None, :]
+        outputs["points"] = expectation(shares, bins).unflatten(0, shape) + points[..., None, :]
         return {name: outputs[name] for name in sorted(self.emits)}
 
     def loss(self, features: Sequence[Tensor], targets: Targets) -> dict[str, Tensor]:
@@ -144,7 +144,7 @@ class RTMOHead(Head):
         with torch.autocast(outputs["boxes"].device.type, enabled=False):
             answers = criterion.match(outputs, targets)
             likelihood, found = self._classified(outputs, answers)
-            regressed, similarity = answers.assignment.at(outputs["keypoints"]), answers.assignment.similarity
+            regressed, similarity = answers.assignment.at(outputs["points"]), answers.assignment.similarity
             wanted, labelled = answers.keypoints, answers.labelled
             if self.proxy:
                 off, off_regressed = ((points - wanted).norm(dim=-1) for points in (found, regressed.detach()))

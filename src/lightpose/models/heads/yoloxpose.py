@@ -37,11 +37,11 @@ class YOLOXPoseHead(Head):
         spec: what the codec expects.
         criterion: the loss.
         depth: convolutions of each branch; that of the keypoints has twice as many.
-        grid: which input pixel a cell stands for.
+        grid: which input pixel the offsets of a cell count from.
         stages: how often the features go through these maps; the last counts.
     """
 
-    emits = frozenset({"scores", "boxes", "keypoints", "visibility", "priors"})
+    emits = frozenset({"scores", "boxes", "points", "visibility", "priors"})
     criterion: OneStageLoss
 
     def __init__(
@@ -75,13 +75,13 @@ class YOLOXPoseHead(Head):
 
     def maps(self, features: Sequence[Tensor]) -> dict[str, list[Tensor]]:
         """The maps of each level by name, before anything is made of them."""
-        levels: dict[str, list[Tensor]] = {name: [] for name in ("class", "object", "boxes", "keypoints", "visibility")}
+        levels: dict[str, list[Tensor]] = {name: [] for name in ("class", "object", "boxes", "points", "visibility")}
         for level, x in enumerate(features[-len(self.strides) :]):
             boxed, posed = self.conv_reg[level](x), self.conv_pose[level](x)
             levels["class"].append(self.out_cls[level](self.conv_cls[level](x)))
             levels["object"].append(self.out_obj[level](boxed))
             levels["boxes"].append(self.out_bbox[level](boxed))
-            levels["keypoints"].append(self.out_kpt[level](posed))
+            levels["points"].append(self.out_kpt[level](posed))
             levels["visibility"].append(self.out_kpt_vis[level](posed))
         return levels
 
@@ -95,7 +95,7 @@ class YOLOXPoseHead(Head):
         return {
             "scores": log_score - torch.log(-torch.expm1(log_score.clamp_max(-1e-6))),
             "boxes": boxes_of(raw["boxes"], priors),
-            "keypoints": points_of(raw["keypoints"], priors),
+            "points": points_of(raw["points"], priors),
             "visibility": raw["visibility"],
             "priors": priors,
             "class": kinds,
@@ -125,7 +125,7 @@ class YOLOXPoseHead(Head):
             counted = torch.maximum(answers.counted, somebody)
             return {
                 **criterion.of_boxes(outputs, answers),
-                "keypoints": criterion.of_keypoints(outputs["keypoints"], answers),
+                "keypoints": criterion.of_keypoints(outputs["points"], answers),
                 "visibility": criterion.of_visibility(outputs["visibility"], answers),
                 "class": criterion.scores * answers.mean(kinds),
                 "object": criterion.scores * (objects * counted).sum() / answers.count,

@@ -97,7 +97,7 @@ class OneStageLoss(nn.Module):
         answers = self.match(outputs, targets)
         return {
             **self.of_boxes(outputs, answers),
-            "keypoints": self.of_keypoints(outputs["keypoints"], answers),
+            "keypoints": self.of_keypoints(outputs["points"], answers),
             "visibility": self.of_visibility(outputs["visibility"], answers),
             "scores": self.of_scores(outputs["scores"], answers.assignment.similarity, answers),
         }

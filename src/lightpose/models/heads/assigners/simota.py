@@ -89,7 +89,7 @@ class SimOTA:
         people, weights = targets.maps, targets.weights
         near, far = self._places(outputs["priors"], people["boxes"], weights["boxes"] > 0)  # (B, P, M)
         ious = torch.vmap(box_iou)(outputs["boxes"], people["boxes"]).nan_to_num(0)
-        oks = pairwise_oks(outputs["keypoints"], targets)
+        oks = pairwise_oks(outputs["points"], targets)
         candidate = near.any(-1, keepdim=True) & (weights["boxes"] > 0)[:, None]
         cost = self.iou_weight * -(ious + TINY).log() + self.oks_weight * -(oks + TINY).log() + FAR * far
         cost = cost + self.score_weight * functional.softplus(-outputs["scores"]).clamp_max(100)[..., None]
