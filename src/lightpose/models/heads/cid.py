@@ -76,8 +76,10 @@ class CIDHead(Head):
         self.mask = nn.Conv2d(3, 1, 5, padding=2)
         self.fuse = nn.Conv2d(2 * channels, channels, 1)
         self.final = nn.Conv2d(channels, keypoints, 1)
+        nn.init.normal_(self.coupled.weight, std=0.001)
+        for conv in (self.shared, self.fuse):
+            nn.init.kaiming_normal_(conv.weight)
         for conv in (self.coupled, self.final):
-            nn.init.normal_(conv.weight, std=0.001)
             assert conv.bias is not None
             nn.init.constant_(conv.bias, -math.log(99))  # peaks are rare: one cell in a hundred
 
