@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLES
 
 import lightpose
 from lightpose.checkpoint import eval_transforms
@@ -18,6 +17,7 @@ from lightpose.data.pixels.device import collate
 from lightpose.data.synthetic.generate import generate
 from lightpose.structures import Poses
 
+SAMPLES = Path(__file__).parents[2] / "../shared/samples"
 SMALL = [
     *("experiment=quickstart_bottomup", "backbone.model=test_resnet", "neck.out_channels=8"),
     *("data.num_workers=0", "data.batch_size=4", "trainer.accelerator=cpu", "trainer.precision=32-true"),
@@ -145,7 +145,10 @@ def test_real_crowds_load_and_train(run, tmp_path, name):
             "use reader=coco_images",
         ),
         (["experiment=quickstart_bottomup", "augment=topdown"], "is for samples of one person"),
-        (["experiment=quickstart_bottomup", "head=heatmap"], "head=associative_embedding"),
+        (
+            ["experiment=bottomup_ae_hrnet", "backbone=timm/any", "backbone.model=test_resnet", "head=heatmap"],
+            "head=associative_embedding",
+        ),
         (["experiment=quickstart_bottomup", "codec=heatmap"], "codec=associative_embedding"),
     ],
 )
