@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric, SumMetric
 
 import lightpose
 from lightpose.codecs.base import Codec, check_codec
@@ -93,7 +93,8 @@ class PoseEstimator(L.LightningModule):
         self.codec = check_codec(codec(skeleton=skeleton, input_hw=self.input_hw, grid=grid))
         net = PoseNet(preprocessor, backbone, neck, head, self.codec.spec)
         self.net = net.to(memory_format=torch.channels_last)  # as inputs come; faster on CPUs and tensor cores
-        self.val_loss = MeanMetric(nan_strategy="disable")  # any other strategy waits for the device at every step
+        # Of the validation; any other strategy waits for the device at every step, and MeanMetric has no weights with it.
+        self.val_loss, self.val_samples = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
         self.metrics = nn.ModuleList(metric(skeleton=skeleton) for metric in metrics.values())
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -325,7 +326,8 @@ class PoseEstimator(L.LightningModule):
         losses = self.net.head.compare(plain, self.codec.encode(batch))
         labels = batch.instances
         counted = (labels.visible > 0).flatten(1).any(1) | ~labels.valid.any(1)  # not where a detector gives the boxes
-        self.val_loss.update(total(losses, f"head {type(self.net.head).__name__}"), counted.sum())
+        self.val_loss.update(total(losses, f"head {type(self.net.head).__name__}") * counted.sum())
+        self.val_samples.update(counted.sum())
         for metric in cast(Iterable[Metric], self.metrics):
             metric.update(poses, batch)
         return {"poses": poses}
@@ -333,6 +335,7 @@ class PoseEstimator(L.LightningModule):
     def on_validation_start(self) -> None:
         """Start the metrics afresh."""
         self.val_loss.reset()
+        self.val_samples.reset()
         for metric in cast(Iterable[Metric], self.metrics):
             metric.reset()
 
@@ -351,7 +354,7 @@ class PoseEstimator(L.LightningModule):
         for metric in cast(Iterable[Any], self.metrics):
             if isinstance(metric, NeedsGroundTruth):
                 metric.set_ground_truth(dataset.ground_truth())
-        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
+        self.log("val/loss", self.val_loss.compute() / self.val_samples.compute().clamp_min(1), prog_bar=True)
         for metric in cast(Iterable[Metric], self.metrics):
             for name, value in self._figures(metric):
                 self.log(f"val/{name}", value, prog_bar=name in ("AP", "EPE_px", "MPJPE_mm"))
