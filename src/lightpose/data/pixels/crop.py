@@ -29,16 +29,16 @@ class Warp:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Replace the image by the (h, w, 3) input."""
+        input_hw = sample.input_hw or self.input_hw
         if isinstance(sample.image, tuple):
 
             def warp(image: Any, input_from_image: Array) -> Array:
                 pixels: Array = self(replace(sample, image=image, input_from_image=input_from_image), rng).image
                 return pixels
 
-            return replace(sample, image=joined(sample.image, sample.input_from_image, self.input_hw, warp))
+            return replace(sample, image=joined(sample.image, sample.input_from_image, input_hw, warp))
         image, matrix = sample.image, sample.input_from_image
         wanted, factor = reduction(matrix), 1
-        input_hw = sample.input_hw or self.input_hw
         if isinstance(image, EncodedImage):
             image, factor = image.decode(wanted)
             matrix = matrix @ full_from_reduced(factor)
