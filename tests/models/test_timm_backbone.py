@@ -61,18 +61,22 @@ def test_transformers_take_any_input_size(name: str, input_hw: tuple[int, int]) 
     assert tuple(features.shape[2:]) == tuple(side // net.strides[0] for side in input_hw)
 
 
-OF_SEQUENCES = {"simplebaseline3d", "videopose3d"}
+OF_SEQUENCES = ("dstformer", "motionagformer", "simplebaseline3d", "videopose3d")
+LEVELS = {"mspn": 4, "rsn": 4, "cspdarknet": 3}
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in sorted(CONF.rglob("*.yaml")) if path.stem not in OF_SEQUENCES], ids=lambda path: path.stem
+    "path",
+    [path for path in sorted(CONF.rglob("*.yaml")) if not path.stem.startswith(OF_SEQUENCES)],
+    ids=lambda path: path.stem,
 )
 def test_every_option_builds(path: Path) -> None:
     name = str(path.relative_to(CONF).with_suffix(""))
     model = {"model": "resnet10t"} if path.stem == "any" else {}
     with torch.device("meta"):
         net = from_yaml(name, (64, 64), **model)
-    assert len(net.out_channels) == len(net.strides) == (4 if path.stem.startswith(("mspn", "rsn")) else 1)
+    levels = [count for family, count in LEVELS.items() if path.stem.startswith(family)]
+    assert len(net.out_channels) == len(net.strides) == (levels[0] if levels else 1)
 
 
 @pytest.mark.parametrize("name", ["resnet50", "vit_small"])

@@ -84,9 +84,9 @@ def staged(out: Path) -> Iterator[Path]:
         out.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
         yield stage
-        for name in (*PREDICTIONS, LIFTED):
-            if (stage / name).exists():
-                (stage / name).replace(out / name)
+        for path in sorted(stage.iterdir()):
+            if path.name != OVERLAYS:
+                path.replace(out / path.name)
         _move_overlays(stage / OVERLAYS, out / OVERLAYS)
         missing = []
     except BrokenPipeError:  # of what is printed
