@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lightpose.cli import app
+from lightpose.runtime.imports import quick_imports
 from lightpose.runtime.signals import saying
 
 log = logging.getLogger(__name__)
@@ -23,9 +24,10 @@ def main() -> None:
 
 def evaluate(composed: DictConfig) -> dict[str, float]:
     """Print and return the figures."""
-    from lightpose.cli.setup import resolved
-    from lightpose.errors import UserError
-    from lightpose.metrics.base import format_figure
+    with quick_imports():
+        from lightpose.cli.setup import resolved
+        from lightpose.errors import UserError
+        from lightpose.metrics.base import format_figure
 
     config = resolved(composed)
     if (config["ckpt"] is None) == (config["predictions"] is None):

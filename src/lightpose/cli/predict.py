@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from lightpose.cli import app
 from lightpose.errors import UserError
+from lightpose.runtime.imports import quick_imports
 from lightpose.runtime.signals import react_by, saying
 
 if TYPE_CHECKING:
@@ -33,19 +34,20 @@ def main() -> None:
 
 def predict(composed: DictConfig) -> None:
     """Predict as configured, and write the results to ``out``."""
-    import cv2
-    from rich.progress import track
+    with quick_imports():
+        import cv2
+        from rich.progress import track
 
-    from lightpose.cli.lift import collected, lift, lift_file, skeleton_given, tell
-    from lightpose.cli.setup import resolved
-    from lightpose.data.pixels.image_header import check_on_bad_image
-    from lightpose.inference.frames import Camera
-    from lightpose.inference.lifting import Lifter, Seen, sources_of
-    from lightpose.inference.overlays import ImageWriter, Overlays, PictureWriter, VideoWriter
-    from lightpose.inference.pose_files import is_poses
-    from lightpose.inference.predictor import Predictor
-    from lightpose.inference.sources import ImageFiles, open_source
-    from lightpose.inference.writers import OVERLAYS, PREDICTIONS, check_out, staged, write_predictions
+        from lightpose.cli.lift import collected, lift, lift_file, skeleton_given, tell
+        from lightpose.cli.setup import resolved
+        from lightpose.data.pixels.image_header import check_on_bad_image
+        from lightpose.inference.frames import Camera
+        from lightpose.inference.lifting import Lifter, Seen, sources_of
+        from lightpose.inference.overlays import ImageWriter, Overlays, PictureWriter, VideoWriter
+        from lightpose.inference.pose_files import is_poses
+        from lightpose.inference.predictor import Predictor
+        from lightpose.inference.sources import ImageFiles, open_source
+        from lightpose.inference.writers import OVERLAYS, PREDICTIONS, check_out, staged, write_predictions
 
     config = resolved(composed)
     check_on_bad_image(config["on_bad_image"])
