@@ -14,7 +14,7 @@ SETUP = (
     *("trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.log_every_n_steps=1"),
     *(f"callbacks.{name}=null" for name in ("progress", "last", "pictures", "report")),
     *("logger.tensorboard=null", "data.num_workers=0"),
-    *("augment.train.geometry.flip=null", "estimator.flip_test=false"),
+    *("augment.train.geometry.affine=null", "augment.train.geometry.flip=null", "estimator.flip_test=false"),
     *("metric.oks.score_mode=keypoint", "metric.oks.nms=none"),
 )
 FAMILIES = {  # options, and epochs

@@ -9,7 +9,7 @@ from watch import damaged, read_by_child, summary
 from lightpose.inference.sources import open_source
 
 EACH = 12
-MOST_MB = 2000
+MOST_MB = 1200
 """Of a process, whose videos are small."""
 
 
