@@ -139,10 +139,10 @@ def collected(
 
 def frame_hw(frame: "Frame") -> tuple[int, int]:
     """Size of a frame; of a file without decoding it."""
-    from lightpose.data.pixels.image_header import read_bytes, read_header
+    from lightpose.data.pixels.decode import read_image_hw
 
     if isinstance(frame.image, Path):
-        return read_header(read_bytes(frame.image), frame.name).hw
+        return read_image_hw(frame.image)
     height, width = frame.image.shape[:2]
     return height, width
 

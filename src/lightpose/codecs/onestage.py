@@ -15,6 +15,10 @@ from lightpose.structures import Batch, Poses, Spec, Targets
 
 CELL = 8
 """Input pixels per cell of ``counted``."""
+CANDIDATES = frozenset({"scores", "boxes", "points", "visibility", "priors"})
+"""What is known of each candidate."""
+PEOPLE = frozenset({"keypoints", "boxes", "areas", "sigmas", "counted"})
+"""What is known of those whom candidates are assigned to."""
 
 
 class OneStageCodec(Codec):
@@ -60,7 +64,7 @@ class OneStageCodec(Codec):
             "visibility": (None, count),
             "priors": (None, 3),
         }
-        self.spec = Spec(outputs, input_hw, frozenset({"keypoints", "boxes", "areas", "sigmas", "counted"}))
+        self.spec = Spec(outputs, input_hw, PEOPLE)
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.most_candidates = most_candidates
         self._sigmas, self._loss_weights = torch.tensor(skeleton.sigmas), torch.tensor(skeleton.weights)

@@ -326,8 +326,9 @@ class PoseEstimator(L.LightningModule):
         losses = self.net.head.compare(plain, self.codec.encode(batch))
         labels = batch.instances
         counted = (labels.visible > 0).flatten(1).any(1) | ~labels.valid.any(1)  # not where a detector gives the boxes
-        self.val_loss.update(total(losses, f"head {type(self.net.head).__name__}") * counted.sum())
-        self.val_samples.update(counted.sum())
+        samples = counted.sum()
+        self.val_loss.update(total(losses, f"head {type(self.net.head).__name__}") * samples)
+        self.val_samples.update(samples)
         for metric in cast(Iterable[Metric], self.metrics):
             metric.update(poses, batch)
         return {"poses": poses}

@@ -234,7 +234,10 @@ def _apart(shipped: Generator[Any], batch_size: int, together: int) -> Generator
     places = [slice(start, start + batch_size) for start in range(0, together, batch_size)]
     with contextlib.closing(shipped):
         for samples in shipped:
-            yield from (samples.map(operator.itemgetter(place)) for place in places) if places[1:] else (samples,)
+            if len(places) == 1:
+                yield samples
+            else:
+                yield from (samples.map(operator.itemgetter(place)) for place in places)
 
 
 def _one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

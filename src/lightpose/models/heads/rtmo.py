@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from lightpose.codecs.onestage import CANDIDATES, PEOPLE
 from lightpose.geometry import Grid
 from lightpose.models.base import Head
 from lightpose.models.heads.priors import (
@@ -55,7 +56,7 @@ class RTMOHead(Head):
         stages: how often the features go through these maps; the last counts.
     """
 
-    emits = frozenset({"scores", "boxes", "points", "visibility", "priors"})
+    emits = CANDIDATES
     criterion: OneStageLoss
 
     def __init__(
@@ -95,7 +96,7 @@ class RTMOHead(Head):
     @property
     def needs(self) -> frozenset[str]:
         """The people."""
-        return frozenset({"keypoints", "boxes", "areas", "sigmas", "counted"})
+        return PEOPLE
 
     def maps(self, features: Sequence[Tensor], regress: bool) -> dict[str, list[Tensor]]:
         """The maps of each level by name, before anything is made of them."""

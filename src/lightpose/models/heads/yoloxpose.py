@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightpose.codecs.onestage import CANDIDATES, PEOPLE
 from lightpose.geometry import Grid
 from lightpose.models.base import Head
 from lightpose.models.heads.priors import (
@@ -41,7 +42,7 @@ class YOLOXPoseHead(Head):
         stages: how often the features go through these maps; the last counts.
     """
 
-    emits = frozenset({"scores", "boxes", "points", "visibility", "priors"})
+    emits = CANDIDATES
     criterion: OneStageLoss
 
     def __init__(
@@ -71,7 +72,7 @@ class YOLOXPoseHead(Head):
     @property
     def needs(self) -> frozenset[str]:
         """The people."""
-        return frozenset({"keypoints", "boxes", "areas", "sigmas", "counted"})
+        return PEOPLE
 
     def maps(self, features: Sequence[Tensor]) -> dict[str, list[Tensor]]:
         """The maps of each level by name, before anything is made of them."""
