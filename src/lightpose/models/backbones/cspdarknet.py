@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightpose.errors import UserError
-from lightpose.models.backbones.cspnext import PooledPyramid
-from lightpose.models.backbones.layers import conv_norm
+from lightpose.models.backbones.cspnext import CSPLayer, PooledPyramid
+from lightpose.models.backbones.layers import conv_norm, maps_of
 from lightpose.models.backbones.timm import select_levels
 from lightpose.models.base import FeatureModule
 from lightpose.models.weights import load_weights
@@ -59,19 +59,15 @@ class CSPDarknet(FeatureModule):
             last = i == len(BLOCKS) - 1
             layers: list[nn.Module] = [yolox_conv(channels[i], channels[i + 1], 3, stride=2)]
             layers += [PooledPyramid(channels[i + 1], yolox_conv)] if last else []
-            layers += [CSPLayer(channels[i + 1], channels[i + 1], max(round(BLOCKS[i] * deepen), 1), not last)]
+            layers += [csp_layer(channels[i + 1], channels[i + 1], max(round(BLOCKS[i] * deepen), 1), not last)]
             self.add_module(f"stage{i + 1}", nn.Sequential(*layers))
         if weights is not None:
             load_weights(self, weights)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) to the maps of ``out_indices``."""
-        x, maps = self.stem(images), []
-        for i in range(self.depth):
-            x = self.get_submodule(f"stage{i + 1}")(x)
-            if i in self.out_indices:
-                maps.append(x)
-        return maps
+        stages = [self.get_submodule(f"stage{i + 1}") for i in range(self.depth)]
+        return maps_of(stages, self.stem(images), self.out_indices)
 
 
 class Focus(nn.Module):
@@ -88,27 +84,9 @@ class Focus(nn.Module):
         return torch.cat([images[..., y::2, x::2] for x in (0, 1) for y in (0, 1)], 1)
 
 
-class CSPLayer(nn.Module):
-    """Half of the channels pass through blocks, half don't; both are fused.
-
-    Args:
-        in_channels: of the map.
-        out_channels: of the result.
-        count: of blocks.
-        residual: add a block's input to its output.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, count: int, residual: bool) -> None:
-        super().__init__()
-        width = out_channels // 2
-        self.main_conv, self.short_conv = yolox_conv(in_channels, width), yolox_conv(in_channels, width)
-        self.blocks = nn.Sequential(*(Block(width, residual) for _ in range(count)))
-        self.final_conv = yolox_conv(2 * width, out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, h, w) to (B, out, h, w)."""
-        fused: Tensor = self.final_conv(torch.cat([self.blocks(self.main_conv(x)), self.short_conv(x)], 1))
-        return fused
+def csp_layer(in_channels: int, out_channels: int, count: int, residual: bool) -> CSPLayer:
+    """Of YOLOX's blocks, which add their input to their output if ``residual``."""
+    return CSPLayer(in_channels, out_channels, count, partial(Block, residual=residual), yolox_conv)
 
 
 class Block(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightpose.errors import UserError
-from lightpose.models.backbones.layers import conv_norm
+from lightpose.models.backbones.layers import conv_norm, maps_of
 from lightpose.models.backbones.timm import select_levels
 from lightpose.models.base import FeatureModule
 from lightpose.models.weights import load_weights
@@ -61,40 +61,48 @@ class CSPNeXt(FeatureModule):
             count, last = max(round(BLOCKS[i] * deepen), 1), i == len(BLOCKS) - 1
             layers: list[nn.Module] = [_conv([stem, *channels][i], channels[i], 3, stride=2)]
             layers += [PooledPyramid(channels[i])] if last else []
-            layers += [CSPLayer(channels[i], count, residual=not last)]
+            block = partial(Block, residual=not last)
+            layers += [CSPLayer(channels[i], channels[i], count, block, attention=ChannelAttention)]
             self.add_module(f"stage{i + 1}", nn.Sequential(*layers))
         if weights is not None:
             load_weights(self, weights)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) to the maps of ``out_indices``."""
-        x, maps = self.stem(images), []
-        for i in range(self.depth):
-            x = self.get_submodule(f"stage{i + 1}")(x)
-            if i in self.out_indices:
-                maps.append(x)
-        return maps
+        stages = [self.get_submodule(f"stage{i + 1}") for i in range(self.depth)]
+        return maps_of(stages, self.stem(images), self.out_indices)
 
 
 class CSPLayer(nn.Module):
-    """Half of the channels pass through blocks, half don't; both are weighted by channel attention and fused.
+    """Half of the channels pass through blocks, half don't; both are fused.
 
     Args:
-        channels: in and out.
+        in_channels: of the map.
+        out_channels: of the result.
         count: of blocks.
-        residual: add a block's input to its output.
+        block: builds one from its channels.
+        conv: builds a 1x1 convolution with norm and activation from its channels in and out.
+        attention: builds from their channels what weighs both halves before they are fused.
     """
 
-    def __init__(self, channels: int, count: int, residual: bool) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        count: int,
+        block: Callable[[int], nn.Module],
+        conv: Callable[[int, int], nn.Module] = _conv,
+        attention: Callable[[int], nn.Module] = nn.Identity,
+    ) -> None:
         super().__init__()
-        width = channels // 2
-        self.main_conv, self.short_conv = _conv(channels, width), _conv(channels, width)
-        self.blocks = nn.Sequential(*(Block(width, residual) for _ in range(count)))
-        self.attention = ChannelAttention(2 * width)
-        self.final_conv = _conv(2 * width, channels)
+        width = out_channels // 2
+        self.main_conv, self.short_conv = conv(in_channels, width), conv(in_channels, width)
+        self.blocks = nn.Sequential(*(block(width) for _ in range(count)))
+        self.attention = attention(2 * width)
+        self.final_conv = conv(2 * width, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to the same shape."""
+        """(B, in, h, w) to (B, out, h, w)."""
         both = torch.cat([self.blocks(self.main_conv(x)), self.short_conv(x)], 1)
         fused: Tensor = self.final_conv(self.attention(both))
         return fused

@@ -1,7 +1,7 @@
 """What several backbones are made of."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -88,3 +88,19 @@ def check_divides(name: str, input_hw: Sequence[int] | None, stride: int = 32) -
     raise UserError(
         f"{name} halves its input {times} times, so input_hw={list(input_hw)} must divide by {stride}; set {sizes}"
     )
+
+
+def maps_of(stages: Iterable[nn.Module], x: Tensor, wanted: Container[int]) -> list[Tensor]:
+    """What some of several stages give, which are applied one after the other.
+
+    Args:
+        stages: in their order.
+        x: what the first one takes.
+        wanted: numbers of the stages, from 0.
+    """
+    maps = []
+    for number, stage in enumerate(stages):
+        x = stage(x)
+        if number in wanted:
+            maps.append(x)
+    return maps

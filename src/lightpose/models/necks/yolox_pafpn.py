@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightpose.models.backbones.cspdarknet import CSPLayer, yolox_conv
+from lightpose.models.backbones.cspdarknet import csp_layer, yolox_conv
 from lightpose.models.base import FeatureModule
 from lightpose.models.necks.concat import check_pyramid
 
@@ -37,9 +37,9 @@ class YOLOXPAFPN(FeatureModule):
         steps = list(pairwise(in_channels))
         down = list(reversed(steps))
         self.reduce_layers = nn.ModuleList(yolox_conv(coarse, fine) for fine, coarse in down)
-        self.top_down_blocks = nn.ModuleList(CSPLayer(2 * fine, fine, blocks, False) for fine, _ in down)
+        self.top_down_blocks = nn.ModuleList(csp_layer(2 * fine, fine, blocks, False) for fine, _ in down)
         self.downsamples = nn.ModuleList(yolox_conv(fine, fine, 3, stride=2) for fine, _ in steps)
-        self.bottom_up_blocks = nn.ModuleList(CSPLayer(2 * fine, coarse, blocks, False) for fine, coarse in steps)
+        self.bottom_up_blocks = nn.ModuleList(csp_layer(2 * fine, coarse, blocks, False) for fine, coarse in steps)
         self.out_convs = nn.ModuleList(yolox_conv(channels, width) for channels in in_channels)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
