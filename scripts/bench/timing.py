@@ -140,16 +140,17 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         sys.exit(f"error: {error}")
 
 
-def random_batch(batch: int, keypoints: int, input_hw: Sequence[int], device: torch.device) -> Batch:
-    """One person per sample of noise, every keypoint somewhere in the input and visible."""
-    points = torch.rand(batch, 1, keypoints, 2) * torch.tensor([input_hw[1] - 1.0, input_hw[0] - 1.0])
-    integers, ones = torch.zeros(batch, 1, dtype=torch.int64), torch.ones(batch, 1)
-    boxes = torch.tensor([0.0, 0.0, input_hw[1] - 1.0, input_hw[0] - 1.0]).expand(batch, 1, 4).contiguous()
-    visible = torch.full((batch, 1, keypoints), 2.0)
+def random_batch(batch: int, keypoints: int, input_hw: Sequence[int], device: torch.device, people: int = 1) -> Batch:
+    """So many people per sample of noise, every keypoint somewhere in the input and visible."""
+    points = torch.rand(batch, people, keypoints, 2) * torch.tensor([input_hw[1] - 1.0, input_hw[0] - 1.0])
+    integers, ones = torch.zeros(batch, people, dtype=torch.int64), torch.ones(batch, people)
+    boxes = torch.cat([points.amin(2), points.amax(2)], -1)
+    areas = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+    visible = torch.full((batch, people, keypoints), 2.0)
     numbers = torch.arange(batch)
     return Batch(
         inputs=random_images(batch, input_hw, device),
-        instances=Instances(points, visible, boxes, ones, integers, integers, ones, ones.bool()),
+        instances=Instances(points, visible, boxes, areas, integers, integers, ones, ones.bool()),
         image_from_input=torch.eye(3).repeat(batch, 1, 1),
         image_ids=numbers,
         indices=numbers,
