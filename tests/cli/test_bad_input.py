@@ -55,6 +55,17 @@ def test_a_refused_run_leaves_no_folder(refused, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_new_run_overwrites_no_other(refused, people, tmp_path):
+    folder = tmp_path / "mine"
+    theirs = folder / "checkpoints/best.ckpt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"days of work")
+    for option in ([], [f"init_from={theirs}"], [f"resume={tmp_path / 'elsewhere/checkpoints/last.ckpt'}"]):
+        message = refused(f"data.train={people}", f"output_dir={folder}", *option)
+        assert f"output_dir={folder} holds checkpoints of another run (best.ckpt)" in message
+    assert theirs.read_bytes() == b"days of work" and [path.name for path in folder.iterdir()] == ["checkpoints"]
+
+
 @pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:900])])
 def test_bad_image_is_named_or_skipped(refused, run, tiny, copy, tmp_path, spoil):
     annotations, content = copy

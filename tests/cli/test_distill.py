@@ -70,7 +70,8 @@ def test_a_student_is_an_ordinary_network_that_goes_on_learning(run, people, tin
     assert resumed.keys() == last.keys()
     for name, value in last.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-6)
-    code, _, err = run(train.main, *(each for each in again if each != "distill=dwpose"))
+    again = [each for each in again if each != "distill=dwpose"]
+    code, _, err = run(train.main, *again, f"output_dir={tmp_path}/labels")
     assert code == 1 and "is of a run that learns from a teacher by lightpose.estimators.distillation" in err
     assert "and this one from labels alone; give distill= and distill.teacher= as there" in err
 

@@ -21,6 +21,27 @@ from lightpose.runtime.whole_files import written_aside
 LIGHTNINGS = ("lightning.pytorch.callbacks", "lightning.pytorch.loggers")
 
 
+def refuse_overwriting(folder: Path, resume: str | None) -> None:
+    """See that a run overwrites no checkpoints but those of the run that it goes on with.
+
+    Args:
+        folder: of the run.
+        resume: the checkpoint that it goes on from.
+
+    Raises:
+        UserError: when the folder holds others.
+    """
+    place = folder / "checkpoints"
+    found = sorted(path.name for path in place.glob("*.ckpt"))
+    if not found or (resume and Path(resume).resolve().parent == place.resolve()):
+        return
+    go_on = f"resume={place / 'last.ckpt'} goes on with that run; or " if "last.ckpt" in found else ""
+    raise UserError(
+        f"output_dir={folder} holds checkpoints of another run ({', '.join(found[:4])}), which this one would "
+        f"overwrite; {go_on}give another output_dir=, or delete them"
+    )
+
+
 class RunFolder(L.Callback):
     """Writes ``config.yaml`` after the first step, and hands it to the loggers; a run without a step leaves nothing.
 

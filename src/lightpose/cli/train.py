@@ -38,7 +38,7 @@ def train(composed: DictConfig) -> float | None:
         from lightpose.callbacks.pruning import Pruning
         from lightpose.checkpoint import assemble
         from lightpose.cli.options import check_options, preparing
-        from lightpose.cli.run_folder import RunFolder
+        from lightpose.cli.run_folder import RunFolder, refuse_overwriting
         from lightpose.cli.setup import (
             check_reader,
             choose_monitor,
@@ -65,6 +65,7 @@ def train(composed: DictConfig) -> float | None:
         raise UserError("a search is several runs; begin it with -m, as in lightpose-train -m sweep=lr_sigma ...")
     if config["resume"] and config["init_from"]:
         raise UserError("resume= goes on with a run, init_from= starts a new one from weights; give one of them")
+    refuse_overwriting(Path(config["output_dir"]), config["resume"])
     trainer_options = config["trainer"]
     with preparing():
         trainer_options["precision"] = precision(trainer_options["precision"], trainer_options["accelerator"])
