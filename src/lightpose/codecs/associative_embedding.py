@@ -104,8 +104,7 @@ class AssociativeEmbeddingCodec(Codec):
         A cell is y * w + x. Weights of the maps are 0 where nothing may be learnt from, and those of cells where a
         keypoint is not labelled, or outside of the map.
         """
-        height, width = batch.inputs.shape[-2:]
-        grid = MapGrid((height, width), self.map_grid.grid, self.map_grid.stride)
+        grid = self.map_grid.of(batch.inputs.shape[-2:])
         centers, labelled = labelled_cells(batch.instances, grid, reach=0.49)  # (B, M, K, 2), (B, M, K)
         nearest = (centers + 0.5).floor()
         maps = self._gaussians(nearest if self.centers == "rounded" else centers, nearest, labelled, grid.map_hw)
