@@ -82,6 +82,20 @@ def test_crops_of_one_person_are_not_made_of_whole_images(make, split):
         module.dataset(split)
 
 
+@pytest.mark.parametrize(
+    ("data", "given", "said"),
+    [
+        ("bottomup", ["augment.train.geometry.crop=${augment.eval.geometry.crop}"], "a batch to train on has one size"),
+        ("bottomup", ["+augment.late=${augment.eval}", "data.late_epochs=1"], "ResizeImage under augment.eval alone"),
+        ("topdown", [], "models of one person don't take; use CropBox"),
+    ],
+)
+def test_sizes_of_their_own_are_for_whole_images_that_are_evaluated(make, data, given, said):
+    module = make("data.train=FILE", "data.val=FILE", *given, data=data, augment="bottomup_published")
+    with pytest.raises(UserError, match=f"ResizeImage gives each image an input of its own size, .*{said}"):
+        module.setup("fit")
+
+
 @pytest.mark.parametrize("augment", sorted({path.stem for path in (CONF / "augment").glob("*.yaml")} - {"lifting"}))
 def test_every_augmentation_is_deterministic(make, augment):
     data = "bottomup" if augment == "onestage" else "topdown"  # which mixes whole images

@@ -325,9 +325,20 @@ def pairs(
 def _check_kind(pipeline: Pipeline, dataset: PoseDataset) -> None:
     """Refuse geometry that looks at the first person of a whole image and at no other, and mixing of single people.
 
+    Inputs that differ in size are refused, too, unless whole images are evaluated.
+
     Raises:
         UserError: naming the step.
     """
+    for step in pipeline.geometry:
+        if isinstance(step, Geometry) and step.own_size and (dataset.training or dataset.one_person):
+            name = type(step).__name__
+            fix = (
+                "which models of one person don't take; use CropBox"
+                if dataset.one_person
+                else f"but a batch to train on has one size; use CropImage there, and {name} under augment.eval alone"
+            )
+            raise UserError(f"{name} gives each image an input of its own size, {fix}")
     if dataset.one_person:
         if pipeline.mix:
             raise UserError(
