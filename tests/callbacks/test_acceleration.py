@@ -69,3 +69,14 @@ def test_what_callbacks_change_during_the_run_is_obeyed(estimator, monkeypatch, 
     vars(run).update(change)
     callback.on_train_batch_start(run, estimator, "batch", 1)
     assert taken == ["batch", None]
+
+
+@pytest.mark.parametrize(("stage", "runs"), [("fit", "eagerly"), ("validate", "compiled")])
+def test_a_run_whose_inputs_change_size_is_eager(estimator, caplog, stage, runs):
+    trainer = SimpleNamespace(
+        strategy=SingleDeviceStrategy("cpu"), datamodule=SimpleNamespace(sizes=[(64, 96), (96, 128)])
+    )
+    Acceleration("compile").setup(trainer, estimator, stage)
+    assert (estimator.net.fast_features is None) == (runs == "eagerly")
+    said = "speed=compile needs inputs of one size, not data.input_scale; the network runs eagerly"
+    assert (said in caplog.text) == (runs == "eagerly")

@@ -150,6 +150,27 @@ def test_real_crowds_load_and_train(run, tmp_path, name):
             "head=associative_embedding",
         ),
         (["experiment=quickstart_bottomup", "codec=heatmap"], "codec=associative_embedding"),
+        (
+            ["experiment=quickstart_bottomup", "head=heatmap"],
+            "head.criterion.pull=0.01 head.criterion.push=0.01: lightpose.models.losses.heatmap.KeypointMSE has no "
+            "such option; it has none. experiment=quickstart_bottomup has another head, and sets head.criterion.pull "
+            "and head.criterion.push for it; remove that with '~head.criterion.pull' '~head.criterion.push'",
+        ),
+        (
+            [
+                *("experiment=quickstart_bottomup", "head=heatmap"),
+                *("~head.criterion.pull", "~head.criterion.push"),
+            ],
+            "use head=associative_embedding or codec=heatmap",
+        ),
+        (
+            ["experiment=bottomup_yoloxpose_m", "neck=fpn"],
+            "sets neck.blocks for it; remove that with '~neck.blocks'",
+        ),
+        (
+            ["experiment=quickstart_bottomup", "head=heatmap", "head.criterion.pull=1"],
+            "has another head, and sets head.criterion.push for it; remove that with '~head.criterion.push'",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(run, people, tmp_path, monkeypatch, given, said):

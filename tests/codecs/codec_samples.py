@@ -26,12 +26,12 @@ def instances(keypoints: Tensor, visible: Tensor | None = None) -> Instances:
     )
 
 
-def batch(labels: Instances) -> Batch:
-    """What a codec gets."""
+def batch(labels: Instances, input_hw: tuple[int, int] = (1, 1)) -> Batch:
+    """What a codec gets; those of one person have their input's size from elsewhere."""
     count = len(labels.valid)
     numbers = torch.arange(count)
     return Batch(
-        inputs=torch.zeros(count, 3, 1, 1, dtype=torch.uint8),
+        inputs=torch.zeros(count, 3, *input_hw, dtype=torch.uint8),
         instances=labels,
         image_from_input=torch.eye(3).repeat(count, 1, 1),
         image_ids=numbers,

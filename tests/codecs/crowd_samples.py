@@ -6,8 +6,15 @@ from torch import Tensor
 
 from lightpose.structures import Batch, Instances
 
+HW = (256, 320)
 
-def crowd(keypoints: Tensor, visible: Tensor | None = None, valid: Tensor | None = None) -> Batch:
+
+def crowd(
+    keypoints: Tensor,
+    visible: Tensor | None = None,
+    valid: Tensor | None = None,
+    input_hw: tuple[int, int] = HW,
+) -> Batch:
     """A batch of people (B, M, K, 2) in input pixels, with boxes around their keypoints; all labelled unless told."""
     number, people, count, _ = keypoints.shape
     labels = Instances(
@@ -20,7 +27,7 @@ def crowd(keypoints: Tensor, visible: Tensor | None = None, valid: Tensor | None
         scores=torch.ones(number, people),
         valid=torch.ones(number, people, dtype=torch.bool) if valid is None else valid,
     )
-    return batch(labels)
+    return batch(labels, input_hw)
 
 
 def scattered(input_hw: tuple[int, int], number: int = 6, count: int = 17) -> Tensor:

@@ -5,15 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from codec_samples import skeleton
-from crowd_samples import crowd, scattered
+from crowd_samples import HW, crowd, scattered
 from torch import Tensor
 
 from lightpose.codecs.cid import CIDCodec
 from lightpose.codecs.people import gaussians
 from lightpose.errors import UserError
 from lightpose.structures import Targets
-
-HW = (256, 320)
 
 
 def perfect(codec: CIDCodec, targets: Targets) -> dict[str, Tensor]:
@@ -60,7 +58,7 @@ def test_gaussians_are_as_wide_as_those_of_published_code():
     """A third of CornerNet's radius, in which CenterNet's code divides by 2 alone: 9.11 cells for a box of 100."""
     people = torch.tensor([[[[0.0, 0.0], [400.0, 400.0]], [[0.0, 0.0], [80.0, 160.0]]]])
     codec = CIDCodec(skeleton(2), (512, 512), "half_pixel")
-    sigmas = codec.encode(crowd(people)).maps["sigmas"]
+    sigmas = codec.encode(crowd(people, input_hw=(512, 512))).maps["sigmas"]
     torch.testing.assert_close(sigmas, torch.tensor([[9.1097, 2.4526]]), atol=1e-3, rtol=0)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from codec_samples import skeleton
-from crowd_samples import crowd, scattered
+from crowd_samples import HW, crowd, scattered
 
 from lightpose.codecs.displacement import DisplacementCodec
 from lightpose.codecs.people import better_than_neighbours, between_cells
@@ -15,7 +15,6 @@ from lightpose.errors import UserError
 from lightpose.testing import check_codec
 
 PARITY = Path(__file__).parents[1] / "data_files/parity"
-HW = (256, 320)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def recorded_outputs(figures: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 def test_encodes_the_recorded_figures(figures):
     codec = DisplacementCodec(skeleton(17), (512, 512), "stride", published=True, smallest=5.0)
-    targets = codec.encode(crowd(figures["keypoints"][None], figures["visible"][None]))
+    targets = codec.encode(crowd(figures["keypoints"][None], figures["visible"][None], input_hw=(512, 512)))
     torch.testing.assert_close(targets.maps["heatmap"][0], figures["encoded_heatmaps"], atol=1e-4, rtol=0)
     torch.testing.assert_close(targets.weights["heatmap"][0], figures["encoded_heatmap_weights"], atol=0, rtol=0)
     weights = figures["encoded_displacement_weights"].unflatten(0, (17, 2))

@@ -82,6 +82,35 @@ def test_crops_of_one_person_are_not_made_of_whole_images(make, split):
         module.dataset(split)
 
 
+@pytest.mark.parametrize(
+    ("data", "given", "said"),
+    [
+        ("bottomup", ["augment.train.geometry.crop=${augment.eval.geometry.crop}"], "a batch to train on has one size"),
+        ("bottomup", ["+augment.late=${augment.eval}", "data.late_epochs=1"], "ResizeImage under augment.eval alone"),
+        ("topdown", [], "models of one person don't take; use CropBox"),
+    ],
+)
+def test_sizes_of_their_own_are_for_whole_images_that_are_evaluated(make, data, given, said):
+    module = make("data.train=FILE", "data.val=FILE", *given, data=data, augment="bottomup_published")
+    with pytest.raises(UserError, match=f"ResizeImage gives each image an input of its own size, .*{said}"):
+        module.setup("fit")
+
+
+def test_sizes_change_in_training_alone_and_of_whole_images_alone(make):
+    given = ("data.train=FILE", "data.val=FILE", "input_hw=[64,96]", "data.batch_size=1")
+    module = make(*given, "data.input_scale=[0.5,1.5]", data="bottomup", augment="bottomup")
+    module.setup("fit")
+    drawn = set()
+    for epoch in range(4):
+        loader = module.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        drawn |= {batch.inputs.shape[-2:] for batch in loader}
+    assert drawn == {(32, 64), (64, 96), (96, 128)}
+    assert {batch.inputs.shape[-2:] for batch in module.val_dataloader()} == {(64, 96)}
+    with pytest.raises(UserError, match=r"a sample of CocoInstances is one person; set data.input_scale=null"):
+        make(*given, "+data.input_scale=[0.5,1.5]").setup("fit")
+
+
 @pytest.mark.parametrize("augment", sorted({path.stem for path in (CONF / "augment").glob("*.yaml")} - {"lifting"}))
 def test_every_augmentation_is_deterministic(make, augment):
     data = "bottomup" if augment == "onestage" else "topdown"  # which mixes whole images

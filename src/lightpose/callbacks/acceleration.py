@@ -38,9 +38,13 @@ class Acceleration(L.Callback):
         """Choose how the network runs; a graph is captured at the first batch."""
         self._warm = False
         whole = isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))  # others shard or wrap the weights
-        if not whole and self.speed in ("graph", "compile"):
-            log.warning("speed=%s needs whole weights in every process; the network runs eagerly", self.speed)
-        speed_up(pl_module.net, self.speed if whole else "eager", trainer.strategy.root_device)
+        lacks = None if whole else "whole weights in every process"
+        sizes = getattr(getattr(trainer, "datamodule", None), "sizes", ())
+        if stage == "fit" and len(sizes) > 1:  # a graph of each would keep the memory of all of them
+            lacks = lacks or "inputs of one size, not data.input_scale"
+        if lacks and self.speed in ("graph", "compile"):
+            log.warning("speed=%s needs %s; the network runs eagerly", self.speed, lacks)
+        speed_up(pl_module.net, "eager" if lacks else self.speed, trainer.strategy.root_device)
         if isinstance(trainer.strategy, LeanDDP):
             trainer.strategy.gradients_at_once = is_graphed(pl_module.net)
 

@@ -16,6 +16,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from lightpose.cli.groups import group_files, read_option
 from lightpose.errors import UserError, place_in_own_code
 
 _NUMBERS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
@@ -90,15 +91,14 @@ def check_options(config: Any, place: str = "") -> None:
     if not isinstance(config, dict):
         return
     taken = _taken(config["_target_"], place) if isinstance(config.get("_target_"), str) else None
+    if taken is not None and taken[1]:
+        _check_known(config, taken[0], place)
     for key, value in config.items():
         where = f"{place}.{key}" if place else str(key)
         if taken is not None and not str(key).startswith("_"):
-            hints, all_of_them = taken
-            if all_of_them and key not in hints:
-                known = ", ".join(name for name in hints)
-                raise UserError(f"{given(where, value)}: {config['_target_']} has no such option; it has {known}")
-            if not _fits(value, hints.get(key, Any)):
-                raise UserError(f"{given(where, value)}: expected {_words(hints[key])}")
+            hint = taken[0].get(key, Any)
+            if not _fits(value, hint):
+                raise UserError(f"{given(where, value)}: expected {_words(hint)}")
         if PARTS.fullmatch(where) and not (value is None or (isinstance(value, dict) and "_target_" in value)):
             raise UserError(f"{given(where, value)}: expected a part with its _target_, or null to leave it out")
         if NEEDED.fullmatch(where) and not (isinstance(value, dict) and "_target_" in value):
@@ -110,6 +110,40 @@ def check_options(config: Any, place: str = "") -> None:
             )
         _check_least(where, value)
         check_options(value, where)
+
+
+def _check_known(config: dict[str, Any], known: Collection[str], place: str) -> None:
+    """Refuse options that a class doesn't have, and say how to remove those that an experiment sets for another."""
+    unknown = [key for key in config if key not in known and not str(key).startswith("_")]
+    if not unknown:
+        return
+    places = [f"{place}.{key}" if place else str(key) for key in unknown]
+    names = " ".join(given(where, config[key]) for where, key in zip(places, unknown, strict=True))
+    said = f"{names}: {config['_target_']} has no such option; it has {', '.join(known) or 'none'}"
+    left = [where for where in places if where not in keys_given() and _in_experiment(where)]
+    if left:
+        other, removed = place.partition(".")[0], " ".join(f"'~{where}'" for where in left)
+        said += (
+            f". experiment={_experiment()} has another {other}, and sets {' and '.join(left)} for it; remove that with "
+            f"{removed}"
+        )
+    raise UserError(said)
+
+
+def _experiment() -> str | None:
+    """Name of the chosen experiment."""
+    return HydraConfig.get().runtime.choices.get("experiment") if HydraConfig.initialized() else None
+
+
+def _in_experiment(where: str) -> bool:
+    """Whether the chosen experiment, or one that it begins with, sets a key."""
+    files, names = group_files("experiment"), [_experiment()]
+    for name in names:
+        option = read_option(files[name]) if name in files else OmegaConf.create()
+        if OmegaConf.select(option, where) is not None:
+            return True
+        names += [entry for entry in option.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    return False
 
 
 def check_types(config: DictConfig, command: str) -> None:
@@ -270,6 +304,8 @@ def _why_not_found(target: str) -> str:
 def _taken(target: str, place: str) -> tuple[dict[str, Any], bool] | None:
     """Option → type that a class or function takes, and whether it takes no others."""
     found = find(target, place)
+    if getattr(getattr(found, "__init__", None), "__module__", "") == "torch.nn.modules.module":
+        return {}, True  # a module without an __init__ of its own
     try:
         parameters = inspect.signature(found).parameters.values()
         annotated = found.__init__ if isinstance(found, type) else found  # type: ignore[misc]

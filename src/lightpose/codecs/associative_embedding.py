@@ -1,6 +1,5 @@
 """Associative embedding (arXiv:1611.05424): keypoints of everyone as peaks, and tags that are alike within a person."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -8,13 +7,13 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.nn import functional
 
 from lightpose.codecs.base import Codec
 from lightpose.codecs.grid import MapGrid
 from lightpose.codecs.heatmap import Centers
 from lightpose.codecs.maps import check_odd, counted_cells, labelled_cells, on_device
 from lightpose.codecs.peaks import newton_shift, quarter_shift
+from lightpose.codecs.people import at_cells, crowd_maps, peaks
 from lightpose.errors import UserError
 from lightpose.geometry import Grid
 from lightpose.skeleton import Skeleton
@@ -92,7 +91,8 @@ class AssociativeEmbeddingCodec(Codec):
         shape = (skeleton.num_keypoints, *self.map_grid.map_hw)
         outputs = {"heatmap": shape, "tag": (*shape, None)}
         self.spec = Spec(outputs, input_hw, targets=frozenset({"heatmap", "cells"}))
-        self.sigma, self.centers, self.refine, self.blur_kernel = sigma, centers, refine, blur_kernel
+        self.sigma, self.refine, self.blur_kernel = sigma, refine, blur_kernel
+        self.rounded, self._sigmas = centers == "rounded", torch.tensor([sigma])
         self.nms_kernel, self.max_people = nms_kernel, max_people
         self.score_threshold, self.tag_threshold = score_threshold, tag_threshold
         self.order = _places(skeleton, order)
@@ -104,42 +104,21 @@ class AssociativeEmbeddingCodec(Codec):
         A cell is y * w + x. Weights of the maps are 0 where nothing may be learnt from, and those of cells where a
         keypoint is not labelled, or outside of the map.
         """
-        height, width = batch.inputs.shape[-2:]
-        grid = MapGrid((height, width), self.map_grid.grid, self.map_grid.stride)
+        grid = self.map_grid.of(batch.inputs.shape[-2:])
         centers, labelled = labelled_cells(batch.instances, grid, reach=0.49)  # (B, M, K, 2), (B, M, K)
-        nearest = (centers + 0.5).floor()
-        maps = self._gaussians(nearest if self.centers == "rounded" else centers, nearest, labelled, grid.map_hw)
+        maps = crowd_maps(centers, labelled, on_device(self._sigmas, centers), grid.map_hw, self.rounded)
         counted = counted_cells(batch, grid.map_hw)[:, None] * on_device(self._loss_weights, maps)[:, None, None]
-        x, y = nearest.long().unbind(-1)
+        x, y = (centers + 0.5).floor().long().unbind(-1)
         return Targets({"heatmap": maps, "cells": y * grid.map_hw[1] + x}, {"heatmap": counted, "cells": labelled})
-
-    def _gaussians(self, centers: Tensor, nearest: Tensor, labelled: Tensor, map_hw: tuple[int, int]) -> Tensor:
-        """(B, K, h, w): only the surroundings of the keypoints (B, M, K, 2) are computed, as people may be many."""
-        height, width = map_hw
-        reach = math.floor(3 * self.sigma)
-        around = torch.arange(-reach, reach + 1, device=centers.device)
-        places = nearest[..., None] + around  # (B, M, K, 2, p)
-        (x, y), distances = places.unbind(-2), places - centers[..., None]
-        along_x, along_y = torch.exp(-(distances**2) / (2 * self.sigma**2)).unbind(-2)
-        along_x = along_x * ((x >= 0) & (x < width)) * labelled[..., None]
-        along_y = along_y * ((y >= 0) & (y < height))
-        x, y = x.clamp(0, width - 1).long(), y.clamp(0, height - 1).long()
-        index = y[..., :, None] * width + x[..., None, :]  # (B, M, K, p, p)
-        patches = along_y[..., :, None] * along_x[..., None, :]
-        batch, _, count = labelled.shape
-        maps = torch.zeros(batch, count, height * width, device=centers.device)
-        maps.scatter_reduce_(2, index.transpose(1, 2).flatten(2), patches.transpose(1, 2).flatten(2), "amax")
-        return maps.unflatten(-1, (height, width))
 
     def decode(self, outputs: dict[str, Tensor]) -> Poses:
         """Poses in input pixels, best first in each image. A keypoint's score is the value of its map there."""
         maps, tags = outputs["heatmap"].float(), outputs["tag"].float()  # (B, K, h, w), (B, K, h, w, L)
         (batch, count, height, width), device = maps.shape, maps.device
-        peaks = torch.where(self._is_peak(maps), maps, 0.0).flatten(2)
-        scores, index = peaks.topk(min(self.max_people, height * width))  # (B, K, P)
-        points = self._refined(maps, torch.stack([index % width, index // width], -1))  # (B, K, P, 2)
-        values = tags.flatten(2, 3).gather(2, index[..., None].expand(-1, -1, -1, tags.shape[-1]))
-        values = values.nan_to_num()  # (B, K, P, L)
+        scores, cells = peaks(maps.flatten(0, 1), self.nms_kernel, self.max_people)  # (B K, P), (B K, P, 2)
+        values = at_cells(tags.flatten(0, 1).movedim(-1, 1), cells).nan_to_num()  # (B K, P, L)
+        scores, cells, values = (each.unflatten(0, (batch, count)) for each in (scores, cells, values))
+        points = self._refined(maps, cells)  # (B, K, P, 2)
         people = [self._group(*image) for image in zip(scores.cpu().numpy(), values.cpu().numpy(), strict=True)]
         rows = torch.arange(batch).repeat_interleave(torch.tensor([len(each) for each in people])).to(device)
         chosen = torch.from_numpy(np.concatenate(people)).to(device)  # (N, K)
@@ -156,13 +135,6 @@ class AssociativeEmbeddingCodec(Codec):
             keypoints[person, joint] = torch.cat([best % width, best // width], -1).float()
             keypoint_scores[person, joint] = own.gather(1, best)[:, 0].clamp_min(0)
         return Poses(self.map_grid.to_input(keypoints, (height, width)), keypoint_scores, pose_scores, rows)
-
-    def _is_peak(self, maps: Tensor) -> Tensor:
-        """(B, K, h, w) bool. Of neighbours that are equally high, as in half precision they may be, one is a peak."""
-        # The index of a window's highest cell is that of the first.
-        _, highest = functional.max_pool2d(maps, self.nms_kernel, 1, self.nms_kernel // 2, return_indices=True)
-        height, width = maps.shape[-2:]
-        return highest == torch.arange(height * width, device=maps.device).view(height, width)
 
     def _refined(self, maps: Tensor, cells: Tensor) -> Tensor:
         """Points (B, K, P, 2) near integer cells."""
@@ -181,15 +153,15 @@ class AssociativeEmbeddingCodec(Codec):
         count = len(scores)
         people, sums = np.zeros((0, count), np.int64), np.zeros((0, tags.shape[-1]))
         for joint in self.order:
-            peaks = np.flatnonzero(scores[joint] > self.score_threshold)
+            high = np.flatnonzero(scores[joint] > self.score_threshold)
             means = sums / (people >= 0).sum(1, keepdims=True)
-            apart = np.linalg.norm(tags[joint, peaks, None] - means, axis=-1)  # (peaks, people)
-            peak, person = linear_sum_assignment(np.round(apart) * 100 - scores[joint, peaks, None])
+            apart = np.linalg.norm(tags[joint, high, None] - means, axis=-1)  # (high, people)
+            peak, person = linear_sum_assignment(np.round(apart) * 100 - scores[joint, high, None])
             near = apart[peak, person] < self.tag_threshold
             peak, person = peak[near], person[near]
-            strangers = np.delete(np.arange(len(peaks)), peak)
+            strangers = np.delete(np.arange(len(high)), peak)
             person = np.concatenate([person, len(people) + np.arange(len(strangers))])
-            peak = peaks[np.concatenate([peak, strangers])]
+            peak = high[np.concatenate([peak, strangers])]
             people = np.concatenate([people, np.full((len(strangers), count), -1)])
             sums = np.concatenate([sums, np.zeros((len(strangers), tags.shape[-1]))])
             people[person, joint] = peak

@@ -26,7 +26,7 @@ class CIDCodec(Codec):
 
     Args:
         skeleton: gives K and the mirror pairs.
-        input_hw: network input size.
+        input_hw: network input size; inputs of other sizes are encoded and decoded as well.
         grid: which input pixel a map cell stands for.
         stride: input pixels per map cell.
         overlap: the larger, the narrower Gaussians are: as wide as CornerNet's (arXiv:1808.01244) for boxes that are to
@@ -68,10 +68,11 @@ class CIDCodec(Codec):
         ``people`` (B, M, K + 1, 2) are cells of keypoints and centre, with weights in {0, 1} (B, M, K + 1), ``sigmas``
         (B, M) the widths of their Gaussians in cells.
         """
-        map_hw = self.map_grid.map_hw
-        cells, labels = labelled_cells(batch.instances, self.map_grid, 1.0)  # (B, M, K, 2), (B, M, K)
-        last = torch.tensor([map_hw[1] - 1, map_hw[0] - 1])
-        cells = torch.minimum(cells.clamp_min(0), on_device(last, cells))
+        grid = self.map_grid.of(batch.inputs.shape[-2:])
+        map_hw = grid.map_hw
+        cells, labels = labelled_cells(batch.instances, grid, 1.0)  # (B, M, K, 2), (B, M, K)
+        x, y = cells.unbind(-1)
+        cells = torch.stack([x.clamp(0, map_hw[1] - 1), y.clamp(0, map_hw[0] - 1)], -1)
         points, there = with_centers(cells, labels)  # (B, M, K + 1, 2), (B, M, K + 1)
         sigmas = self._sigmas(batch.instances.boxes_xyxy)
         heatmap = crowd_maps(points, there, sigmas[..., None], map_hw)

@@ -24,7 +24,7 @@ class DisplacementCodec(Codec):
 
     Args:
         skeleton: gives K and the mirror pairs.
-        input_hw: network input size.
+        input_hw: network input size; inputs of other sizes are encoded and decoded as well.
         grid: which input pixel a map cell stands for.
         stride: input pixels per map cell.
         sigma: standard deviation of the Gaussians of keypoints, in map cells.
@@ -82,21 +82,23 @@ class DisplacementCodec(Codec):
 
     def encode(self, batch: Batch) -> Targets:
         """Maps of all people, with weights (B, K + 1, h, w) and (B, K, 1, h, w): one over the person's diagonal."""
-        map_hw = self.map_grid.map_hw
-        cells, labels = labelled_cells(batch.instances, self.map_grid, 1.0)  # (B, M, K, 2), (B, M, K)
+        grid = self.map_grid.of(batch.inputs.shape[-2:])
+        cells, labels = labelled_cells(batch.instances, grid, 1.0)  # (B, M, K, 2), (B, M, K)
         points, there = with_centers(cells, labels)
-        heatmap = crowd_maps(points, there, on_device(self._sigmas, points), map_hw)
-        counted = counted_cells(batch, map_hw)[:, None]  # (B, 1, h, w)
+        heatmap = crowd_maps(points, there, on_device(self._sigmas, points), grid.map_hw)
+        counted = counted_cells(batch, grid.map_hw)[:, None]  # (B, 1, h, w)
         weights = torch.where(heatmap > 0, 1.0, self.background_weight) * counted
-        displacement, closeness = self._displacements(cells, labels, points[:, :, -1])
+        displacement, closeness = self._displacements(cells, labels, points[:, :, -1], grid.map_hw)
         return Targets(
             {"heatmap": heatmap, "displacement": displacement},
             {"heatmap": weights, "displacement": closeness * counted[:, None]},
         )
 
-    def _displacements(self, cells: Tensor, labels: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+    def _displacements(
+        self, cells: Tensor, labels: Tensor, centers: Tensor, map_hw: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
         """(B, K, 2, h, w) from each cell to the smallest person there, and (B, K, 1, h, w) one over its diagonal."""
-        height, width = self.map_grid.map_hw
+        height, width = map_hw
         far = torch.where(labels[..., None] > 0, cells, torch.inf).amin(2)
         diagonals = (torch.where(labels[..., None] > 0, cells, -torch.inf).amax(2) - far).norm(dim=-1)  # (B, M)
         learnt = labels * (diagonals.isfinite() & (diagonals >= self.smallest))[..., None]

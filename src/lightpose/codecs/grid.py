@@ -39,6 +39,14 @@ class MapGrid:
         self.map_hw = (height // stride, width // stride)
         self.mirror_lag = mirror_lag(grid, input_hw, self.map_hw) - round(2 * offset * stride)
 
+    def of(self, input_hw: Sequence[int]) -> "MapGrid":
+        """The cells of inputs of another size.
+
+        Raises:
+            UserError: when the stride does not divide it.
+        """
+        return MapGrid((input_hw[0], input_hw[1]), self.grid, self.stride, self.offset)
+
     def to_map(self, points: Tensor) -> Tensor:
         """Input pixels to continuous map cells, (..., 2)."""
         (scale_x, scale_y), (offset_x, offset_y) = self._affine(self.map_hw)
@@ -58,7 +66,7 @@ class MapGrid:
         cells = torch.stack([columns.expand(len(rows), -1), rows[:, None].expand(-1, len(columns))], -1)
         scale = torch.tensor([own_hw[1] / input_hw[1], own_hw[0] / input_hw[0]]).to(maps.device, non_blocking=True)
         points = (self.to_input(cells, map_hw) + 0.5) * scale - 0.5  # pixels of the resized input
-        own = MapGrid((own_hw[0], own_hw[1]), self.grid, self.stride, self.offset).to_map(points)  # (h, w, 2)
+        own = self.of(own_hw).to_map(points)  # (h, w, 2)
         last = torch.tensor([maps.shape[-1], maps.shape[-2]]).to(maps.device, non_blocking=True) - 1
         places = (2 * own / last.clamp_min(1) - 1).expand(len(maps), -1, -1, -1)
         return functional.grid_sample(maps, places, padding_mode="border", align_corners=True)

@@ -21,26 +21,28 @@ def with_centers(cells: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([cells, centers[:, :, None]], 2), torch.cat([labels, count.clamp_max(1)], -1)
 
 
-def gaussians(points: Tensor, sigmas: Tensor, map_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Rows (..., h) and columns (..., w), whose products are Gaussians around the cells nearest to ``points``.
+def gaussians(points: Tensor, sigmas: Tensor, map_hw: tuple[int, int], rounded: bool = True) -> tuple[Tensor, Tensor]:
+    """Rows (..., h) and columns (..., w), whose products are Gaussians around ``points``.
 
-    A Gaussian has height 1 and is cut 3 sigmas from its cell, as in published code.
+    A Gaussian has height 1 and is cut 3 sigmas from the cell nearest to the point, as in published code.
 
     Args:
         points: (..., 2) cells.
         sigmas: broadcasts with (...), in cells.
         map_hw: size of the map.
+        rounded: whether Gaussians stand on the nearest cells, or where the points are.
     """
     sigmas = sigmas[..., None].to(points.device)
-    profiles = []
-    for place, length in zip((points + 0.5).floor().unbind(-1), map_hw[::-1], strict=True):
-        distance = torch.arange(length, device=points.device) - place[..., None]
+    nearest, profiles = (points + 0.5).floor(), []
+    for place, cell, length in zip(points.unbind(-1), nearest.unbind(-1), map_hw[::-1], strict=True):
+        cells = torch.arange(length, device=points.device)
+        distance = cells - (cell if rounded else place)[..., None]
         profile = torch.exp(-(distance**2) / (2 * sigmas**2))
-        profiles.append(torch.where(distance.abs() <= 3 * sigmas, profile, 0.0))
+        profiles.append(torch.where((cells - cell[..., None]).abs() <= 3 * sigmas, profile, 0.0))
     return profiles[1], profiles[0]
 
 
-def crowd_maps(points: Tensor, labels: Tensor, sigmas: Tensor, map_hw: tuple[int, int]) -> Tensor:
+def crowd_maps(points: Tensor, labels: Tensor, sigmas: Tensor, map_hw: tuple[int, int], rounded: bool = True) -> Tensor:
     """(B, K, h, w): the highest of the Gaussians that all people have in a map.
 
     Args:
@@ -48,8 +50,9 @@ def crowd_maps(points: Tensor, labels: Tensor, sigmas: Tensor, map_hw: tuple[int
         labels: (B, M, K) in {0, 1}.
         sigmas: broadcasts with (B, M, K), in cells.
         map_hw: size of the maps.
+        rounded: see `gaussians`.
     """
-    rows, columns = gaussians(points, sigmas, map_hw)
+    rows, columns = gaussians(points, sigmas, map_hw, rounded)
     rows = rows * labels[..., None]
     maps = rows.new_zeros(len(points), points.shape[2], *map_hw)
     for row, column in zip(rows.unbind(1), columns.unbind(1), strict=True):  # maps of each person would fill memory
@@ -60,12 +63,15 @@ def crowd_maps(points: Tensor, labels: Tensor, sigmas: Tensor, map_hw: tuple[int
 def peaks(maps: Tensor, kernel: int, count: int) -> tuple[Tensor, Tensor]:
     """Scores (B, P) and integer (x, y) cells (B, P, 2) of the highest peaks of (B, h, w) maps, best first.
 
-    A peak is the highest of the ``kernel`` x ``kernel`` cells around it. Where there are fewer than P, the rest scores
-    0. P is ``count``, or the number of cells if that is less.
+    A peak is the highest of the ``kernel`` x ``kernel`` cells around it; of cells that are equally high, as in half
+    precision they may be, it is the first. Where there are fewer than P, the rest scores 0. P is ``count``, or the
+    number of cells if that is less.
     """
-    highest = F.max_pool2d(maps[:, None], kernel, 1, kernel // 2)[:, 0] == maps
-    scores, places = torch.where(highest, maps, 0.0).flatten(1).topk(min(count, maps[0].numel()))
-    width = maps.shape[-1]
+    height, width = maps.shape[-2:]
+    # The index of a window's highest cell is that of the first.
+    _, highest = F.max_pool2d(maps[:, None], kernel, 1, kernel // 2, return_indices=True)
+    is_peak = highest[:, 0] == torch.arange(height * width, device=maps.device).view(height, width)
+    scores, places = torch.where(is_peak, maps, 0.0).flatten(1).topk(min(count, height * width))
     return scores, torch.stack([places % width, places // width], -1)
 
 

@@ -14,6 +14,7 @@ from lightpose.data.pipeline import Pipeline, steps_of
 from lightpose.data.pixels.crop import DeferWarp, Warp
 from lightpose.data.pixels.device import unpacked
 from lightpose.data.pixels.image_files import ImagesNotFound
+from lightpose.data.pixels.input_size import sizes_between
 from lightpose.data.pixels.loader import CORES, MOST_WORKERS, EpochLoader, EpochSampler, one_thread
 from lightpose.data.pixels.packed import packed
 from lightpose.data.pixels.photometric import Photometric
@@ -47,6 +48,8 @@ class PoseDataModule(LightningDataModule):
             once in a pass.
         val_images: likewise for validation; where None finds none, they are taken to be in ``images``.
         boxes: detected boxes to validate in; None uses the annotated ones.
+        input_scale: smallest and largest factor on ``input_hw``. Each training batch is resized to a size between,
+            drawn for it in steps of 32 pixels. None trains on one size.
         batch_size: per process; training cuts it to the samples there are.
         epoch_steps: optimizer steps of an epoch, which then begins and ends anywhere in an endless row of passes over
             the data, each in another order. None takes one pass for an epoch.
@@ -79,6 +82,7 @@ class PoseDataModule(LightningDataModule):
         val_images: str | None = None,
         ratios: Sequence[float] | None = None,
         boxes: str | None = None,
+        input_scale: Sequence[float] | None = None,
         batch_size: int = 64,
         epoch_steps: int | None = None,
         late_epochs: float = 0,
@@ -100,6 +104,7 @@ class PoseDataModule(LightningDataModule):
         if decode == "device" and input_hw is None:
             raise UserError("data.decode=device decodes images, but input_hw=null has none; use data.decode=cpu")
         self.decode, self.input_hw = decode, None if input_hw is None else (input_hw[0], input_hw[1])
+        self.sizes = sizes_between(input_hw, input_scale) if input_hw and input_scale is not None else []
         self.reader = reader
         self.annotations = {"train": train, "val": val}
         self.train_files = list(pairs(train, images))
@@ -168,6 +173,11 @@ class PoseDataModule(LightningDataModule):
         if lacks:
             raise UserError(f"the reader {type(dataset).__name__} has no method {' and no '.join(lacks)}; define it")
         dataset.training = split == "train"
+        if self.sizes and dataset.training and dataset.one_person:
+            raise UserError(
+                f"data.input_scale is for whole images with everyone in them, but a sample of "
+                f"{type(dataset).__name__} is one person; set data.input_scale=null"
+            )
         late = self._pipeline("late") if dataset.training and self.late_epochs else None
         dataset.late_transforms = late
         for each in filter(None, (pipeline, late)):
@@ -232,7 +242,7 @@ class PoseDataModule(LightningDataModule):
             self.batch_size = most
         sampler = EpochSampler(dataset, self.seed, groups, world, rank, self.batch_size, batches, draws)
         sampler.late_from = self._late_from(len(sampler) // self.batch_size) if self.late_epochs else None
-        return self._loader(dataset, self.batch_size, sampler=sampler)
+        return self._loader(dataset, self.batch_size, sampler=sampler, sizes=self.sizes)
 
     def _late_from(self, epoch_batches: int) -> int:
         """Batch of the run, counted from its first, from which on samples have the transforms ``late``.
@@ -325,9 +335,20 @@ def pairs(
 def _check_kind(pipeline: Pipeline, dataset: PoseDataset) -> None:
     """Refuse geometry that looks at the first person of a whole image and at no other, and mixing of single people.
 
+    Inputs that differ in size are refused, too, unless whole images are evaluated.
+
     Raises:
         UserError: naming the step.
     """
+    for step in pipeline.geometry:
+        if isinstance(step, Geometry) and step.own_size and (dataset.training or dataset.one_person):
+            name = type(step).__name__
+            fix = (
+                "which models of one person don't take; use CropBox"
+                if dataset.one_person
+                else f"but a batch to train on has one size; use CropImage there, and {name} under augment.eval alone"
+            )
+            raise UserError(f"{name} gives each image an input of its own size, {fix}")
     if dataset.one_person:
         if pipeline.mix:
             raise UserError(

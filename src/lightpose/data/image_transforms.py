@@ -32,6 +32,8 @@ class ResizeImage(Geometry):
         UserError: for an unknown grid or side, and a multiple below 1.
     """
 
+    own_size = True
+
     def __init__(
         self, input_hw: Sequence[int], grid: Grid, fit: Literal["long", "short"] = "short", multiple: int = 32
     ) -> None:

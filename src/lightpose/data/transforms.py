@@ -22,9 +22,11 @@ class Geometry:
 
     Attributes:
         one_person: whether it is for samples of one person only.
+        own_size: whether each input gets a size of its own, by which it can be evaluated, but not trained on.
     """
 
     one_person: ClassVar[bool] = False
+    own_size: ClassVar[bool] = False
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """A new sample."""

@@ -6,15 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from lightpose.data.pixels.input_size import STEP, resized_inputs
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.geometry import apply_affine
 from lightpose.structures import Batch, Poses
-
-_STEP = 32
-"""Pixels. Many networks have strides up to this one inside, which they don't give out."""
 
 
 class BottomUp(PoseEstimator):
@@ -58,10 +55,9 @@ class BottomUp(PoseEstimator):
 
     def _resized(self, inputs: Tensor, scale: float) -> Tensor:
         """Inputs whose sides are as near to ``scale`` times theirs as the strides of the network allow."""
-        step = max(*self.net.backbone.strides, _STEP)
+        step = max(*self.net.backbone.strides, STEP)
         height, width = (max(1, round(side * scale / step)) * step for side in inputs.shape[-2:])
-        resized = functional.interpolate(inputs.float(), (height, width), mode="bilinear", antialias=True)
-        return resized.round().to(inputs.dtype)
+        return resized_inputs(inputs, (height, width))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Poses:
         """Poses in image pixels."""

@@ -19,6 +19,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from lightpose.data.base import Late, PoseDataset
 from lightpose.data.pixels.device import stream
+from lightpose.data.pixels.input_size import resized
 from lightpose.errors import UserError
 from lightpose.structures import Array, Batch, Sample
 
@@ -174,6 +175,8 @@ class EpochLoader(DataLoader[Sample]):
         device: where batches go; None leaves them where they are. To a CUDA device they go one ahead, in a thread and
             a stream of their own, while the batch before is computed on.
         to_batch: makes a batch of what workers ship, there; None leaves it as it is.
+        sizes: of inputs (h, w), of which each batch of an `EpochSampler` gets one. Seed, epoch and number of the batch
+            say which, so that all processes draw the same. Empty leaves the inputs as they are.
         options: of `DataLoader`.
     """
 
@@ -182,10 +185,11 @@ class EpochLoader(DataLoader[Sample]):
         dataset: PoseDataset,
         device: torch.device | None = None,
         to_batch: Callable[[Any], Batch] | None = None,
+        sizes: Sequence[tuple[int, int]] = (),
         **options: Any,
     ) -> None:
         super().__init__(dataset, **options)
-        self.device, self.to_batch = device, to_batch
+        self.device, self.to_batch, self.sizes = device, to_batch, sizes
         self._endless: Generator[Any] | None = None
         self._next = 0, 0
         """Epoch and number of the batch that comes next."""
@@ -212,6 +216,9 @@ class EpochLoader(DataLoader[Sample]):
         for number in range(first, len(self)):
             batch = next(self._endless)
             self._next = (epoch, number + 1) if number + 1 < len(self) else (epoch + 1, 0)
+            if self.sizes:  # the 1 makes other numbers than those of a sample
+                rng = np.random.default_rng([sampler.seed, epoch, number, 1])
+                batch = resized(batch, self.sizes[int(rng.integers(len(self.sizes)))])
             yield batch
 
     def _give(self, started: Iterator[Any] | None) -> Generator[Any]:
