@@ -43,7 +43,8 @@ def annotations(people, content, tmp_path) -> Path:
     return path
 
 
-def test_images_without_people_train_and_are_evaluated(run, annotations, tmp_path):
+@pytest.mark.parametrize("experiment", ["quickstart_bottomup", "quickstart_onestage"])
+def test_images_without_people_train_and_are_evaluated(run, annotations, tmp_path, experiment):
     """A batch of nobody at all has a finite loss; of four images each batch of the first epoch may be one."""
     bare = json.loads(annotations.read_text())
     bare["images"] = bare["images"][:5]
@@ -52,7 +53,8 @@ def test_images_without_people_train_and_are_evaluated(run, annotations, tmp_pat
     few.write_text(json.dumps(bare))
     folder = tmp_path / "run"
     given = (f"data.train={few}", f"data.val={annotations}", f"output_dir={folder}", "reader.empty_images=true")
-    code, out, err = run(train.main, *SMALL, *given, "data.batch_size=2", "trainer.max_epochs=2")
+    own = (f"experiment={experiment}", *SMALL[1:], "data.batch_size=2", "trainer.max_epochs=2")
+    code, out, err = run(train.main, *own, *given)
     assert code == 0, out + err
     with next(folder.glob("csv/*/metrics.csv")).open() as file:
         losses = [row[name] for row in csv.DictReader(file) for name in ("train/loss", "val/loss") if row[name]]

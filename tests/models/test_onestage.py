@@ -1,5 +1,6 @@
 """One-stage models: agreement with the published networks and losses, assignment, and what heads owe their codec."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -259,6 +260,25 @@ def test_a_perfect_guess_costs_nothing_but_visibility_and_scores() -> None:
         outputs[name][rows.expand_as(mask)[mask], answers.assignment.priors[mask]] = wanted[mask]
     assert criterion.of_boxes(outputs, answers)["boxes"] == pytest.approx(0, abs=1e-4)
     assert criterion.of_keypoints(outputs["points"], answers) == pytest.approx(0, abs=1e-4)
+
+
+def test_distances_draw_keypoints_that_lie_too_far_off_for_oks() -> None:
+    """As random weights do: from the middle of a person its ankles are so far that OKS has no gradient."""
+    outputs, targets = scene(2, 12, [3, 2], seed=2)
+    criterion = OneStageLoss(SimOTA(), distances=1.0)
+    answers = criterion.match(outputs, targets)
+    far = 3 * targets.maps["areas"].max().sqrt()
+    points = (outputs["points"] + far).requires_grad_()
+    (of_oks,) = torch.autograd.grad(criterion.of_keypoints(points, answers), points)
+    distances = criterion.of_distances(points, answers)["distances"]
+    (drawn,) = torch.autograd.grad(distances, points)
+    assert of_oks.abs().max() < 1e-6
+    answering = answers.assignment.spread(torch.ones_like(answers.taken), points.shape[1]) > 0
+    assert ((drawn.abs().amax((-1, -2)) > 0) == answering).all()
+    assert (drawn >= 0).all()  # down the slope is back to the labels
+    halved = criterion.of_distances(points, replace(answers, areas=4 * answers.areas))
+    torch.testing.assert_close(halved["distances"], distances / 2)
+    assert OneStageLoss(SimOTA()).of_distances(points, answers) == {}
 
 
 def test_nothing_is_a_false_alarm_where_nothing_counts() -> None:

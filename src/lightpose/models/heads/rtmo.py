@@ -155,6 +155,7 @@ class RTMOHead(Head):
             return {
                 **criterion.of_boxes(outputs, answers),
                 "keypoints": criterion.of_answers(regressed, wanted, labelled, answers),
+                **criterion.of_distances(outputs["points"], answers),
                 "visibility": criterion.of_visibility(outputs["visibility"], answers),
                 "scores": criterion.of_scores(outputs["scores"], similarity, answers),
                 "likelihood": likelihood,

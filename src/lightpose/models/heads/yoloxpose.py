@@ -127,6 +127,7 @@ class YOLOXPoseHead(Head):
             return {
                 **criterion.of_boxes(outputs, answers),
                 "keypoints": criterion.of_keypoints(outputs["points"], answers),
+                **criterion.of_distances(outputs["points"], answers),
                 "visibility": criterion.of_visibility(outputs["visibility"], answers),
                 "class": criterion.scores * answers.mean(kinds),
                 "object": criterion.scores * (objects * counted).sum() / answers.count,

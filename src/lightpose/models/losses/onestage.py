@@ -64,6 +64,8 @@ class OneStageLoss(nn.Module):
         scores: weight.
         offsets: weight of the absolute error of what boxes are made from, in strides; published recipes have it in the
             last epochs.
+        distances: weight of the absolute error of keypoints, relative to the root of the person's area: it draws those
+            near that lie so far off that OKS has no gradient. Published recipes start from trained weights without it.
         power: of the similarity, as the target of a score.
         of_labelled: mean of the keypoints' loss over the labelled ones; else over all, so that a person with few labels
             counts less.
@@ -81,6 +83,7 @@ class OneStageLoss(nn.Module):
         visibility: float = 1.0,
         scores: float = 1.0,
         offsets: float = 0.0,
+        distances: float = 0.0,
         power: float = 0.5,
         of_labelled: bool = False,
         kind: Scores = "varifocal",
@@ -90,7 +93,7 @@ class OneStageLoss(nn.Module):
             raise UserError(f"criterion.kind={kind!r} is unknown; use varifocal or bce")
         self.assigner, self.kind = assigner, kind
         self.boxes, self.keypoints, self.visibility, self.scores = boxes, keypoints, visibility, scores
-        self.offsets, self.power, self.of_labelled = offsets, power, of_labelled
+        self.offsets, self.distances, self.power, self.of_labelled = offsets, distances, power, of_labelled
 
     def forward(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         """The losses of candidates as they are predicted from."""
@@ -98,6 +101,7 @@ class OneStageLoss(nn.Module):
         return {
             **self.of_boxes(outputs, answers),
             "keypoints": self.of_keypoints(outputs["points"], answers),
+            **self.of_distances(outputs["points"], answers),
             "visibility": self.of_visibility(outputs["visibility"], answers),
             "scores": self.of_scores(outputs["scores"], answers.assignment.similarity, answers),
         }
@@ -142,6 +146,15 @@ class OneStageLoss(nn.Module):
         weights = labelled * answers.factors
         losses = oks_loss(points, wanted, weights, answers.areas, answers.sigmas, self.of_labelled)
         return self.keypoints * answers.mean(losses)
+
+    def of_distances(self, points: Tensor, answers: Answers) -> dict[str, Tensor]:
+        """``distances`` of guesses (B, P, K, 2) from the labels, if they count."""
+        if not self.distances:
+            return {}
+        apart = (answers.assignment.at(points) - answers.keypoints).abs().sum(-1)
+        weights = answers.labelled * answers.factors
+        relative = apart / answers.areas.clamp_min(1).sqrt()[..., None]
+        return {"distances": self.distances * answers.mean((relative * weights).sum(-1) / weights.sum(-1).clamp_min(1))}
 
     def of_visibility(self, logits: Tensor, answers: Answers) -> Tensor:
         """Of logits (B, P, K)."""
