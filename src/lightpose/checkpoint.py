@@ -233,6 +233,13 @@ def without_training(config: Any, trust: Trust = ()) -> Any:
     return kept
 
 
+class Sketch(TorchDispatchMode):
+    """Leaves out random initial values of what is built inside, since weights follow."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in _RANDOM else func(*args, **(kwargs or {}))
+
+
 class _Budget(TorchDispatchMode):
     """Stops what is built inside once it takes more memory, or more steps, than a real network.
 
