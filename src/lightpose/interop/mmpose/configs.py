@@ -64,7 +64,7 @@ def codec_of(config: Mapping[str, Any]) -> Part:
 
 
 def families(config: Mapping[str, Any]) -> dict[str, Family]:
-    """How the parts of a model call their tensors: backbone, neck and head."""
+    """How the parts of a model call their tensors, of those that have any."""
     model = _model(config)
     head = kind_of(model["head"])
     head = {"IntegralRegressionHead": "DSNTHead"}.get(head, head)
@@ -73,7 +73,8 @@ def families(config: Mapping[str, Any]) -> dict[str, Family]:
     if head == "HeatmapHead" and codec_of(config).get("heatmap_type") == "combined":
         head = "HeatmapHead of offsets"
     found = {"backbone": BACKBONES[kind_of(model["backbone"])], "head": HEADS[head]}
-    return {**found, "neck": NECKS[kind_of(model["neck"])]} if model.get("neck") else found
+    neck = kind_of(model.get("neck") or {})
+    return {**found, "neck": NECKS[neck]} if neck in NECKS else found
 
 
 def _model(config: Mapping[str, Any]) -> Mapping[str, Any]:

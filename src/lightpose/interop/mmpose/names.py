@@ -135,7 +135,7 @@ BACKBONES: dict[str, Family] = {
     ),
     "HRFormer": Family(idle={r"\.relative_position_index$": _MADE}),
     "HRNet": Family(),
-    "HourglassNet": Family(),
+    "HourglassNet": Family(idle={r"^inters\.": "nothing reads what comes behind the last hourglass"}),
     "LiteHRNet": Family(),
     "MSPN": Family(),
     "MobileNetV2": Family((_MODEL, (r"^features\.(\d+)\.(.*)$", _mobilenet))),
@@ -213,8 +213,6 @@ _TRANSFORMER: tuple[Rename, ...] = (
 )
 NECKS: dict[str, Family] = {
     "CSPNeXtPAFPN": Family(),
-    "FeatureMapProcessor": Family(),
-    "GlobalAveragePooling": Family(),
     "HybridEncoder": Family(_TRANSFORMER, idle={r"^sincos_pos_enc\.dim_t$": _MADE}),
     "YOLOXPAFPN": Family(),
 }

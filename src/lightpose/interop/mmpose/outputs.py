@@ -63,7 +63,8 @@ def _vectors(head: RegressionHead, features: Features) -> list[Tensor]:
 
 
 def _visible(head: VisibilityHead, features: Features) -> list[Tensor]:
-    return [*flattened(head.head, features), head.visible(features[-1])]
+    """Chances, not logits, of keypoints that can be seen."""
+    return [*flattened(head.head, features), head.visible(features[-1]).sigmoid()]
 
 
 def _levels(maps: dict[str, Sequence[Tensor]]) -> list[Tensor]:

@@ -1,63 +1,63 @@
 """MMPose's weights in networks of ours, and what these compute of inputs as MMPose sees them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from lightpose.checkpoint import Sketch, assemble, build
-from lightpose.conf_files import conf_dir
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
-from lightpose.interop.mmpose.configs import codec_of, settings
-from lightpose.interop.mmpose.heads import keypoint_count
+from lightpose.interop.mmpose.build import build_like, skeleton_option
+from lightpose.interop.mmpose.config_names import config_of
+from lightpose.interop.mmpose.configs import families
+from lightpose.interop.mmpose.files import todays
 from lightpose.interop.mmpose.names import Family
-from lightpose.interop.mmpose.settings import Settings
+from lightpose.interop.mmpose.outputs import flattened
+from lightpose.interop.mmpose.zoo import names_that_fit
 from lightpose.skeleton import Skeleton
 
 SHOWN = 3
 """Tensors that a message names of each kind."""
 
 
-def resolved(choices: Settings) -> dict[str, Any]:
-    """The whole configuration of a training with these choices, as plain data."""
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("train", [*choices.overrides(), "output_dir=."])
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    return plain
+def load(name: str, state_dict: Mapping[str, Tensor]) -> PoseEstimator:
+    """The estimator that computes what a published model computes, with its weights, ready to predict.
+
+    Args:
+        name: of the MMPose configuration, such as
+            ``body_2d_keypoint/topdown_heatmap/coco/td-hm_hrnet-w32_8xb64-210e_coco-256x192``.
+        state_dict: the weights, all of which must be used; constants that the network makes itself may lack.
+
+    Raises:
+        UserError: for a name of no model that lightpose has, and for tensors that are not those of that model.
+    """
+    return load_like(config_of(name), todays(state_dict), name, skeleton_option(name))
 
 
-def build_like(config: Mapping[str, Any], skeleton: Skeleton | str | None = None) -> PoseEstimator:
-    """An estimator with fresh weights that computes what the model of an MMPose configuration computes.
+def load_like(
+    config: Mapping[str, Any], state: Mapping[str, Tensor], what: str, skeleton: Skeleton | str | None = None
+) -> PoseEstimator:
+    """`load` for a configuration that is at hand.
 
     Args:
         config: with ``model`` and ``codec``.
-        skeleton: of the data set that the model is for, or its option in the group. None takes COCO's where there are
-            17 or 133 keypoints, and otherwise one of numbered keypoints, which mirrors nothing.
+        state: tensors by their names of today.
+        what: the model is called, for messages.
+        skeleton: see `build_like`.
 
     Raises:
-        UserError: for a model that lightpose doesn't have.
+        UserError: as `load`, with the names of published configurations that do fit.
     """
-    choices = settings(config, skeleton if isinstance(skeleton, str) else None)
-    plain = resolved(choices)
-    count = keypoint_count(config["model"]["head"], codec_of(config))
-    if not isinstance(skeleton, Skeleton):
-        option = plain["skeleton"]
-        names = [f"keypoint_{number}" for number in range(count)]
-        skeleton = assemble(option) if "_target_" in option else Skeleton.build(names, f"{count} keypoints")
-    if skeleton.num_keypoints != count:
-        raise UserError(
-            f"the model has {count} keypoints, but skeleton {skeleton.name} has {skeleton.num_keypoints}; give that of "
-            "its data set"
-        )
-    plain = {**plain, "skeleton": {"_target_": "lightpose.skeleton.Skeleton.from_dict", "data": skeleton.to_dict()}}
-    with Sketch():
-        estimator = build(plain, skeleton, training=True)
-    return estimator.eval()
+    estimator = build_like(config, skeleton)
+    try:
+        fill(estimator, families(config), state, what)
+    except UserError as error:
+        if others := names_that_fit(state):
+            raise UserError(f"{error}: {listed(others)}") from error
+        raise
+    return estimator
 
 
 def fill(estimator: PoseEstimator, parts: Mapping[str, Family], state: Mapping[str, Tensor], what: str) -> None:
@@ -90,9 +90,10 @@ def fill(estimator: PoseEstimator, parts: Mapping[str, Family], state: Mapping[s
             found[f"{part}.{name}"] = value
     surplus = [name for name in state if name not in taken and not is_idle(name, parts)]
     if lacking or misfits or surplus:
-        kinds = {"are missing": lacking, "have another shape": misfits, "are not in it": surplus}
-        facts = "; ".join(f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names)
-        raise UserError(f"the weights are not those of {what}: of its tensors {facts}; give the name that fits")
+        kinds = {"are missing": lacking, "have another shape": misfits}
+        facts = [f"{len(names)} of its tensors {kind} ({listed(names)})" for kind, names in kinds.items() if names]
+        facts += [f"{len(surplus)} others are there ({listed(surplus)})"] if surplus else []
+        raise UserError(f"the weights are not those of {what}: {', '.join(facts)}; give a name that fits")
     estimator.net.load_state_dict(found, strict=False)
 
 
@@ -110,8 +111,6 @@ def raw_outputs(estimator: PoseEstimator, inputs: Tensor) -> list[Tensor]:
         inputs: (B, 3, H, W) as the backbone takes them, already normalised; sequences for a lifter (B, K * D, T) or
             (B, T, K, D).
     """
-    from lightpose.interop.mmpose.outputs import flattened
-
     net = estimator.net
     with torch.inference_mode():
         if inputs.ndim == 3:
@@ -126,5 +125,6 @@ def _squeezed(shape: torch.Size) -> list[int]:
     return sizes
 
 
-def _first(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first of many names."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
