@@ -8,8 +8,6 @@ Configurations that lightpose has no model for are left out.
 import sys
 from pathlib import Path
 
-import torch
-
 from lightpose.errors import UserError
 from lightpose.interop.mmpose.build import build_like
 from lightpose.interop.mmpose.config_names import config_of
@@ -28,8 +26,7 @@ def line(name: str, known: dict[object, str]) -> str | None:
         chosen = frozenset(each for each in overrides(config) if not each.startswith(SIZELESS))
         key = chosen, keypoint_count(config["model"]["head"], codec_of(config))
         if key not in known:
-            with torch.device("meta"):
-                estimator = build_like(config)
+            estimator = build_like(config)
             count = sum(each.numel() for each in estimator.parameters())
             known[key] = f"{of_estimator(estimator, families(config))} {count}"
     except UserError as error:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 Rename = tuple[str, str | Callable[[re.Match[str]], str]]
@@ -244,6 +245,12 @@ def _coarsest_first(match: re.Match[str]) -> str:
     return f"predict_layers.{4 * stage + 3 - level}.conv_layers."
 
 
+def _disks_first(weights: Tensor) -> Tensor:
+    """Rows for disk and offsets of each keypoint in turn, as rows for all disks, then for the offsets of each."""
+    rows = weights.unflatten(0, (-1, 3))
+    return torch.cat([rows[:, 0], rows[:, 1:].flatten(0, 1)])
+
+
 HEADS: dict[str, Family] = {
     "AssociativeEmbeddingHead": Family(_HEATMAP),
     "CIDHead": Family(
@@ -284,6 +291,7 @@ HEADS: dict[str, Family] = {
         )
     ),
     "HeatmapHead": Family(_HEATMAP),
+    "HeatmapHead of offsets": Family(_HEATMAP, ((r"^final\.", _disks_first),)),
     "MSPNHead": Family(((r"^predict\.(\d+)\.", _coarsest_first),)),
     "MotionRegressionHead": Family(((r"^hidden\.", "pre_logits.fc."), (r"^final\.", "fc."))),
     "RLEHead": Family(

@@ -17,7 +17,7 @@ class RTMWHead(Head):
     """`RTMCCHead` whose tokens have two halves: of the last map, and of the one before it (RTMW, arXiv:2407.08634).
 
     The last map is also brought to the size of the one before it, by a pixel shuffle and a convolution, and joined
-    with it. It takes inputs of one size only.
+    with it, if there is one. It takes inputs of one size only.
 
     Args:
         in_channels: channels of each feature map, the last of them a multiple of 4.
@@ -31,7 +31,7 @@ class RTMWHead(Head):
         stages: how often the features go through these maps.
 
     Raises:
-        UserError: for features that are no two levels, one twice as fine as the other.
+        UserError: for channels that can't be shuffled, and for a last map that is not half as large as the one before.
     """
 
     emits = frozenset({"x", "y"})
@@ -49,32 +49,29 @@ class RTMWHead(Head):
         stages: int = 1,
     ) -> None:
         super().__init__()
-        if len(strides) < 2 or strides[-1] != 2 * strides[-2] or in_channels[-1] % 4:
-            raise UserError(
-                f"head=rtmw needs two feature maps, the last at twice the stride and of a multiple of 4 channels, but "
-                f"there are {list(in_channels)} channels at strides {list(strides)}; use neck=cspnext_pafpn"
-            )
         self.criterion = criterion
         count, bins_x, bins_y = profile_shapes(spec)
-        fine_hw, coarse_hw = map_hw(spec, strides[-2]), map_hw(spec, strides[-1])
-        if fine_hw != (2 * coarse_hw[0], 2 * coarse_hw[1]):
+        height, width = map_hw(spec, strides[-1])
+        finer = list(in_channels[-2:-1])
+        if in_channels[-1] % 4 or (finer and map_hw(spec, strides[-2]) != (2 * height, 2 * width)):
             raise UserError(
-                f"head=rtmw halves maps of {list(fine_hw)} cells; let strides of {strides[-1]} divide input_hw"
+                f"head=rtmw needs a last map of a multiple of 4 channels, and half as large as the one before it, but there "
+                f"are {list(in_channels)} channels at strides {list(strides)} for input_hw={spec.input_hw}; use "
+                "neck=cspnext_pafpn, and an input_hw that the last stride divides"
             )
         quarter = in_channels[-1] // 4
         self.shuffled = conv_norm(quarter, quarter, kernel)
-        joined = quarter + in_channels[-2]
-        self.coarse = Tokens(in_channels[-1], count, kernel, coarse_hw[0] * coarse_hw[1], hidden // 2)
-        self.fine = Tokens(joined, count, kernel, fine_hw[0] * fine_hw[1], hidden // 2)
+        self.coarse = Tokens(in_channels[-1], count, kernel, height * width, hidden // 2)
+        self.fine = Tokens(quarter + sum(finer), count, kernel, 4 * height * width, hidden // 2)
         self.gau = GatedAttention(hidden, hidden * expansion, attention)
         self.to_x, self.to_y = nn.Linear(hidden, bins_x, bias=False), nn.Linear(hidden, bins_y, bias=False)
         start_near_zero(self.to_x, self.to_y)
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """``x`` and ``y``, each (B, K, bins)."""
-        finer, last = features[-2:]
+        last = features[-1]
         larger = self.shuffled(nn.functional.pixel_shuffle(last, 2))  # (B, C / 4, 2 h, 2 w)
-        fine = self.fine(torch.cat([larger, finer], 1))
+        fine = self.fine(torch.cat([larger, *features[-2:-1]], 1))
         tokens = self.gau(torch.cat([self.coarse(last), fine], -1))  # (B, K, hidden)
         return {"x": self.to_x(tokens), "y": self.to_y(tokens)}
 

@@ -110,9 +110,8 @@ class MeanLogits(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, n), in float32 under autocast."""
-        with torch.autocast(maps.device.type, enabled=False):
-            logits: Tensor = self.final(maps.detach().to(self.final.weight.dtype).mean((-2, -1)))
-        return logits
+        logits: Tensor = self.final(maps.detach().mean((-2, -1)))
+        return logits.float()
 
 
 class PooledLogits(nn.Module):
