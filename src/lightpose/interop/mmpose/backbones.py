@@ -70,7 +70,8 @@ def _csp(name: str) -> Callable[[Part, Part], Settings]:
 
 def _swin(given: Part, neck: Part) -> Settings:
     size = _known("SwinTransformer of embed_dims", given["embed_dims"], SWIN_SIZES)
-    return Settings({"backbone": f"timm/swin_{size}" + ("_window12" if given.get("window_size", 7) == 12 else "")})
+    window = _known("SwinTransformer of window_size", given.get("window_size", 7), {7: "", 12: "_window12"})
+    return Settings({"backbone": f"timm/swin_{size}{window}"}, {"backbone.pad_first": True})
 
 
 def _vit(given: Part, neck: Part) -> Settings:
