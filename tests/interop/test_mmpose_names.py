@@ -50,12 +50,12 @@ def test_related_names_are_of_the_recorded_architecture(name: str) -> None:
 
 
 def test_every_published_name_can_be_read() -> None:
-    assert len(ZOO) > 400
+    assert len(ZOO) > 300
     for *_, name in ZOO:
         overrides(config_of(name))
 
 
-@pytest.mark.parametrize("part", ["rtmpose-s_8xb256-420e_coco-256x192", "td-hm_res50_8xb64-210e_coco-256x192"])
+@pytest.mark.parametrize("part", ["cspnext-tiny_udp_8xb256-210e_coco-256x192", "td-hm_res50_8xb64-210e_coco-256x192"])
 def test_the_list_of_published_names_is_not_stale(part: str) -> None:
     key, count, name = next(line for line in ZOO if line[2].endswith(part))
     estimator = build_like(config_of(name))

@@ -55,7 +55,7 @@ class RTMWHead(Head):
         finer = list(in_channels[-2:-1])
         if in_channels[-1] % 4 or (finer and map_hw(spec, strides[-2]) != (2 * height, 2 * width)):
             raise UserError(
-                f"head=rtmw needs a last map of a multiple of 4 channels, half as large as the one before it, but there "
+                f"head=rtmw needs a last map of a multiple of 4 channels, half as large as the one before, but there "
                 f"are {list(in_channels)} channels at strides {list(strides)} for input_hw={spec.input_hw}; use "
                 "neck=cspnext_pafpn, and an input_hw that the last stride divides"
             )
