@@ -212,7 +212,7 @@ def test_a_name_may_be_left_out_where_the_tensors_tell(tmp_path: Path, state: An
     estimator = load_file(saved(tmp_path / "a.pth", state))
     assert estimator.grid == "udp" and estimator.skeleton.name == "coco17"
     record = find("td-hm_res50_8xb64-210e_ap10k")
-    with pytest.raises(UserError, match=r"fit \d+ configurations, which differ .* td-hm_res50_8xb64-210e_coco-256x192"):
+    with pytest.raises(UserError, match=r"fit \d+ configurations, which differ .*/td-hm_res50_8xb64-210e_coco-256x192"):
         load_file(saved(tmp_path / "b.pth", state_of(record)))
 
 
