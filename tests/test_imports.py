@@ -23,12 +23,12 @@ LAYERS = (
     {"estimators"},
     {"models", "codecs", "data", "metrics"},
     {"runtime", "draw", "trust"},  # draw knows skeletons and pixels; models read files of weights through trust
-    {"structures", "skeleton", "names", "geometry", "errors"},
+    {"structures", "skeleton", "names", "geometry", "errors", "conf_files"},
 )
 """A part may import its own layer and those below."""
 RUNTIME = {"runtime", "errors"}
 """What `runtime` may import: it knows nothing of poses."""
-HYDRA = {"cli", "inference", "checkpoint"}
+HYDRA = {"cli", "inference", "interop", "checkpoint"}
 """What may import Hydra."""
 
 PLACE = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}

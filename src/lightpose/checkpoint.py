@@ -233,10 +233,18 @@ def without_training(config: Any, trust: Trust = ()) -> Any:
     return kept
 
 
+class Sketch(TorchDispatchMode):
+    """Puts zeros in place of random initial values of what is built inside, since weights follow."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Not what is in memory: a normal distribution that is cut is drawn until all values lie between its ends.
+        return args[0].zero_() if func in _RANDOM else func(*args, **(kwargs or {}))
+
+
 class _Budget(TorchDispatchMode):
     """Stops what is built inside once it takes more memory, or more steps, than a real network.
 
-    Random initial values are left out, since the weights follow.
+    Random initial values are zeros, since the weights follow.
 
     Args:
         most_bytes: of all tensors that are there at once.
@@ -252,7 +260,7 @@ class _Budget(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.steps_left -= 1
         if func in _RANDOM:
-            return args[0]
+            return args[0].zero_()  # see `Sketch`
         self._check(_size_of_result(func, args, kwargs or {}))
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):

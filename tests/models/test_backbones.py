@@ -1,6 +1,5 @@
 """Backbones of recorded architectures, each from its YAML."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from hydra.errors import InstantiationException
 from recorded import record, recorded_input, relative_error, weight
 
 from lightpose.estimators.optim import parameter_groups
+from lightpose.interop.mmpose.names import BACKBONES, Family
 
 CONF = Path(__file__).parents[2] / "conf"
 RECORDS: dict[str, dict[str, Any]] = record("backbones")
@@ -21,20 +21,6 @@ LARGE_RESNETS = (
 HALVING = ("litehrnet", "hrformer")
 """Families whose input must divide by 32."""
 LARGE = ("scnet101", "hrformer_base", *(f"timm/{name}" for name in LARGE_RESNETS))
-
-
-def recorded_name(key: str, deep: bool) -> str:
-    """The recorded name of a tensor of timm's ResNets, whose stems may be ``deep``: of three convolutions."""
-    key = re.sub(r"\.se\.fc(\d)", r".se_layer.conv\1.conv", key)
-    if not deep:
-        return key
-    if key.startswith("conv1."):
-        _, index, leaf = key.split(".")
-        return f"stem.{int(index) // 3}.{'bn' if int(index) % 3 else 'conv'}.{leaf}"
-    key = re.sub(r"^bn1\.", "stem.2.bn.", key)
-    return key.replace("layer1.0.downsample.1", "layer1.0.downsample.0").replace(
-        "layer1.0.downsample.2", "layer1.0.downsample.1"
-    )
 
 
 def slowly(name: str) -> Any:
@@ -50,8 +36,9 @@ def test_matches_the_recorded_network(name: str) -> None:
     net = from_yaml(name, tuple(case["input"][2:])).eval()
     named = net.model if name.startswith("timm/") else net
     shapes = {key: tuple(value.shape) for key, value in named.state_dict().items()}
-    deep = "conv1.0.weight" in shapes
-    named.load_state_dict({key: weight(f"backbone.{recorded_name(key, deep)}", shape) for key, shape in shapes.items()})
+    resnet = BACKBONES["ResNetV1d" if "conv1.0.weight" in shapes else "ResNet"]  # with and without a deep stem
+    family = resnet if name.startswith("timm/") else Family()
+    named.load_state_dict({key: weight(f"backbone.{family.published(key)}", shape) for key, shape in shapes.items()})
     net.to(memory_format=torch.channels_last)
     with torch.inference_mode():
         (features,) = net(recorded_input(case["input"]).to(memory_format=torch.channels_last))

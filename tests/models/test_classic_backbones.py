@@ -13,6 +13,7 @@ from recorded import record, recorded_input, relative_error, weight
 from torch import Tensor
 
 from lightpose.errors import UserError
+from lightpose.interop.mmpose.names import BACKBONES, Family
 from lightpose.models.backbones.torchvision import TorchvisionBackbone
 from lightpose.models.base import FeatureModule
 from lightpose.models.heads.heatmap import HeatmapHead
@@ -25,79 +26,23 @@ HALVING = ("alexnet", "vgg16")
 """Those whose inputs must divide by 32."""
 LARGE = ("vgg16", "timm/pvt_v2_b2")
 ALL = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in RECORDS]
-MOBILENET_BLOCKS = (1, 2, 3, 4, 3, 3, 1)
-"""Of each layer."""
-
-
-def part_of(index: str) -> str:
-    return "bn" if int(index) % 2 else "conv"
-
-
-def mobilenet_name(key: str) -> str:
-    """Published layers hold blocks of one size; here all blocks stand in a row, from 1 to 17."""
-    _, index, *rest = key.split(".")
-    leaf = rest[-1]
-    if index in ("0", "18"):
-        return f"conv{1 if index == '0' else 2}.{part_of(rest[0])}.{leaf}"
-    layer, block = 1, int(index) - 1
-    for count in MOBILENET_BLOCKS:
-        if block < count:
-            break
-        layer, block = layer + 1, block - count
-    last = 1 if layer == 1 else 2  # of the convolutions
-    conv, bn = (int(rest[1]), rest[2]) if len(rest) == 4 else (last, str(int(rest[1]) - last))
-    return f"layer{layer}.{block}.conv.{conv}.{part_of(bn)}.{leaf}"
-
-
-def shufflenet_name(key: str) -> str:
-    if key.startswith("conv"):
-        first, index, leaf = key.split(".")
-        return f"{'conv1' if first == 'conv1' else 'layers.3'}.{part_of(index)}.{leaf}"
-    stage, block, branch, index, leaf = key.split(".")
-    conv = {"branch1": (0, 0, 1, 1, 1), "branch2": (0, 0, 0, 1, 1, 2, 2, 2)}[branch][int(index)]
-    is_bn = int(index) in {"branch1": (1, 3), "branch2": (1, 4, 6)}[branch]
-    return f"layers.{int(stage[5:]) - 2}.{block}.{branch}.{conv}.{'bn' if is_bn else 'conv'}.{leaf}"
-
-
-def vgg_name(key: str) -> str:
-    """Published layers hold a convolution, its norm and its ReLU; the pools between them count as well."""
-    _, index, leaf = key.split(".")
-    pools = sum(int(index) > pool for pool in (6, 13, 23, 33))
-    layer, part = divmod(int(index) - pools, 3)
-    return f"features.{layer + pools}.{('conv', 'bn')[part]}.{leaf}"
-
-
-def pvt_v2_name(key: str) -> str:
-    key = key.replace("patch_embed.", "stages.0.downsample.")
-    key = re.sub(r"^stages\.(\d)\.downsample\.proj", r"layers.\1.0.projection", key)
-    key = re.sub(r"^stages\.(\d)\.downsample", r"layers.\1.0", key)
-    key = re.sub(r"^stages\.(\d)\.blocks", r"layers.\1.1", key)
-    key = re.sub(r"^stages\.(\d)\.norm", r"layers.\1.2", key)
-    renamed = {"mlp.fc1": "ffn.layers.0", "mlp.dwconv": "ffn.layers.1", "mlp.fc2": "ffn.layers.4"}
-    renamed |= {"attn.proj": "attn.attn.out_proj"}
-    for ours, theirs in renamed.items():
-        key = key.replace(ours, theirs)
-    return key
-
-
-NAMES = {
-    "mobilenetv2": mobilenet_name,
-    "shufflenetv2": shufflenet_name,
-    "vgg16": vgg_name,
-    "timm/pvt_v2_b2": pvt_v2_name,
+KINDS = {
+    "mobilenetv2": "MobileNetV2",
+    "shufflenetv2": "ShuffleNetV2",
+    "vgg16": "VGG",
+    "timm/pvt_v2_b2": "PyramidVisionTransformerV2",
 }
 
 
 def recorded_weight(name: str, key: str, shape: tuple[int, ...]) -> Tensor:
-    if match := re.fullmatch(r"(stages\..*\.attn\.)(q|kv)\.(weight|bias)", key):  # one tensor in the record
-        start, part, leaf = match.groups()
-        width = shape[0] if part == "q" else shape[0] // 2
-        whole = weight(f"backbone.{pvt_v2_name(start)}attn.in_proj_{leaf}", (3 * width, *shape[1:]))
-        return whole[:width] if part == "q" else whole[width:]
-    published = NAMES.get(name, str)(key)
+    family = BACKBONES[KINDS[name]] if name in KINDS else Family()
+    published = f"backbone.{family.published(key)}"
+    if match := re.search(r"\.attn\.(q|kv)\.", key):  # one tensor in the record
+        width = shape[0] if match[1] == "q" else shape[0] // 2
+        return family.ours(key, weight(published, (3 * width, *shape[1:])))
     if ".ffn.layers." in published and published.endswith("weight") and len(shape) == 2:
-        return weight(f"backbone.{published}", (*shape, 1, 1)).flatten(1)
-    return weight(f"backbone.{published}", shape)
+        return weight(published, (*shape, 1, 1)).flatten(1)
+    return weight(published, shape)
 
 
 def load_record(name: str, net: FeatureModule) -> None:

@@ -1,26 +1,17 @@
 """Networks that lift: agreement with recorded ones, both forms of the convolutions, what they see."""
 
-import re
-
 import pytest
 import torch
 from recorded import record, recorded_input, relative_error, weight
 
 from lightpose.errors import UserError
+from lightpose.interop.mmpose.names import BACKBONES, HEADS
 from lightpose.models.backbones.tcn import TCN
 from lightpose.models.heads.lifting import LiftingHead
 from lightpose.models.losses.lifting import MPJPE
 from lightpose.structures import Spec
 
 RECORDED = record("lifting")
-
-
-def published_name(name: str) -> str:
-    if name.startswith("final"):
-        return f"head.conv{name.removeprefix('final')}"
-    name = re.sub(r"^blocks\.(\d+)\.wide", r"tcn_blocks.\1.conv1.0", name)
-    name = re.sub(r"^blocks\.(\d+)\.narrow", r"tcn_blocks.\1.conv2.0", name)
-    return f"backbone.{name.replace('stem', 'expand_conv').replace('norm', 'bn')}"
 
 
 def recorded_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -47,10 +38,11 @@ def test_the_network_computes_the_recorded_outputs(name: str):
     case = RECORDED[name]
     backbone = TCN(17, case["frames"], case["blocks"]).eval()
     lifting = head(case["outputs"][0]["shape"][1], 1024)
-    for module in (backbone, lifting):
+    parts = {"backbone": (backbone, BACKBONES["TCN"]), "head": (lifting, HEADS["TemporalRegressionHead"])}
+    for part, (module, family) in parts.items():
         module.load_state_dict(
             {
-                key: weight(published_name(key), recorded_shape(key, tuple(each.shape))).view(each.shape)
+                key: weight(f"{part}.{family.published(key)}", recorded_shape(key, tuple(each.shape))).view(each.shape)
                 for key, each in module.state_dict().items()
             }
         )

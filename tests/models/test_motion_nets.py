@@ -1,13 +1,12 @@
 """Networks that see joints and frames: agreement with recorded ones, published sizes, what they see."""
 
-import re
-
 import pytest
 import torch
 from recorded import record, recorded_input, relative_error, weight
 from torch import nn
 
 from lightpose.errors import UserError
+from lightpose.interop.mmpose.names import BACKBONES, HEADS
 from lightpose.models.backbones.dstformer import DSTFormer
 from lightpose.models.backbones.motionagformer import MotionAGFormer
 from lightpose.models.heads.motion import MotionHead
@@ -23,26 +22,15 @@ def head(channels: int, representation: int = 512) -> MotionHead:
     return MotionHead((channels,), (1,), Spec({"motion": (None, 17, 3)}, None), MotionLoss(), representation)
 
 
-def published_name(name: str) -> str:
-    name = re.sub(r"^joints_first\.(\d+)\.0\.(\w+?)(\d?)\.", r"backbone.blocks_st.\1.\2\3_s.", name)
-    name = re.sub(r"^joints_first\.(\d+)\.1\.(\w+?)(\d?)\.", r"backbone.blocks_st.\1.\2\3_t.", name)
-    name = re.sub(r"^frames_first\.(\d+)\.0\.(\w+?)(\d?)\.", r"backbone.blocks_ts.\1.\2\3_t.", name)
-    name = re.sub(r"^frames_first\.(\d+)\.1\.(\w+?)(\d?)\.", r"backbone.blocks_ts.\1.\2\3_s.", name)
-    name = re.sub(r"^fusions\.(\d+)\.weigh", r"backbone.attn_regress.\1", name)
-    whole = {"joints": "backbone.spat_embed", "frames": "backbone.temp_embed"}
-    parts = {"attention_": "attn_", ".fc1": ".0", ".fc2": ".2", "embedding": "backbone.joints_embed"}
-    parts |= {"hidden": "head.pre_logits.fc", "final": "head.fc"}
-    for ours, theirs in parts.items():
-        name = name.replace(ours, theirs)
-    return whole.get(name, name if name.startswith(("backbone", "head")) else f"backbone.{name}")
-
-
 @torch.inference_mode()
 def test_motionbert_computes_the_recorded_outputs():
     backbone, lifting = DSTFormer(17).eval(), head(512)
-    for module in (backbone, lifting):
+    parts = {"backbone": (backbone, BACKBONES["DSTFormer"]), "head": (lifting, HEADS["MotionRegressionHead"])}
+    for part, (module, family) in parts.items():
         state = module.state_dict()
-        module.load_state_dict({key: weight(published_name(key), tuple(each.shape)) for key, each in state.items()})
+        module.load_state_dict(
+            {key: weight(f"{part}.{family.published(key)}", tuple(each.shape)) for key, each in state.items()}
+        )
     assert sum(each.numel() for module in (backbone, lifting) for each in module.parameters()) == RECORDED["params"]
     features = backbone(recorded_input(RECORDED["input"]))
     outputs = [lifting(features)["motion"], features[0].permute(0, 2, 3, 1)]

@@ -17,6 +17,7 @@ from lightpose.codecs.onestage import OneStageCodec
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.estimators.bottomup import BottomUp
+from lightpose.interop.mmpose.names import HEADS, NECKS, Family
 from lightpose.models.backbones.cspdarknet import CSPDarknet
 from lightpose.models.heads.assigners.simota import SimOTA, pairwise_oks
 from lightpose.models.heads.rtmo import RTMOHead, expectation
@@ -28,17 +29,6 @@ from lightpose.models.necks.yolox_pafpn import YOLOXPAFPN
 from lightpose.structures import Spec, Targets
 
 LOSSES = Path(__file__).parents[1] / "data_files/parity/losses"
-PUBLISHED_NAMES = {
-    "neck.encoder.self_attn.": "neck.encoder.0.layers.0.self_attn.attn.",
-    "neck.encoder.linear1.": "neck.encoder.0.layers.0.ffn.layers.0.0.",
-    "neck.encoder.linear2.": "neck.encoder.0.layers.0.ffn.layers.1.",
-    "neck.encoder.norm1.": "neck.encoder.0.layers.0.norms.0.",
-    "neck.encoder.norm2.": "neck.encoder.0.layers.0.norms.1.",
-    ".gau.out.": ".gau.o.",
-    ".gau.norm.gain": ".gau.ln.g",
-    ".gau.shortcut": ".gau.res_scale.scale",
-}
-"""Ours → as published; a head's own layers stand in a module ``head_module`` there."""
 small_encoder = partial(HybridEncoder, out_channels=64, hidden=32, feedforward=64)
 
 
@@ -58,10 +48,11 @@ def small(kind: str, codec_options: dict[str, float] | None = None, **options: o
 both_heads = pytest.mark.parametrize("kind", ["yoloxpose", "rtmo"])
 
 
-def published(name: str) -> str:
-    for ours, theirs in PUBLISHED_NAMES.items():
-        name = name.replace(ours, theirs)
-    return name if ".dcc." in name else name.replace("head.", "head.head_module.")
+def published(name: str, kind: str) -> str:
+    part, _, rest = name.partition(".")
+    heads = {"yoloxpose": "YOLOXPoseHead", "rtmo": "RTMOHead"}
+    family = {"neck": NECKS["HybridEncoder"], "head": HEADS[heads[kind]]}.get(part, Family())
+    return f"{part}.{family.published(rest)}"
 
 
 @pytest.mark.parametrize("kind", ["yoloxpose", "rtmo"])
@@ -74,7 +65,9 @@ def test_matches_the_published_network(kind: str) -> None:
     neck = neck_kind(backbone.out_channels, backbone.strides)
     head = head_kind(neck.out_channels, neck.strides, spec, OneStageLoss(SimOTA()))
     parts = torch.nn.ModuleDict({"backbone": backbone, "neck": neck, "head": head}).eval()
-    parts.load_state_dict({name: weight(published(name), each.shape) for name, each in parts.state_dict().items()})
+    parts.load_state_dict(
+        {name: weight(published(name, kind), each.shape) for name, each in parts.state_dict().items()}
+    )
     assert sum(parameter.numel() for parameter in parts.parameters()) == case["params"]
     with torch.inference_mode():
         features = neck(backbone(recorded_input(case["input"])))

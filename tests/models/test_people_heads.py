@@ -1,6 +1,5 @@
 """DEKR and CID: agreement with the published networks, losses, branches, people who are told apart."""
 
-import re
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from lightpose.codecs.displacement import DisplacementCodec
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.estimators.bottomup import BottomUp
+from lightpose.interop.mmpose.names import HEADS, Family
 from lightpose.models.backbones.hrnet import HRNet
 from lightpose.models.heads.cid import CIDHead
 from lightpose.models.heads.dekr import AdaptiveBlock, DEKRHead
@@ -30,35 +30,13 @@ PAIRS = {
     "dekr": (partial(DEKRHead, criterion=DisplacementLoss()), DisplacementCodec),
     "cid": (partial(CIDHead, criterion=CIDLoss()), CIDCodec),
 }
-RENAMED = (
-    (r"^heatmap\.0", "heatmap_conv_layers.0.conv"),
-    (r"^heatmap\.1", "heatmap_conv_layers.0.bn"),
-    (r"^heatmap\.3", "heatmap_conv_layers.1"),
-    (r"^heatmap\.4", "heatmap_conv_layers.2"),
-    (r"^displacement\.0", "displacement_conv_layers.0.conv"),
-    (r"^displacement\.1", "displacement_conv_layers.0.bn"),
-    (r"^displacement\.([34])\.affine", r"displacement.\1.transform_matrix_conv"),
-    (r"^displacement\.([34])\.weight", r"displacement.\1.adapt_conv.weight"),
-    (r"^displacement\.([345])", lambda found: f"displacement_conv_layers.{int(found[1]) - 2}"),
-    (r"^coupled", "iia_module.keypoint_root_conv"),
-    (r"^shared", "gfd_module.conv_down"),
-    (r"^(channel|spatial)\.", r"gfd_module.\1_attention.atn."),
-    (r"^mask", "gfd_module.spatial_attention.conv"),
-    (r"^fuse", "gfd_module.fuse_attention"),
-    (r"^final", "gfd_module.heatmap_conv"),
-)
 CASES = record("people_heads")
 
 
-def published_name(name: str) -> str:
-    for ours, theirs in RENAMED:
-        name = re.sub(ours, theirs, name)
-    return name
-
-
 def with_recorded_weights(module: nn.Module, prefix: str) -> nn.Module:
+    family = HEADS[type(module).__name__] if prefix == "head" else Family()
     state = {
-        name: weight(f"{prefix}.{published_name(name) if prefix == 'head' else name}", tuple(value.shape))
+        name: weight(f"{prefix}.{family.published(name)}", tuple(value.shape))
         for name, value in module.state_dict().items()
     }
     module.load_state_dict(state)

@@ -1,6 +1,5 @@
 """Heads of coordinates as classes, and their loss: recorded figures, sizes that follow from strides, gradients."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from recorded import record, recorded_input, relative_error, weight
 from torch import Tensor, nn
 
 from lightpose.errors import UserError
+from lightpose.interop.mmpose.names import BACKBONES, HEADS, Family
 from lightpose.models.backbones.cspnext import CSPNeXt
 from lightpose.models.backbones.timm import TimmBackbone
 from lightpose.models.heads.rtmcc import RTMCCHead, ScaleNorm
@@ -18,36 +18,16 @@ from lightpose.models.losses.profiles import ProfileKL
 from lightpose.structures import Spec, Targets
 
 PARITY = Path(__file__).parents[1] / "data_files/parity"
-RTMCC = {
-    "final.": "head.final_layer.",
-    "norm.gain": "head.mlp.0.g",
-    "embed.": "head.mlp.1.",
-    "gau.norm.gain": "head.gau.ln.g",
-    "gau.out.": "head.gau.o.",
-    "gau.shortcut": "head.gau.res_scale.scale",
-    "gau.": "head.gau.",
-    "to_x.": "head.cls_x.",
-    "to_y.": "head.cls_y.",
-}
-SIMCC = {"final.": "head.final_layer.", "to_x.": "head.mlp_head_x.", "to_y.": "head.mlp_head_y."}
-SIMCC_DECONV = {
-    **SIMCC,
-    "upsample.": "head.deconv_head.deconv_layers.",
-    "final.": "head.deconv_head.final_layer.",
-}
 
 
 def spec(input_hw: tuple[int, int] = (64, 48), count: int = 5) -> Spec:
     return Spec({"x": (count, input_hw[1] * 2), "y": (count, input_hw[0] * 2)}, input_hw)
 
 
-def fill(part: nn.Module, names: Mapping[str, str]) -> None:
-    """Give a part the recorded weights; ``names`` maps the beginnings of our names to recorded ones."""
-    state = {}
-    for name, value in part.state_dict().items():
-        start = next(each for each in names if name.startswith(each))
-        state[name] = weight(names[start] + name[len(start) :], tuple(value.shape))
-    part.load_state_dict(state)
+def fill(part: nn.Module, prefix: str, family: Family) -> None:
+    """Give a part the recorded weights."""
+    state = part.state_dict()
+    part.load_state_dict({name: weight(prefix + family.published(name), tuple(state[name].shape)) for name in state})
 
 
 @pytest.mark.parametrize(
@@ -66,13 +46,13 @@ def test_matches_the_published_network(name: str) -> None:
     given = backbone.out_channels, backbone.strides, spec(tuple(case["input"][2:]), case["head"][0]["shape"][1])
     head: nn.Module
     if name in sizes:
-        head, names = RTMCCHead(*given, ProfileKL()), RTMCC
+        head, kind = RTMCCHead(*given, ProfileKL()), "RTMCCHead"
     elif name == "simcc_resnet50":
-        head, names = SimCCHead(*given, ProfileKL()), SIMCC
+        head, kind = SimCCHead(*given, ProfileKL()), "SimCCHead"
     else:
-        head, names = SimCCHead(*given, ProfileKL(), upsample_to=4), SIMCC_DECONV
-    fill(backbone, {"model.": "backbone.", "": "backbone."})
-    fill(head, names)
+        head, kind = SimCCHead(*given, ProfileKL(), upsample_to=4), "SimCCHead of deconvolutions"
+    fill(backbone, "backbone.", BACKBONES["CSPNeXt" if name in sizes else "ResNet"])
+    fill(head, "head.", HEADS[kind])
     with torch.inference_mode():
         outputs = head.eval()(backbone.eval()(recorded_input(case["input"])))
     assert relative_error(outputs["x"], case["head"][0]) < 1e-5

@@ -7,6 +7,7 @@ import torch
 from recorded import record, recorded_input, relative_error, weight
 
 from lightpose.errors import UserError
+from lightpose.interop.mmpose.names import BACKBONES, HEADS
 from lightpose.models.backbones.timm import TimmBackbone
 from lightpose.models.heads.regression import RegressionHead, RLEHead
 from lightpose.models.losses.regression import SmoothL1
@@ -19,19 +20,6 @@ def make(rle: bool, count: int = 5, channels: tuple[int, ...] = (8,), strides: t
     return RLEHead(channels, strides, spec, RLE()) if rle else RegressionHead(channels, strides, spec, SmoothL1())
 
 
-RENAMED = {
-    "final.": "fc.",
-    "criterion.flow.scale.": "loss_module.flow_model.s.",
-    "criterion.flow.shift.": "loss_module.flow_model.t.",
-}
-
-
-def published_name(name: str) -> str:
-    for ours, theirs in RENAMED.items():
-        name = name.replace(ours, theirs)
-    return name
-
-
 @torch.inference_mode()
 @pytest.mark.parametrize("rle", [False, True])
 def test_the_network_computes_the_recorded_outputs(rle):
@@ -39,10 +27,13 @@ def test_the_network_computes_the_recorded_outputs(rle):
     case = record("rle_resnet50" if rle else "regression_resnet50")
     backbone = TimmBackbone("resnet50")
     head = make(rle, case["outputs"][0]["shape"][1], backbone.out_channels, backbone.strides)
-    for module, prefix in ((backbone.model, "backbone."), (head, "head.")):
+    for module, prefix, family in (
+        (backbone.model, "backbone.", BACKBONES["ResNet"]),
+        (head, "head.", HEADS["RLEHead" if rle else "RegressionHead"]),
+    ):
         module.load_state_dict(
             {
-                name: weight(prefix + published_name(name), tuple(each.shape))
+                name: weight(prefix + family.published(name), tuple(each.shape))
                 for name, each in module.state_dict().items()
             }
         )

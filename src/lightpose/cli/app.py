@@ -26,8 +26,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightpose.cli.arguments import path_given, with_inner_options, with_literal_paths
-from lightpose.cli.groups import conf_dir, conf_dirs, given_dir, group_files, group_lines, groups_of, read_option
+from lightpose.cli.groups import conf_dirs, given_dir, group_files, group_lines, groups_of, read_option
 from lightpose.cli.options import check_types
+from lightpose.conf_files import conf_dir
 from lightpose.errors import UserError
 from lightpose.runtime.signals import NAMES, Interrupted, is_started_by_lightning, received, watched
 

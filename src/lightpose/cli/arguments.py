@@ -14,6 +14,7 @@ PATHS = {
     "train": frozenset([*_TRAIN, "callbacks.*.dirpath", "callbacks.*.folder", "logger.*.save_dir"]),
     "eval": frozenset({"ckpt", "predictions", "annotations", "images", "boxes", "out", "hydra.run.dir"}),
     "predict": frozenset({"ckpt", "lift", "source", "images", "boxes", "out", "detector.weights"}),
+    "convert_mmpose": frozenset({"src", "out"}),
     "data_check": frozenset({"data.train", "data.images"}),
     "data_preview": frozenset([*_TRAIN, "out"]),
     "data_synthetic": frozenset({"out"}),

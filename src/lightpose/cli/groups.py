@@ -7,12 +7,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-
-def conf_dir() -> Path:
-    """The folder of configuration groups: inside the installed package, or at the top of a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parents[1] / "conf"
+from lightpose.conf_files import conf_dir
 
 
 def conf_dirs() -> list[Path]:

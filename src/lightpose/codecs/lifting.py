@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lightpose.codecs.base import Codec
 from lightpose.codecs.maps import on_device, one_pose_per_row
@@ -29,6 +30,7 @@ class LiftingCodec(Codec):
         root: names of the joints whose mean is the root; None takes the skeleton's first.
         mean: (K, 3) metres, mean of the targets.
         std: (K, 3) metres, standard deviation of the targets.
+        root_left_out: networks give joints without the first, which is the root.
 
     Raises:
         UserError: for a root that the skeleton doesn't have, and for statistics of another shape.
@@ -42,9 +44,13 @@ class LiftingCodec(Codec):
         root: Sequence[str] | None = None,
         mean: Sequence[Sequence[float]] | None = None,
         std: Sequence[Sequence[float]] | None = None,
+        root_left_out: bool = False,
     ) -> None:
         check_grid(grid)
-        self.spec = Spec({"joints": (skeleton.num_keypoints, 3)}, input_hw)
+        if root_left_out and root:
+            raise UserError("codec.root_left_out leaves out the skeleton's first joint; set codec.root=null")
+        self.spec = Spec({"joints": (skeleton.num_keypoints - root_left_out, 3)}, input_hw)
+        self._left_out = int(root_left_out)
         self._root = torch.tensor(skeleton.indices(root) if root else [0])
         self._mean, self._std = (_statistics(name, skeleton, given) for name, given in (("mean", mean), ("std", std)))
         self._loss_weights, self._swap = torch.tensor(skeleton.weights), torch.tensor(skeleton.swap)
@@ -65,7 +71,8 @@ class LiftingCodec(Codec):
         labelled = labelled * labelled[:, root].amin(1, keepdim=True)
         relative = self._standardised(joints - joints[:, root].mean(1, keepdim=True))
         target = torch.where(labelled[..., None] > 0, relative, 0.0)
-        return Targets({"joints": target}, {"joints": labelled * on_device(self._loss_weights, labelled)})
+        weights = labelled * on_device(self._loss_weights, labelled)
+        return Targets({"joints": target[:, self._left_out :]}, {"joints": weights[:, self._left_out :]})
 
     def decode(self, outputs: dict[str, Tensor]) -> Poses:
         """One pose per row, in mm from the root; each score is 1."""
@@ -76,13 +83,15 @@ class LiftingCodec(Codec):
         """Undo a horizontal mirroring of the input; an involution, up to rounding where there are statistics."""
         joints = self._metres(outputs["joints"])
         mirrored = joints.index_select(1, on_device(self._swap, joints)) * on_device(self._mirror, joints)
-        return {"joints": self._standardised(mirrored)}
+        return {"joints": self._standardised(mirrored)[:, self._left_out :]}
 
     def _standardised(self, joints: Tensor) -> Tensor:
         joints = joints if self._mean is None else joints - on_device(self._mean, joints)
         return joints if self._std is None else joints / on_device(self._std, joints)
 
     def _metres(self, joints: Tensor) -> Tensor:
+        """(B, K, 3), with the root if that is left out."""
+        joints = functional.pad(joints, (0, 0, self._left_out, 0))
         joints = joints if self._std is None else joints * on_device(self._std, joints)
         return joints if self._mean is None else joints + on_device(self._mean, joints)
 

@@ -1,9 +1,12 @@
 """From stored pixels to network pixels, on the device."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from lightpose.errors import UserError
 
 
 class Normalize(nn.Module):
@@ -12,16 +15,24 @@ class Normalize(nn.Module):
     Args:
         mean: of R, G, B on the 0 to 255 scale.
         std: likewise.
+        order: of the channels that come out; some published weights take ``bgr``.
+
+    Raises:
+        UserError: for another order.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], order: Literal["rgb", "bgr"] = "rgb") -> None:
         super().__init__()
+        if order not in ("rgb", "bgr"):
+            raise UserError(f"preprocessor.order={order!r} is unknown; use rgb or bgr")
+        self.order = order
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 or float in, float32 out."""
-        return (inputs.float() - self.mean) / self.std
+        normal = (inputs.float() - self.mean) / self.std
+        return normal.flip(-3) if self.order == "bgr" else normal

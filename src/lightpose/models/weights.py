@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
@@ -18,13 +19,21 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightpose.errors import UserError
-from lightpose.trust import check_data
+from lightpose.trust import DEEPEST, MOST_ENTRIES, check_data
 
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "state_dict_ema", "net")
 """Keys under which training scripts put the state dict."""
 WRAPPING = frozenset({"module", "model", "net", "backbone", "encoder", "student", "teacher", "_orig_mod", "state_dict"})
 """Parts of names that only say what a network was wrapped in, in a file or in a model."""
 SHOWN = 4
+_multiarray: Any = np._core.multiarray  # type: ignore[attr-defined]
+_NUMPY: list[Any] = [
+    *(_multiarray._reconstruct, _multiarray.scalar, np.ndarray, np.dtype),
+    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")),
+    (_multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+    (_multiarray.scalar, "numpy.core.multiarray.scalar"),
+]
+"""What arrays and numbers of NumPy are made by, under the names of NumPy 2 and 1."""
 _log = logging.getLogger(__name__)
 
 
@@ -96,7 +105,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def load_data(path: Path, what: str, whole: bool = False) -> Any:
+def load_data(path: Path, what: str, whole: bool = False, arrays: bool = False) -> Any:
     """Content of a ``.safetensors`` file, or of one that torch.save wrote, on the CPU.
 
     No code in it is run, and it takes no more memory than the file is long.
@@ -105,6 +114,7 @@ def load_data(path: Path, what: str, whole: bool = False) -> Any:
         path: a file that exists.
         what: it is, for messages.
         whole: compare the content with its check sums, which some programs leave out.
+        arrays: let in NumPy's arrays of numbers, which come out as lists.
 
     Raises:
         UserError: when it is damaged, or holds more than tensors and plain data.
@@ -123,7 +133,8 @@ def load_data(path: Path, what: str, whole: bool = False) -> Any:
                     raise ValueError(f"the check sum of {damaged} is wrong")
         elif whole:
             raise ValueError("it is no archive of torch.save")
-        content = torch.load(path, "cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY if arrays else []):
+            content = torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{what} is damaged or holds more than plain data, which could run code when read; if you trust it, save "
@@ -132,10 +143,26 @@ def load_data(path: Path, what: str, whole: bool = False) -> Any:
     except Exception as error:  # a damaged file raises whatever the place of the damage leads to
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{what} can't be read as a PyTorch or .safetensors file ({reason}); fetch it again") from error
+    content = _without_arrays(content) if arrays else content
     check_data(content, what)
     storages = {each.untyped_storage()._cdata: each.untyped_storage().nbytes() for each in _tensors(content)}
     if sum(storages.values()) > path.stat().st_size:
         raise UserError(f"{what} names tensors that are larger than itself; get it from a source you trust")
+    return content
+
+
+def _without_arrays(content: Any, depth: int = 0, count: list[int] | None = None) -> Any:
+    """The same data, with lists in place of NumPy's arrays and numbers; what `check_data` refuses stays as it is."""
+    count = [0] if count is None else count
+    count[0] += 1
+    if isinstance(content, (np.ndarray, np.generic)):
+        return content.tolist()
+    if depth > DEEPEST or count[0] > MOST_ENTRIES:
+        return content
+    if isinstance(content, Mapping):
+        return {key: _without_arrays(value, depth + 1, count) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_without_arrays(value, depth + 1, count) for value in content]
     return content
 
 

@@ -1,12 +1,15 @@
 """HRNet: parallel branches of four resolutions that exchange features again and again."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
+from lightpose.errors import UserError
 from lightpose.models.backbones.layers import check_divides, init_convs
 from lightpose.models.backbones.timm import create_timm, select_levels
 from lightpose.models.base import FeatureModule
@@ -92,6 +95,8 @@ class HRNet(HighResolutionNet):
         pretrained: start from timm's ImageNet weights of this width.
         weights: start from this file instead (`lightpose.models.weights.load_weights`).
         input_hw: input size, to be refused here if it doesn't divide.
+        upsample: how coarse maps are enlarged before they are added up: ``nearest``, or ``bilinear`` as in HRNetV2 for
+            faces and hands.
 
     Raises:
         UserError: for an input size that doesn't divide, an index that isn't there, or weights that can't be had.
@@ -105,9 +110,14 @@ class HRNet(HighResolutionNet):
         pretrained: bool = False,
         weights: str | Path | None = None,
         input_hw: Sequence[int] | None = None,
+        upsample: Literal["nearest", "bilinear"] = "nearest",
     ) -> None:
         check_divides("HRNet", input_hw)
-        super().__init__([width * 2**i for i in range(4)], BLOCKS, MODULES, _basic_module, out_indices)
+        if upsample not in ("nearest", "bilinear"):
+            raise UserError(f"backbone.upsample={upsample!r} is unknown; use nearest or bilinear")
+        super().__init__(
+            [width * 2**i for i in range(4)], BLOCKS, MODULES, partial(_basic_module, upsample=upsample), out_indices
+        )
         if weights is not None:
             load_weights(self, weights)
         elif pretrained:
@@ -179,9 +189,9 @@ class Fusion(nn.ModuleDict):
         return [x if column == row else layers[str(column)](x) for column, x in enumerate(maps)]
 
 
-def _basic_module(channels: Sequence[int], rows: Sequence[int]) -> HighResolutionModule:
+def _basic_module(channels: Sequence[int], rows: Sequence[int], upsample: str) -> HighResolutionModule:
     branches = [nn.Sequential(*(BasicBlock(width, width) for _ in range(BLOCKS))) for width in channels]
-    return HighResolutionModule(branches, Fusion(channels, rows, conv_bn_relu))
+    return HighResolutionModule(branches, Fusion(channels, rows, conv_bn_relu, upsample))
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:

@@ -27,6 +27,8 @@ class HeatmapHead(Head):
             convolution (arXiv:1804.06208); ``bilinear`` resizes at once, then a 3x3 convolution (arXiv:2204.12484).
         channels: of each transposed convolution.
         stages: how often the features go through these maps.
+        groups: of each transposed convolution.
+        hidden: channels of a 1x1 convolution before the last, with batch norm, as in HRNetV2; None for no such layer.
 
     Raises:
         UserError: when the features can't be upsampled to the map's size.
@@ -43,6 +45,8 @@ class HeatmapHead(Head):
         upsample: Literal["deconv", "bilinear"] = "deconv",
         channels: int = 256,
         stages: int = 1,
+        groups: int = 1,
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
         self.criterion = criterion
@@ -56,11 +60,15 @@ class HeatmapHead(Head):
         assert spec.input_hw is not None
         self.padded_hw = tuple(int(-(-side // strides[self.level]) * factor) for side in spec.input_hw)
         if upsample == "deconv":
-            self.upsample, width = deconvs(factor, width, channels)
+            self.upsample, width = deconvs(factor, width, channels, groups)
         elif upsample == "bilinear":
             self.upsample = nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=factor, mode="bilinear"))
         else:
             raise UserError(f"head.upsample={upsample!r} is unknown; use deconv or bilinear")
+        self.hidden = nn.Sequential()
+        if hidden is not None:
+            self.hidden.extend([nn.Conv2d(width, hidden, 1), nn.BatchNorm2d(hidden), nn.ReLU(inplace=True)])
+            width = hidden
         kernel = 1 if upsample == "deconv" else 3
         self.sizes = [math.prod(shape[:-2]) for shape in self.shapes.values()]
         self.final = nn.Conv2d(width, sum(self.sizes), kernel, padding=kernel // 2)
@@ -68,7 +76,7 @@ class HeatmapHead(Head):
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Outputs by name, shaped (B, *spec.outputs[name])."""
-        maps = self.final(self.upsample(features[self.level]))  # (B, sum of sizes, h, w)
+        maps = self.final(self.hidden(self.upsample(features[self.level])))  # (B, sum of sizes, h, w)
         if tuple(maps.shape[-2:]) == self.padded_hw:
             maps = maps[..., : self.map_hw[0], : self.map_hw[1]]
         parts = maps.split(self.sizes, 1)
@@ -114,17 +122,25 @@ def upsampling(stride: int, spec: Spec, map_hw: tuple[int, ...]) -> float:
     return factor
 
 
-def deconvs(factor: float, in_channels: int, channels: int) -> tuple[nn.Sequential, int]:
-    """Transposed convolutions that upsample by ``factor``, and their output channels."""
+def deconvs(factor: float, in_channels: int, channels: int, groups: int = 1) -> tuple[nn.Sequential, int]:
+    """Transposed convolutions that upsample by ``factor``, and their output channels.
+
+    Raises:
+        UserError: for a factor that is no power of two, and for groups that don't divide the channels.
+    """
     steps = round(math.log2(factor))
     if 2**steps != factor:
         raise UserError(
             f"head.upsample=deconv doubles sizes and can't upsample {factor:g} times; use head.upsample=bilinear, "
             "or a codec.stride that is the features' stride divided by a power of two"
         )
+    if steps and (in_channels % groups or channels % groups):
+        raise UserError(
+            f"head.groups={groups} must divide the features' {in_channels} channels and head.channels={channels}"
+        )
     layers: list[nn.Module] = []
     for width in [in_channels, *[channels] * (steps - 1)] if steps else []:
-        deconv = nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1, bias=False)
+        deconv = nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1, groups=groups, bias=False)
         start_small(deconv)
         layers += [deconv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers), channels if steps else in_channels

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightpose.errors import UserError
 from lightpose.models.base import Criterion
@@ -29,9 +29,12 @@ class IntegralHead(HeatmapHead):
         upsample: see `HeatmapHead`.
         channels: see `HeatmapHead`.
         stages: see `HeatmapHead`.
+        groups: see `HeatmapHead`.
+        hidden: see `HeatmapHead`.
         beta: factor of the logits before the softmax.
         debiased: take the background's part out of the mean, as cells whose logit is 0 pull it to the map's middle
             (arXiv:2110.13434). A map that is mostly background is moved from the middle by no more than ten times.
+        stored_places: keep the place of each column and row among the weights, as published ones do.
 
     Raises:
         UserError: when the features can't be upsampled to the map's size, or ``beta`` is not positive.
@@ -48,20 +51,28 @@ class IntegralHead(HeatmapHead):
         upsample: Literal["deconv", "bilinear"] = "deconv",
         channels: int = 256,
         stages: int = 1,
+        groups: int = 1,
+        hidden: int | None = None,
         beta: float = 1.0,
         debiased: bool = False,
+        stored_places: bool = False,
     ) -> None:
         if beta <= 0:
             raise UserError(f"head.beta={beta} must be positive; published values are 1, and 10 if debiased")
-        super().__init__(in_channels, strides, spec, criterion, upsample, channels, stages)
+        super().__init__(in_channels, strides, spec, criterion, upsample, channels, stages, groups, hidden)
         self.beta, self.debiased = beta, debiased
+        self.columns = self.rows = None
+        if stored_places:
+            height, width = self.map_hw
+            self.columns = nn.Parameter(torch.arange(width).view(1, 1, 1, -1) / width, requires_grad=False)
+            self.rows = nn.Parameter(torch.arange(height).view(1, 1, -1, 1) / height, requires_grad=False)
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Outputs by name, shaped (B, *spec.outputs[name])."""
         logits = super().forward(features)["heatmap"].float() * self.beta
         maps = logits.flatten(-2).softmax(-1).view_as(logits)  # (B, K, h, w)
         correction = self._correction(logits) if self.debiased else 1.0
-        x, y = _mean(maps.sum(-2), correction), _mean(maps.sum(-1), correction)
+        x, y = _mean(maps.sum(-2), correction, self.columns), _mean(maps.sum(-1), correction, self.rows)
         return {"heatmap": maps, "keypoints": torch.stack([x, y], -1)}
 
     def _correction(self, logits: Tensor) -> Tensor:
@@ -71,9 +82,13 @@ class IntegralHead(HeatmapHead):
         return 1 / (1 - log_share.clamp_max(0).exp()).clamp_min(1 / LARGEST_CORRECTION)
 
 
-def _mean(shares: Tensor, correction: Tensor | float) -> Tensor:
-    """(B, K): the mean cell over the number of cells, of shares (B, K, cells) of sum 1."""
+def _mean(shares: Tensor, correction: Tensor | float, places: Tensor | None) -> Tensor:
+    """(B, K): the mean cell over the number of cells, of shares (B, K, cells) of sum 1.
+
+    ``places`` are used as the cells over their number, where there are as many.
+    """
     cells = shares.shape[-1]
-    middle = (cells - 1) / 2
-    from_middle = torch.arange(cells, device=shares.device, dtype=shares.dtype) - middle
-    return (middle + (shares * from_middle).sum(-1) * correction) / cells
+    if places is None or places.numel() != cells:
+        places = torch.arange(cells, device=shares.device, dtype=shares.dtype) / cells
+    middle = (cells - 1) / (2 * cells)
+    return middle + (shares * (places.flatten() - middle)).sum(-1) * correction

@@ -25,6 +25,7 @@ class SimCCHead(Head):
         upsample_to: stride that transposed convolutions bring the features to; None for none of them.
         channels: of each transposed convolution.
         stages: how often the features go through these maps.
+        groups: of each transposed convolution.
     """
 
     emits = frozenset({"x", "y"})
@@ -38,12 +39,13 @@ class SimCCHead(Head):
         upsample_to: int | None = None,
         channels: int = 256,
         stages: int = 1,
+        groups: int = 1,
     ) -> None:
         super().__init__()
         self.criterion = criterion
         count, bins_x, bins_y = profile_shapes(spec)
         factor = 1.0 if upsample_to is None else max(strides[-1] / upsample_to, 1.0)
-        self.upsample, width = deconvs(factor, in_channels[-1], channels)
+        self.upsample, width = deconvs(factor, in_channels[-1], channels, groups)
         self.final = nn.Conv2d(width, count, 1)
         start_small(self.final)
         cells = round(math.prod(map_hw(spec, strides[-1])) * factor**2)

@@ -28,7 +28,7 @@ class VisibilityHead(Head):
         strides: of each feature map.
         spec: what the codec expects.
         head: builds the wrapped head, as `PoseNet` does.
-        width: channels of the convolution.
+        width: channels of the convolution; None for a linear layer of the map's mean (`MeanLogits`), as published.
         loss_weight: of the loss of visibility. It matters with SGD, and where gradients are clipped by their norm; Adam
             scales it away.
         stages: how often the features go through these maps.
@@ -44,7 +44,7 @@ class VisibilityHead(Head):
         strides: Sequence[int],
         spec: Spec,
         head: Callable[..., Head],
-        width: int = 128,
+        width: int | None = 128,
         loss_weight: float = 1e-3,
         stages: int = 1,
     ) -> None:
@@ -62,7 +62,8 @@ class VisibilityHead(Head):
         inner = replace(spec, outputs=outputs, targets=spec.target_names - {NAME})
         self.head = build_head(head, in_channels, strides, stages, inner, "head.head")
         self.loss_weight = loss_weight
-        self.visible = PooledLogits(in_channels[-1], width, shape[0])
+        channels, count = in_channels[-1], shape[0]
+        self.visible = MeanLogits(channels, count) if width is None else PooledLogits(channels, width, count)
 
     @property
     def emits(self) -> frozenset[str]:  # type: ignore[override]
@@ -93,6 +94,24 @@ class VisibilityHead(Head):
         with torch.autocast(visible.device.type, enabled=False):
             loss = functional.binary_cross_entropy_with_logits(outputs[NAME].float(), visible, weights, reduction="sum")
         return {NAME: self.loss_weight * loss / weights.sum().clamp_min(1)}
+
+
+class MeanLogits(nn.Module):
+    """Numbers (B, n) by a linear layer of the mean of a feature map. No gradient goes back to the map.
+
+    Args:
+        in_channels: of the map.
+        count: n.
+    """
+
+    def __init__(self, in_channels: int, count: int) -> None:
+        super().__init__()
+        self.final = nn.Linear(in_channels, count)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, n), in float32 under autocast."""
+        logits: Tensor = self.final(maps.detach().mean((-2, -1)))
+        return logits.float()
 
 
 class PooledLogits(nn.Module):

@@ -1,0 +1,188 @@
+"""The codec of an MMPose configuration as options of ours, with which it decodes the same."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lightpose.errors import UserError
+from lightpose.interop.mmpose.backbones import Part, kind_of
+from lightpose.interop.mmpose.settings import Settings, refused
+
+
+def input_hw_of(given: Part) -> tuple[int, int] | None:
+    """Height and width of the network's input; None where inputs are no images."""
+    size = given.get("input_size")
+    return None if size is None else (int(size[1]), int(size[0]))
+
+
+def _stride(given: Part) -> dict[str, Any]:
+    """Input pixels per cell, if not 4.
+
+    Raises:
+        UserError: where it is no whole number, or another one along x than along y.
+    """
+    steps = {side / cells for side, cells in zip(given["input_size"], given["heatmap_size"], strict=True)}
+    stride = steps.pop()
+    if steps or stride != int(stride):
+        raise refused(
+            f"maps of {list(given['heatmap_size'])} cells for inputs of {list(given['input_size'])} pixels",
+            "maps whose cells are squares of whole pixels",
+        )
+    return {} if stride == 4 else {"codec.stride": int(stride)}
+
+
+def _unless(usual: Any, key: str, value: Any) -> dict[str, Any]:
+    return {} if value == usual else {key: value}
+
+
+def _msra(given: Part) -> Settings:
+    values = {**_stride(given), **_unless(2.0, "codec.sigma", float(given.get("sigma", 2)))}
+    if given.get("unbiased"):
+        values |= {"codec.blur_border": "zero", "codec.dark_step": 2}
+        values |= _unless(11, "codec.blur_kernel", given.get("blur_kernel_size", 11))
+    else:
+        values |= {"codec.centers": "rounded", "codec.truncate": 3.0, "codec.refine": "quarter"}
+    return Settings({"codec": "heatmap"}, {"grid": "stride", **values})
+
+
+def _udp(given: Part) -> Settings:
+    blur = _unless(11, "codec.blur_kernel", given.get("blur_kernel_size", 11))
+    if given.get("heatmap_type", "gaussian") == "combined":
+        radius = _unless(0.0546875, "codec.radius_factor", given.get("radius_factor", 0.0546875))
+        return Settings({"codec": "heatmap_offset"}, {"grid": "udp", **_stride(given), **radius, **blur})
+    sigma = _unless(2.0, "codec.sigma", float(given.get("sigma", 2)))
+    border = {"codec.truncate": 3.0, "codec.blur_border": "zero"}
+    return Settings({"codec": "heatmap"}, {"grid": "udp", **_stride(given), **sigma, **border, **blur})
+
+
+def _megvii(given: Part) -> Settings:
+    kernels = given["kernel_size"]
+    kernels = list(kernels) if isinstance(kernels, Sequence) else [kernels]
+    usual = _unless([15, 11, 9, 7, 5], "codec.kernels", kernels)
+    return Settings({"codec": "megvii"}, {"grid": "stride", **_stride(given), **usual})
+
+
+def _simcc(given: Part) -> Settings:
+    split = float(given.get("simcc_split_ratio", 2.0))
+    if split != int(split):
+        raise refused(f"SimCCLabel with simcc_split_ratio={split}", "a whole number of bins per pixel")
+    values = {"grid": "stride", **_unless(2, "codec.split", int(split))}
+    if given.get("smoothing_type", "gaussian") == "standard":
+        values |= {"codec.target": "one_hot", "codec.label_smoothing": given.get("label_smooth_weight", 0.0)}
+    else:
+        sigma = given.get("sigma", 6.0)
+        values["codec.sigma"] = list(sigma) if isinstance(sigma, Sequence) else [sigma, sigma]
+        values |= _unless(False, "codec.normalize", bool(given.get("normalize", True)))
+    return Settings(
+        {"codec": "simcc"}, values | _unless("none", "codec.refine", "dark" if given.get("use_dark") else "none")
+    )
+
+
+def _regression(given: Part) -> Settings:
+    return Settings({"codec": "regression"}, {"grid": "stride"})
+
+
+def _integral(given: Part) -> Settings:
+    sigma = _unless(2.0, "codec.sigma", float(given.get("sigma", 2)))
+    centers = {} if given.get("unbiased") else {"codec.centers": "rounded", "codec.truncate": 3.0}
+    return Settings({"codec": "integral"}, {"grid": "stride", **_stride(given), **sigma, **centers})
+
+
+def _displacement(given: Part) -> Settings:
+    center, keypoint = given.get("sigma") or (4, 2)
+    values = {
+        **_stride(given),
+        **_unless(2.0, "codec.sigma", float(keypoint)),
+        **_unless(4.0, "codec.center_sigma", float(center)),
+        "codec.published": True,
+        "codec.smallest": given.get("minimal_diagonal_length", 5.0),
+        **_unless(5, "codec.peak_kernel", given.get("decode_nms_kernel", 5)),
+        **_unless(0.01, "codec.threshold", given.get("decode_thr", 0.01)),
+        **_unless(30, "codec.max_people", given.get("decode_max_instances", 30)),
+    }
+    return Settings({"codec": "displacement"}, {"grid": "stride", **values})
+
+
+def _cid(given: Part) -> Settings:
+    overlap = _unless(0.7, "codec.overlap", given.get("heatmap_min_overlap", 0.7))
+    return Settings({"codec": "cid"}, {"grid": "half_pixel", **_stride(given), **overlap})
+
+
+def _tags(given: Part) -> Settings:
+    shift = given.get("decode_center_shift", 0.0)
+    values = {
+        **_stride(given),
+        **_unless(2.0, "codec.sigma", float(given.get("sigma", 2))),
+        **({} if given.get("use_udp") else {"codec.centers": "rounded", "codec.refine": "quarter"}),
+        **_unless(5, "codec.nms_kernel", given.get("decode_nms_kernel", 5)),
+        **_unless(30, "codec.max_people", given.get("decode_max_instances") or given.get("decode_topk", 30)),
+        **_unless(0.1, "codec.score_threshold", given.get("decode_keypoint_thr", 0.1)),
+        **_unless(1.0, "codec.tag_threshold", given.get("decode_tag_thr", 1.0)),
+    }
+    grid = "udp" if given.get("use_udp") else ("half_pixel" if shift else "stride")
+    return Settings({"codec": "associative_embedding"}, {"grid": grid, **values})
+
+
+def _one_stage(given: Part) -> Settings:
+    return Settings({"codec": "onestage"})
+
+
+def _image_lifting(given: Part) -> Settings:
+    values: dict[str, Any] = {}
+    for ours, theirs, root in (("mean", "target_mean", 0.0), ("std", "target_std", 1.0)):
+        if given.get(theirs) is not None:
+            rows = [list(map(float, row)) for row in _rows(given[theirs])]
+            if given.get("remove_root"):
+                rows.insert(given.get("root_index", 0), [root] * 3)
+            values[f"codec.{ours}"] = rows
+    if given.get("remove_root"):
+        values["codec.root_left_out"] = True
+    return Settings({"codec": "lifting"}, values)
+
+
+def _rows(value: Any) -> Any:
+    """(K, 3), whatever further dimensions of 1 stand before it."""
+    while len(value) == 1 and isinstance(value[0][0], Sequence):
+        value = value[0]
+    return value
+
+
+CODECS: dict[str, Callable[[Part], Settings]] = {
+    "AssociativeEmbedding": _tags,
+    "DecoupledHeatmap": _cid,
+    "ImagePoseLifting": _image_lifting,
+    "IntegralRegressionLabel": _integral,
+    "MSRAHeatmap": _msra,
+    "MegviiHeatmap": _megvii,
+    "MotionBERTLabel": lambda given: Settings({"codec": "motionbert"}),
+    "RegressionLabel": _regression,
+    "SPR": _displacement,
+    "SimCCLabel": _simcc,
+    "UDPHeatmap": _udp,
+    "VideoPoseLifting": lambda given: Settings({"codec": "lifting"}),
+    "YOLOXPoseAnnotationProcessor": _one_stage,
+}
+
+
+def one_codec(given: Part | Sequence[Part]) -> Part:
+    """Several codecs of a network with several levels as one."""
+    if isinstance(given, Mapping):
+        return given
+    kinds = {kind_of(each) for each in given}
+    if kinds == {"MegviiHeatmap"}:
+        return {**given[-1], "kernel_size": [each["kernel_size"] for each in given]}
+    raise refused(f"several codecs of {' and '.join(sorted(kinds))}", "several of MegviiHeatmap alone")
+
+
+def codec_settings(given: Part | Sequence[Part]) -> Settings:
+    """The codec of an MMPose configuration, and its pixel grid.
+
+    Raises:
+        UserError: for one that lightpose doesn't have.
+    """
+    codec = one_codec(given)
+    kind = kind_of(codec)
+    if kind not in CODECS:
+        raise UserError(
+            f"lightpose has no codec like MMPose's {kind}; those that it has are {', '.join(sorted(CODECS))}"
+        )
+    return CODECS[kind](codec)
