@@ -41,7 +41,7 @@ class OnnxModel(PoseEstimator):
         self.skeleton, self.grid, self.config = skeleton, description.grid, description.config
         self.input_hw = (description.input_hw[0], description.input_hw[1])
         self.metrics = nn.ModuleList(metrics.values())
-        self._flip_test = description.flip_test
+        self._flip_test, self._frozen = description.flip_test, []
         self.output_shapes = self._checked_outputs()
 
     def _checked_outputs(self) -> dict[str, tuple[int, ...]]:
@@ -54,8 +54,8 @@ class OnnxModel(PoseEstimator):
         inputs = [(each.name, each.type, each.shape[1:]) for each in self.session.get_inputs()]
         if inputs != [(INPUT, "tensor(uint8)", [*self.input_hw, 3])]:
             raise UserError(
-                f"{self.path} takes {inputs}; expected {INPUT} of uint8 (N, {', '.join(map(str, self.input_hw))}, 3), so "
-                "give a file that lightpose-export wrote"
+                f"{self.path} takes {inputs}; expected {INPUT} of uint8 {('N', *self.input_hw, 3)}, so give a file "
+                "that lightpose-export wrote"
             )
         count = self.skeleton.num_keypoints
         needed = {"keypoints": (count, 2), "keypoint_scores": (count,), "scores": ()}
