@@ -13,6 +13,7 @@ _TRAIN += ["output_dir", "hydra.run.dir"]
 PATHS = {
     "train": frozenset([*_TRAIN, "callbacks.*.dirpath", "callbacks.*.folder", "logger.*.save_dir"]),
     "eval": frozenset({"ckpt", "predictions", "annotations", "images", "boxes", "out", "hydra.run.dir"}),
+    "export": frozenset({"ckpt", "annotations", "images", "out"}),
     "predict": frozenset({"ckpt", "lift", "source", "images", "boxes", "out", "detector.weights"}),
     "convert_mmpose": frozenset({"src", "out"}),
     "data_check": frozenset({"data.train", "data.images"}),

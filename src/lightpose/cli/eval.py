@@ -80,7 +80,9 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     from lightpose.checkpoint import assemble, load, rebuild, section
     from lightpose.cli.options import check_options, keys_given, preparing
     from lightpose.errors import UserError
+    from lightpose.estimators.base import PoseEstimator
     from lightpose.inference.writers import check_out
+    from lightpose.interop.onnx.packages import is_onnx
     from lightpose.metrics.oks import OKS
     from lightpose.runtime.precision import precision
     from lightpose.runtime.processes import ending_together, orderly_signals
@@ -88,7 +90,13 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
 
     if any(key.split(".")[0] == "skeleton" for key in keys_given()):
         raise UserError("a checkpoint has a skeleton of its own; leave out skeleton=")
-    estimator = load(config["ckpt"], trust=config["trust"], training=True)
+    graph = is_onnx(config["ckpt"])
+    if graph:
+        estimator: PoseEstimator = graph_to_score(config)
+    elif config["device"] is not None:
+        raise UserError("device= says where an ONNX file runs; leave it out for a checkpoint")
+    else:
+        estimator = load(config["ckpt"], trust=config["trust"], training=True)
     data = section(estimator.config, "data")
     if config["annotations"] is not None:
         data |= {"val": config["annotations"], "images": None, "val_images": None}
@@ -115,10 +123,10 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
         raise UserError("the checkpoint's `data` is no data module; give a .ckpt file that lightpose-train wrote")
     with preparing():
         trainer = L.Trainer(
-            accelerator="auto",
+            accelerator="cpu" if graph else "auto",
             devices=config["devices"],
             precision=precision(config["precision"], "auto"),  # type: ignore[arg-type]
-            callbacks=[Acceleration(config["speed"])],
+            callbacks=[] if graph else [Acceleration(config["speed"])],
             logger=False,
             enable_model_summary=False,
         )
@@ -130,6 +138,22 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
         write(out, figures, estimator, trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
         log.info("written to %s", out)
     return figures
+
+
+def graph_to_score(config: dict[str, Any]) -> Any:
+    """The model in an ONNX file, with its metrics.
+
+    Raises:
+        UserError: for options that it leaves no choice of.
+    """
+    from lightpose.errors import UserError
+    from lightpose.interop.onnx.model import load_onnx
+
+    fixed = {"precision": ("32-true", "auto"), "speed": ("auto", "eager"), "devices": (1,)}
+    for key, values in fixed.items():
+        if config[key] not in values:
+            raise UserError(f"{key}={config[key]} is no choice for an ONNX file; leave it out")
+    return load_onnx(config["ckpt"], config["device"], config["trust"], metrics=True)
 
 
 @contextmanager

@@ -49,7 +49,8 @@ LEAST = {
 
 TYPES: Mapping[str, Mapping[str, Any]] = {
     "train": {"seed": int, "max_input_pixels": int},
-    "eval": {"batch_size": int, "num_workers": int | None, "flip_test": bool | None},
+    "eval": {"batch_size": int, "num_workers": int | None, "flip_test": bool | None, "device": str | None},
+    "export": {"format": str, "out": str, "flip_test": bool, "tolerance_px": float},
     "predict": {
         "source": str | int,
         "lift": str | None,

@@ -288,7 +288,7 @@ class PoseEstimator(L.LightningModule):
 
     def _outputs(self, inputs: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The head's outputs in float32: of the inputs alone, and if `flip_test` joined with those of mirror images."""
-        count = len(inputs)
+        count = inputs.shape[0]
         features = self.net.features(torch.cat([inputs, self.mirror(inputs)]) if self.flip_test else inputs)
         own = [feature[:count] for feature in features]
         plain = {name: output.float() for name, output in self.net.head(own).items()}
@@ -345,17 +345,24 @@ class PoseEstimator(L.LightningModule):
         share_buffers(self.net)
 
     def on_validation_epoch_end(self) -> None:
-        """Log every figure of every metric; those that score against the annotation file get its content first.
-
-        That they get it here, before anything waits for the device, lets a GPU compute the last batches meanwhile.
-        """
+        """Log the loss, and every figure of every metric."""
         if self.trainer.sanity_checking:
             return
+        self._give_ground_truth()
+        self.log("val/loss", self.val_loss.compute() / self.val_samples.compute().clamp_min(1), prog_bar=True)
+        self._log_figures()
+
+    def _give_ground_truth(self) -> None:
+        """Metrics that score against the annotation file get its content.
+
+        That they get it before anything waits for the device lets a GPU compute the last batches meanwhile.
+        """
         dataset = self.trainer.val_dataloaders.dataset  # type: ignore[union-attr]
         for metric in cast(Iterable[Any], self.metrics):
             if isinstance(metric, NeedsGroundTruth):
                 metric.set_ground_truth(dataset.ground_truth())
-        self.log("val/loss", self.val_loss.compute() / self.val_samples.compute().clamp_min(1), prog_bar=True)
+
+    def _log_figures(self) -> None:
         for metric in cast(Iterable[Metric], self.metrics):
             for name, value in self._figures(metric):
                 self.log(f"val/{name}", value, prog_bar=name in ("AP", "EPE_px", "MPJPE_mm"))

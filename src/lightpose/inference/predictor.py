@@ -33,6 +33,7 @@ from lightpose.inference.inputs import Image, given_boxes, is_one
 from lightpose.inference.prefetch import AHEAD, batched, prefetch
 from lightpose.inference.sources import ImageFiles, without_bad
 from lightpose.inference.transfer import Transfer
+from lightpose.interop.onnx.packages import is_onnx
 from lightpose.runtime.precision import precision
 from lightpose.runtime.speed import Speed, speed_up
 from lightpose.structures import Array, Poses, Sample
@@ -59,11 +60,13 @@ class Predictor:
     batch before are handed out.
 
     Args:
-        checkpoint: a ``.ckpt`` file that lightpose-train wrote.
-        device: such as ``cpu`` or ``cuda:1``; None takes the accelerator if there is one.
+        checkpoint: a ``.ckpt`` file that lightpose-train wrote, or an ``.onnx`` file that lightpose-export wrote.
+        device: such as ``cpu`` or ``cuda:1``; None takes the accelerator if there is one. For an ONNX file it names
+            ONNX Runtime's provider.
         trust: packages, modules or classes outside lightpose, torch and timm that the checkpoint may build from.
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``; ``auto`` is the fastest on a GPU of NVIDIA, and
-            ``32-true`` elsewhere. Mixed precision rounds the maps, which moves keypoints by a fraction of a cell.
+            ``32-true`` elsewhere. Mixed precision rounds the maps, which moves keypoints by a fraction of a cell. An
+            ONNX file has its own.
         speed: see `lightpose.runtime.speed.speed_up`.
         image_bits: how many bits the values of 16-bit images have (`lightpose.data.pixels.decode.read_image`); None: as
             the checkpoint was trained.
@@ -82,15 +85,20 @@ class Predictor:
         speed: Speed = "auto",
         image_bits: int | None = None,
     ) -> None:
-        self.device = find_device(device)
-        self.autocast = find_autocast(precision, self.device)
-        self.estimator = load(checkpoint, trust).to(self.device)
+        if is_onnx(checkpoint):
+            self.device, self.autocast = torch.device("cpu"), None  # of all but the graph
+            self.estimator = exported(checkpoint, device, trust, precision, speed)
+        else:
+            self.device = find_device(device)
+            self.autocast = find_autocast(precision, self.device)
+            self.estimator = load(checkpoint, trust).to(self.device)
         if self.estimator.input_hw is None:
             raise UserError(
                 f"{checkpoint} takes sequences of keypoints, not images; give a model of images as ckpt= and this "
                 "one as lift=, or source=predictions.json, which lightpose-predict wrote"
             )
-        speed_up(self.estimator.net, speed, self.device)
+        if not is_onnx(checkpoint):
+            speed_up(self.estimator.net, speed, self.device)
         self.skeleton = self.estimator.skeleton
         self.image_bits = trained_image_bits(self.estimator) if image_bits is None else image_bits
         check_image_bits(self.image_bits)
@@ -323,6 +331,22 @@ def find_autocast(choice: str, device: torch.device) -> torch.dtype | None:
     if chosen not in AUTOCAST:
         raise UserError(f"precision={choice} is unknown; use auto or one of {', '.join(AUTOCAST)}")
     return AUTOCAST[chosen]
+
+
+def exported(path: str | Path, device: str | None, trust: Trust, precision: str, speed: Speed) -> PoseEstimator:
+    """The model in an ONNX file.
+
+    Raises:
+        UserError: for a precision or speed that the file leaves no choice of, and for what `load_onnx` refuses.
+    """
+    from lightpose.interop.onnx.model import load_onnx
+
+    if precision not in ("auto", "32-true") or speed not in ("auto", "eager"):
+        raise UserError(
+            f"{path} has the precision it was exported in, and runs as ONNX Runtime does it; leave out precision= and "
+            "speed="
+        )
+    return load_onnx(path, device, trust)
 
 
 def trained_image_bits(estimator: PoseEstimator) -> int:

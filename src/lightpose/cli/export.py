@@ -1,0 +1,45 @@
+"""``lightpose-export``: write the model of a checkpoint as an ONNX file."""
+
+import logging
+
+from omegaconf import DictConfig
+
+from lightpose.cli import app
+from lightpose.errors import UserError
+from lightpose.runtime.imports import quick_imports
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app.run("export", export)
+
+
+def export(composed: DictConfig) -> None:
+    """Export as configured, and print how far the file is from the checkpoint."""
+    with quick_imports():
+        from lightpose.cli.setup import resolved
+        from lightpose.interop.onnx.export import export, told
+
+    config = resolved(composed)
+    if config["format"] != "onnx":
+        raise UserError(f"format={config['format']} is unknown; use onnx")
+    if config["images"] is not None and config["annotations"] is None:
+        raise UserError("images= is the folder of the images that annotations= lists; give both, or neither")
+    difference = export(
+        config["ckpt"],
+        config["out"],
+        config["flip_test"],
+        config["annotations"],
+        config["images"],
+        config["tolerance_px"],
+        config["trust"],
+    )
+    for line in told(difference):
+        log.info("%s", line)
+    log.info("written to %s", config["out"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""From a checkpoint to an ONNX file that is proven to give the same."""
+
+import logging
+import os
+from pathlib import Path
+
+from lightpose.checkpoint import eval_transforms, load
+from lightpose.errors import UserError
+from lightpose.inference.crops import Cropper
+from lightpose.inference.predictor import trained_image_bits
+from lightpose.interop.onnx.description import NAME, describe, written
+from lightpose.interop.onnx.graph import check_exportable, to_graph, without_head
+from lightpose.interop.onnx.packages import LARGEST, WRITING, is_onnx, packages
+from lightpose.interop.onnx.proof import BATCHES, Columns, Difference, crops, prove
+from lightpose.interop.onnx.session import open_session
+from lightpose.runtime.whole_files import written_aside
+from lightpose.trust import Trust
+
+log = logging.getLogger(__name__)
+
+
+def export(
+    checkpoint: str | Path,
+    out: str | Path,
+    flip_test: bool = False,
+    annotations: str | None = None,
+    images: str | None = None,
+    tolerance_px: float = 0.02,
+    trust: Trust = (),
+) -> Difference:
+    """Write the model of a checkpoint as an ONNX file, from uint8 pixels to keypoints in input pixels.
+
+    Before the file is there, crops of people go through PyTorch and through ONNX Runtime, in batches of 1, 2 and 7.
+
+    Args:
+        checkpoint: a ``.ckpt`` file that lightpose-train wrote.
+        out: the file, which appears whole or not at all.
+        flip_test: let the graph average with the mirror image, as `PoseEstimator.outputs` does.
+        annotations: COCO JSON of the people to compare on; None for drawn ones.
+        images: folder of its images.
+        tolerance_px: most input pixels between the keypoints of the two.
+        trust: see `lightpose.load`.
+
+    Returns:
+        The differences.
+
+    Raises:
+        UserError: when the model can't be exported, or the two differ by more; nothing is written.
+    """
+    onnx, *_ = packages(WRITING)
+    out = Path(out)
+    if not is_onnx(out):
+        raise UserError(f"out={out} doesn't end in .onnx, by which lightpose knows such files; give another name")
+    if not out.parent.is_dir():
+        raise UserError(f"out={out} is in a folder that isn't there; make {out.parent} first")
+    if not tolerance_px > 0:
+        raise UserError(f"tolerance_px={tolerance_px} must be a positive number of pixels, such as 0.02")
+    estimator = load(checkpoint, trust)
+    check_exportable(estimator)
+    trained_with = estimator.flip_test
+    estimator.flip_test = flip_test
+    if flip_test and not estimator.skeleton.mirrors:
+        raise UserError(
+            "the skeleton says that nothing is mirrored, so there is no flip test; leave out flip_test=true"
+        )
+    bits = trained_image_bits(estimator)
+    transforms = eval_transforms(estimator, trust)
+    pixels = crops(
+        Cropper(transforms, estimator.skeleton.num_keypoints, estimator.takes_boxes, bits), annotations, images
+    )
+    graph = to_graph(estimator)
+    onnx.helper.set_model_props(graph, {NAME: written(describe(estimator, bits))})
+    graph.producer_name = NAME
+    kept = without_head(graph)
+    if kept.ByteSize() > LARGEST:
+        raise UserError(
+            f"the file would have {kept.ByteSize() / 2**30:.1f} GiB, and ONNX files end at 2; choose a smaller backbone"
+        )
+    onnx.checker.check_model(kept)
+    content = kept.SerializeToString()
+    with_head = graph.SerializeToString()
+    del graph, kept
+    first, second = open_session(content, "cpu", out), open_session(with_head, "cpu", out)
+
+    def run(inputs: Columns) -> Columns:
+        """What the file gives, beside the head's outputs."""
+        names = [[output.name for output in session.get_outputs()] for session in (second, first)]
+        return {
+            name: value
+            for session, listed in zip((second, first), names, strict=True)
+            for name, value in zip(listed, session.run(listed, dict(inputs)), strict=True)
+        }
+
+    difference = prove(estimator, run, pixels, tolerance_px)
+    with written_aside(out) as part, part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    if trained_with and not flip_test:
+        log.info("without the flip test, which the checkpoint predicts with; flip_test=true puts it into the file")
+    return difference
+
+
+def told(difference: Difference) -> list[str]:
+    """The differences in lines."""
+    lines = [f"ONNX Runtime against PyTorch, batches of {', '.join(map(str, BATCHES))}:"]
+    for name, largest in difference.largest.items():
+        unit = " px" if name == "keypoints" else ""
+        lines.append(f"  {name:<16} largest {largest:.2g}{unit}, mean {difference.mean[name]:.2g}{unit}")
+    if difference.undecided:
+        lines.append(
+            f"  {difference.undecided} of {difference.keypoints} keypoints are left out: two cells of their maps are "
+            "equally high, and rounding decides"
+        )
+    return lines

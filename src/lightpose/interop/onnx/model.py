@@ -1,0 +1,164 @@
+"""An exported file in the place of an estimator: for `Predictor`, and for evaluation."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lightpose.checkpoint import rebuild, section
+from lightpose.errors import UserError
+from lightpose.estimators.base import PoseEstimator
+from lightpose.estimators.topdown import TopDown, WholeImage
+from lightpose.interop.onnx.description import NAME, Description, read
+from lightpose.interop.onnx.graph import INPUT
+from lightpose.interop.onnx.session import content_of, open_session
+from lightpose.skeleton import Skeleton
+from lightpose.structures import Batch, Poses
+from lightpose.trust import Trust
+
+
+class OnnxModel(PoseEstimator):
+    """What `Predictor` and evaluation use of an estimator, computed by ONNX Runtime; it doesn't train.
+
+    Args:
+        session: of ONNX Runtime.
+        description: of the file.
+        skeleton: of the description.
+        metrics: for evaluation.
+        path: of the file, for messages.
+    """
+
+    def __init__(
+        self, session: Any, description: Description, skeleton: Skeleton, metrics: Mapping[str, Metric], path: Any
+    ) -> None:
+        L.LightningModule.__init__(self)  # there is neither a net nor a codec to build
+        self.session, self.path = session, path
+        self.skeleton, self.grid, self.config = skeleton, description.grid, description.config
+        self.input_hw = (description.input_hw[0], description.input_hw[1])
+        self.metrics = nn.ModuleList(metrics.values())
+        self._flip_test, self._frozen = description.flip_test, []
+        self.output_shapes = self._checked_outputs()
+
+    def _checked_outputs(self) -> dict[str, tuple[int, ...]]:
+        """Output → shape without the batch.
+
+        Raises:
+            UserError: naming an input or output that is not what the description promises.
+        """
+        assert self.input_hw is not None
+        inputs = [(each.name, each.type, each.shape[1:]) for each in self.session.get_inputs()]
+        if inputs != [(INPUT, "tensor(uint8)", [*self.input_hw, 3])]:
+            raise UserError(
+                f"{self.path} takes {inputs}; expected {INPUT} of uint8 {('N', *self.input_hw, 3)}, so give a file "
+                "that lightpose-export wrote"
+            )
+        count = self.skeleton.num_keypoints
+        needed = {"keypoints": (count, 2), "keypoint_scores": (count,), "scores": ()}
+        known: dict[str, tuple[int, ...]] = {**needed, "visibility": (count,)}
+        found = {each.name: tuple(each.shape[1:]) for each in self.session.get_outputs()}
+        for name in (*needed, *(name for name in known if name in found and name not in needed)):
+            if found.get(name) != known[name]:
+                raise UserError(
+                    f"{self.path} gives {name} of shape {found.get(name)} for each input; expected {known[name]}, so "
+                    "give a file that lightpose-export wrote"
+                )
+        return found
+
+    @property
+    def flip_test(self) -> bool:
+        """Whether the graph has the flip test.
+
+        Raises:
+            UserError: when set to another value.
+        """
+        return self._flip_test
+
+    @flip_test.setter
+    def flip_test(self, wanted: bool) -> None:
+        if wanted != self._flip_test:
+            raise UserError(
+                f"{self.path} was exported with flip_test={str(self._flip_test).lower()}, which stays; export again"
+            )
+
+    def outputs(self, inputs: Tensor) -> dict[str, Tensor]:
+        """What the file gives, by name.
+
+        Raises:
+            UserError: when it gives something else than it promises.
+        """
+        pixels = np.ascontiguousarray(inputs.cpu().permute(0, 2, 3, 1).numpy())
+        names = list(self.output_shapes)
+        try:
+            found = dict(zip(names, self.session.run(names, {INPUT: pixels}), strict=True))
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"ONNX Runtime fails in {self.path} ({reason}); take a smaller batch_size") from error
+        for name, shape in self.output_shapes.items():
+            expected = (len(pixels), *shape)
+            if found[name].shape != expected:
+                raise UserError(f"{self.path} gives {name} of shape {found[name].shape}; expected {expected}")
+        return {name: torch.from_numpy(value) for name, value in found.items()}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Poses:
+        """Poses where `to_image` puts them."""
+        outputs = self.outputs(batch.inputs)
+        fields = {name: outputs.pop(name, None) for name in ("keypoints", "keypoint_scores", "scores", "visibility")}
+        rows = torch.arange(len(batch))
+        return self.to_image(Poses(**fields, batch_index=rows, extras=outputs), batch)  # type: ignore[arg-type]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Updates the metrics, returns the poses; there is no loss."""
+        poses = self.predict_step(batch, batch_idx)
+        for metric in cast(Iterable[Metric], self.metrics):
+            metric.update(poses, batch)
+        return {"poses": poses}
+
+    def on_validation_start(self) -> None:
+        """Start the metrics afresh."""
+        for metric in cast(Iterable[Metric], self.metrics):
+            metric.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        """There are no buffers to share."""
+
+    def on_validation_epoch_end(self) -> None:
+        """Log every figure of every metric."""
+        self._give_ground_truth()
+        self._log_figures()
+
+
+class OnnxTopDown(OnnxModel, TopDown):
+    """One pose for each box."""
+
+
+class OnnxWholeImage(OnnxModel, WholeImage):
+    """One pose for each image."""
+
+
+def load_onnx(path: str | Path, device: str | None = None, trust: Trust = (), metrics: bool = False) -> OnnxModel:
+    """The model in a file that lightpose-export wrote, ready to predict.
+
+    Nothing in the file is executed but its graph, and nothing outside it is read.
+
+    Args:
+        path: an ``.onnx`` file.
+        device: see `open_session`.
+        trust: see `lightpose.load`.
+        metrics: build the metrics, too.
+
+    Raises:
+        UserError: for a file that can't be used, and for a device that can't be had.
+    """
+    content, metadata = content_of(path)
+    description, skeleton = read(metadata.get(NAME), path)
+    built: dict[str, Metric] = {}
+    if metrics:
+        parts = section(description.config, "estimator", "metrics")
+        built = {name: rebuild(part, trust, skeleton=skeleton) for name, part in parts.items() if part}
+    kind = OnnxTopDown if description.estimator == "topdown" else OnnxWholeImage
+    return kind(open_session(content, device, path), description, skeleton, built, path)

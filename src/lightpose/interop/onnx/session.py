@@ -1,0 +1,100 @@
+"""Opens ONNX files: nothing in them is executed but their operators, and nothing outside them is read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightpose.errors import UserError
+from lightpose.interop.onnx.packages import LARGEST, RUNNING, packages
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def content_of(path: str | Path) -> tuple[bytes, dict[str, str]]:
+    """The bytes of an ONNX file and its metadata.
+
+    Raises:
+        UserError: for a file that is missing or damaged, or that keeps weights elsewhere.
+    """
+    onnx, _ = packages(RUNNING)
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no ONNX file at {path}; give one that lightpose-export wrote")
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise UserError(f"{path} has {size} bytes, and an ONNX file less than 2 GiB; it is damaged, or no ONNX file")
+    content = path.read_bytes()
+    try:
+        model = onnx.load_model_from_string(content)
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        outside = [tensor.name for tensor in _tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    except Exception as error:  # of protocol buffers, by whatever name
+        raise UserError(f"{path} can't be read as an ONNX file; it is damaged, or another kind of file") from error
+    if not model.graph.node:
+        raise UserError(f"{path} holds no graph; it is damaged, or another kind of file than ONNX")
+    if outside:
+        raise UserError(
+            f"{path} keeps {len(outside)} of its tensors in other files, such as {outside[0][:100]!r}, and these are "
+            "not read; give a file that holds its weights itself, as lightpose-export writes it"
+        )
+    return content, metadata
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    """Every stored tensor of a model, those in attributes, subgraphs and functions included."""
+    bodies = [model.graph, *model.functions]
+    while bodies:
+        body = bodies.pop()
+        yield from getattr(body, "initializer", ())
+        for sparse in getattr(body, "sparse_initializer", ()):
+            yield from (sparse.values, sparse.indices)
+        attributes = [each for node in body.node for each in node.attribute]
+        for attribute in (*attributes, *getattr(body, "attribute_proto", ())):
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            bodies += [attribute.g, *attribute.graphs]
+
+
+def open_session(content: bytes, device: str | None, what: Any) -> Any:
+    """An ``onnxruntime.InferenceSession`` on a device, and on no other.
+
+    Args:
+        content: of an ONNX file.
+        device: ``cpu``, ``cuda`` or ``cuda:1``; None for the GPU if there are one and ONNX Runtime's provider for it.
+        what: the file, for messages.
+
+    Raises:
+        UserError: when the provider isn't there, and when ONNX Runtime refuses the graph.
+    """
+    _, runtime = packages(RUNNING)
+    here = runtime.get_available_providers()
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() and PROVIDERS["cuda"] in here else "cpu"
+    kind, _, number = device.partition(":")
+    if kind not in PROVIDERS or (number and not (kind == "cuda" and number.isascii() and number.isdigit())):
+        raise UserError(f"device={device} runs no ONNX file; use cpu, cuda or cuda:1")
+    provider = PROVIDERS[kind]
+    if provider not in here:
+        raise UserError(
+            f"device={device} needs ONNX Runtime's {provider}, and this one has {', '.join(here)}; pip install "
+            "onnxruntime-gpu, or use device=cpu"
+        )
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = torch.get_num_threads()
+    placed = [(provider, {"device_id": int(number or 0)})] if kind == "cuda" else [provider]
+    try:
+        session = runtime.InferenceSession(content, options, providers=placed)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"ONNX Runtime can't run {what} on device={device} ({reason}); give another file") from error
+    if session.get_providers()[0] != provider:
+        raise UserError(
+            f"ONNX Runtime can't start its {provider} here, and device={device} asks for it; see to the CUDA libraries "
+            "that it needs, or use device=cpu"
+        )
+    session.disable_fallback()
+    return session
