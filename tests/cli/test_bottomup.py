@@ -149,7 +149,7 @@ def test_real_crowds_load_and_train(run, tmp_path, name):
             ["experiment=bottomup_ae_hrnet", "backbone=timm/any", "backbone.model=test_resnet", "head=heatmap"],
             "head=associative_embedding",
         ),
-        (["experiment=quickstart_bottomup", "codec=heatmap"], "codec=associative_embedding"),
+        (["experiment=quickstart_bottomup", "codec=heatmap", "~codec.score_threshold"], "codec=associative_embedding"),
         (
             ["experiment=quickstart_bottomup", "head=heatmap"],
             "head.criterion.pull=0.001 head.criterion.push=0.001: lightpose.models.losses.heatmap.KeypointMSE has no "
