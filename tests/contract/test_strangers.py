@@ -80,8 +80,8 @@ class ListHead(HeatmapHead):
 
 
 class StagelessHead(HeatmapHead):
-    def __init__(self, in_channels, strides, spec, criterion, upsample, channels):
-        super().__init__(in_channels, strides, spec, criterion, upsample, channels)
+    def __init__(self, in_channels, strides, spec, criterion, upsample, channels, groups, hidden):
+        super().__init__(in_channels, strides, spec, criterion, upsample, channels, 1, groups, hidden)
 
 
 class SilentHead(Head):
