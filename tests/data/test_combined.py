@@ -170,7 +170,7 @@ def test_files_without_a_name_in_common(files, write_coco, person, run, tiny, tm
         ("data.images=[a,b,c]", "data.images names 3 folders and data.train 2 files"),
         ("data.ratios=[1]", "must be 2 positive numbers"),
     ):
-        code, _, err = run(train.main, *given, "skeleton.disjoint=true", wrong)
+        code, _, err = run(train.main, *given, f"output_dir={tmp_path}/refused", "skeleton.disjoint=true", wrong)
         assert code == 1 and said in err, err
     code, _, err = run(train.main, f"data.train={files[0]}", "data.ratios=[1]", *tiny)
     assert code == 1 and "data.ratios are those of several files" in err
