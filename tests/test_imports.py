@@ -13,6 +13,7 @@ SRC = Path(__file__).parents[1] / "src"
 
 LAYERS = (
     {"cli"},
+    {"export"},
     {"inference", "interop"},
     {
         "callbacks",

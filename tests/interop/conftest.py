@@ -5,7 +5,7 @@ import pytest
 from tiny_export import config, heatmap_head, part, save
 
 from lightpose.checkpoint import load
-from lightpose.interop.onnx.export import export
+from lightpose.export.onnx import export
 from lightpose.interop.onnx.graph import to_graph
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))  # recorded.py
@@ -29,6 +29,6 @@ def model(checkpoint, graph) -> Path:
     """The exported file."""
     out = checkpoint.with_name("model.onnx")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lightpose.interop.onnx.export.to_graph", lambda _: graph)
+        patch.setattr("lightpose.export.onnx.to_graph", lambda _: graph)
         export(checkpoint, out, flip_test=True)
     return out

@@ -9,7 +9,7 @@ import torch
 from tiny_export import HEADS, LOSSES, config, heatmap_head, part, save
 
 from lightpose.checkpoint import load
-from lightpose.interop.onnx.export import export
+from lightpose.export.onnx import export
 
 CODECS = "lightpose.codecs"
 KL = {"_target_": f"{LOSSES}.profiles.ProfileKL"}

@@ -26,7 +26,7 @@ from lightpose.codecs.heatmap import HeatmapCodec
 from lightpose.codecs.onestage import OneStageCodec
 from lightpose.errors import UserError
 from lightpose.estimators.bottomup import BottomUp
-from lightpose.interop.onnx.export import export
+from lightpose.export.onnx import export
 from lightpose.interop.onnx.graph import check_exportable, to_graph
 from lightpose.models.heads.heatmap import HeatmapHead
 from lightpose.models.heads.yoloxpose import YOLOXPoseHead

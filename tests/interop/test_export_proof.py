@@ -7,9 +7,9 @@ import torch
 
 from lightpose.codecs.heatmap import HeatmapCodec
 from lightpose.errors import UserError
-from lightpose.interop.onnx.export import export
+from lightpose.export.onnx import export
+from lightpose.export.proof import compare
 from lightpose.interop.onnx.graph import HEAD, columns_of
-from lightpose.interop.onnx.proof import compare
 from lightpose.testing import SKELETON
 
 CODEC = HeatmapCodec(SKELETON, (64, 96), "half_pixel", refine="quarter")
@@ -79,7 +79,7 @@ def test_a_graph_that_is_off_is_not_kept(checkpoint, graph, tmp_path, monkeypatc
     node.output[list(node.output).index("keypoints")] = "before"
     wrong.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.1), "shift"))
     wrong.graph.node.append(onnx.helper.make_node("Add", ["before", "shift"], ["keypoints"]))
-    monkeypatch.setattr("lightpose.interop.onnx.export.to_graph", lambda _: wrong)
+    monkeypatch.setattr("lightpose.export.onnx.to_graph", lambda _: wrong)
     with pytest.raises(UserError, match=r"^keypoints of the exported file differs by 0\.14"):
         export(checkpoint, tmp_path / "model.onnx", flip_test=True)
     assert not list(tmp_path.iterdir())

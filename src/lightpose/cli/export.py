@@ -20,7 +20,7 @@ def export(composed: DictConfig) -> None:
     """Export as configured, and print how far the file is from the checkpoint."""
     with quick_imports():
         from lightpose.cli.setup import resolved
-        from lightpose.interop.onnx.export import export, told
+        from lightpose.export.onnx import export, told
 
     config = resolved(composed)
     if config["format"] != "onnx":

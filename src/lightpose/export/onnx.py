@@ -6,12 +6,12 @@ from pathlib import Path
 
 from lightpose.checkpoint import eval_transforms, load
 from lightpose.errors import UserError
+from lightpose.export.proof import BATCHES, Columns, Difference, crops, prove
 from lightpose.inference.crops import Cropper
 from lightpose.inference.predictor import trained_image_bits
 from lightpose.interop.onnx.description import NAME, describe, written
 from lightpose.interop.onnx.graph import check_exportable, to_graph, without_head
 from lightpose.interop.onnx.packages import LARGEST, WRITING, is_onnx, packages
-from lightpose.interop.onnx.proof import BATCHES, Columns, Difference, crops, prove
 from lightpose.interop.onnx.session import open_session
 from lightpose.runtime.whole_files import written_aside
 from lightpose.trust import Trust
