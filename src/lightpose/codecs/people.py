@@ -60,17 +60,18 @@ def crowd_maps(points: Tensor, labels: Tensor, sigmas: Tensor, map_hw: tuple[int
     return maps
 
 
-def peaks(maps: Tensor, kernel: int, count: int) -> tuple[Tensor, Tensor]:
+def peaks(maps: Tensor, kernel: int, count: int, every: bool = False) -> tuple[Tensor, Tensor]:
     """Scores (B, P) and integer (x, y) cells (B, P, 2) of the highest peaks of (B, h, w) maps, best first.
 
     A peak is the highest of the ``kernel`` x ``kernel`` cells around it; of cells that are equally high, as in half
-    precision they may be, it is the first. Where there are fewer than P, the rest scores 0. P is ``count``, or the
-    number of cells if that is less.
+    precision they may be, it is the first, or with ``every`` each. Where there are fewer than P, the rest scores 0. P
+    is ``count``, or the number of cells if that is less.
     """
     height, width = maps.shape[-2:]
     # The index of a window's highest cell is that of the first.
-    _, highest = F.max_pool2d(maps[:, None], kernel, 1, kernel // 2, return_indices=True)
-    is_peak = highest[:, 0] == torch.arange(height * width, device=maps.device).view(height, width)
+    height_there, highest = F.max_pool2d(maps[:, None], kernel, 1, kernel // 2, return_indices=True)
+    first = highest[:, 0] == torch.arange(height * width, device=maps.device).view(height, width)
+    is_peak = height_there[:, 0] == maps if every else first
     scores, places = torch.where(is_peak, maps, 0.0).flatten(1).topk(min(count, height * width))
     return scores, torch.stack([places % width, places // width], -1)
 

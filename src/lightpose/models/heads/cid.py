@@ -135,7 +135,7 @@ class CIDHead(Head):
 
     def _centers(self, heatmap: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, P) and cells (B, P, 2) of people."""
-        return peaks(smoothed(heatmap[:, -1:], "zero")[:, 0], self.peak_kernel, self.people)
+        return peaks(smoothed(heatmap[:, -1:], "zero")[:, 0], self.peak_kernel, self.people, every=True)
 
     def _instances(self, maps: Tensor, cells: Tensor) -> Tensor:
         """(B, P, K, h, w) maps of people whose centres are cells (B, P, 2)."""
