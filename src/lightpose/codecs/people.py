@@ -68,10 +68,11 @@ def peaks(maps: Tensor, kernel: int, count: int, every: bool = False) -> tuple[T
     is ``count``, or the number of cells if that is less.
     """
     height, width = maps.shape[-2:]
-    # The index of a window's highest cell is that of the first.
-    height_there, highest = F.max_pool2d(maps[:, None], kernel, 1, kernel // 2, return_indices=True)
-    first = highest[:, 0] == torch.arange(height * width, device=maps.device).view(height, width)
-    is_peak = height_there[:, 0] == maps if every else first
+    highest, place = F.max_pool2d(maps[:, None], kernel, 1, kernel // 2, return_indices=True)
+    if every:
+        is_peak = maps == highest[:, 0]
+    else:  # the place of a window's highest cell is that of the first
+        is_peak = place[:, 0] == torch.arange(height * width, device=maps.device).view(height, width)
     scores, places = torch.where(is_peak, maps, 0.0).flatten(1).topk(min(count, height * width))
     return scores, torch.stack([places % width, places // width], -1)
 
