@@ -76,6 +76,8 @@ def _heatmaps(named: Named, match: re.Match[str]) -> dict[str, Any]:
     if kind == "VisionTransformer":  # all learnt with UDP
         named = replace(named, name=f"{named.name}_udp")
     codec = _heatmap_codec(named, stride)
+    if kind == "AlexNet":  # its last map, of stride 32, lacks a row and a column
+        codec["heatmap_size"] = [8 * (side // 32 - 1) for side in named.input_wh]
     head["decoder"] = codec
     if codec.get("heatmap_type") == "combined":
         head["out_channels"] = 3 * named.count
