@@ -18,8 +18,10 @@ IMAGE_HW = (425, 640)
 _GRAIN, _QUALITY = 10, 90  # as large and as slow to decode as photographs of COCO
 
 
-def photos(images: int, people: int = 0, image_hw: tuple[int, int] = IMAGE_HW) -> Path:
-    """A COCO keypoint file of ``images`` different pictures, repeated under other names until it has ``people`` people.
+def photos(images: int, people: int = 0, image_hw: tuple[int, int] = IMAGE_HW, pictures: int = 0) -> Path:
+    """A COCO keypoint file of ``images`` different pictures.
+
+    They are repeated under other names until there are ``people`` people and ``pictures`` pictures.
 
     Repetition makes an epoch long without much drawing. The copies are hard links, so all files are in the page cache,
     as they are of a data set that was read before. Files stay in the folder for temporary files and are used again.
@@ -29,7 +31,7 @@ def photos(images: int, people: int = 0, image_hw: tuple[int, int] = IMAGE_HW) -
     _once(drawn, lambda folder: _draw_all(folder, images, image_hw))
     content = json.loads((drawn / "annotations.json").read_text())
     copies = 1
-    while copies * len(content["annotations"]) < people:
+    while copies * len(content["annotations"]) < people or copies * images < pictures:
         copies *= 2
     repeated = drawn.with_name(f"{drawn.name}_{copies}_times")
     if copies > 1:

@@ -95,7 +95,7 @@ def synthetic(count: int, config: dict[str, Any], steps: int) -> Path:
     devices = config["trainer"]["devices"]
     world = devices if isinstance(devices, int) else max(1, torch.cuda.device_count())
     wanted = (steps + 2) * config["data"]["batch_size"] * world * config["trainer"]["accumulate_grad_batches"]
-    return photos.photos(count, wanted)
+    return photos.photos(count, wanted, pictures=wanted)
 
 
 def train(scratch: Path, overrides: list[str], options: argparse.Namespace) -> dict[str, Any]:

@@ -54,23 +54,24 @@ def test_replayed_steps_are_those_done_one_by_one(net):
     optimizers = adam(plain), adam(graphed)
     step = GraphedStep(functools.partial(losses, graphed), graphed, optimizers[1], 0.1, nullcontext)
     replays = 0
-    for number in range(8):
+    for number in range(9):  # of two kinds in turn, with an ordinary step between
         batch = Images(random_inputs(4 if number != 5 else 3, number).to(GPU))
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = 1e-3 * (1 + number)
         expected = one_by_one(plain, optimizers[0], batch, 0.1)
-        step.take(batch)
+        step.take(None if number == 7 else batch)
         replays += step.taken is not None
         actual = step.replay() if step.taken is not None else one_by_one(graphed, optimizers[1], batch, 0.1)
         assert list(actual) == list(expected)
         for name, value in expected.items():
             torch.testing.assert_close(actual[name], value, rtol=2e-3, atol=1e-5)
-    assert replays == 8 - OWN_STEPS - 1
+    assert replays == 9 - OWN_STEPS - 1
+    assert len(step.graphs) == 2
     for expected, actual in zip(plain.state_dict().values(), graphed.state_dict().values(), strict=True):
         assert (actual.float() - expected.float()).norm() <= 2e-2 * expected.float().norm() + 1e-4
-    assert [group["lr"] for group in optimizers[1].param_groups] == [8e-3]
+    assert [group["lr"] for group in optimizers[1].param_groups] == [pytest.approx(9e-3)]
     assert not optimizers[1].param_groups[0]["capturable"]
-    assert {int(state["step"]) for state in optimizers[1].state.values()} == {8}
+    assert {int(state["step"]) for state in optimizers[1].state.values()} == {9}
 
 
 @ON_GPU

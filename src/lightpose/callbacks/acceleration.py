@@ -1,6 +1,7 @@
 """Turns on CUDA graphs or compilation when a run begins."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -12,6 +13,7 @@ from lightpose.runtime.graphs import GraphedTrunk, is_graphed
 from lightpose.runtime.processes import LeanDDP
 from lightpose.runtime.speed import Speed, speed_up
 from lightpose.runtime.steps import OWN_STEPS, GraphedStep, may_be_graphed
+from lightpose.structures import Batch
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ class Acceleration(L.Callback):
         step, loop = pl_module.graphed_step, trainer.fit_loop
         if step is not None:
             alone = trainer.accumulate_grad_batches == 1 and not loop._skip_backward
-            step.take(batch if alone and trainer.gradient_clip_val == step.clip_norm else None)
+            step.take(_rounded(batch) if alone and trainer.gradient_clip_val == step.clip_norm else None)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: PoseEstimator) -> None:  # type: ignore[override]
         """Warm up before the first validation, while its workers make the first batches."""
@@ -93,6 +95,13 @@ class Acceleration(L.Callback):
         """Free the memory of the graphs."""
         pl_module.graphed_step = None
         speed_up(pl_module.net, "eager", trainer.strategy.root_device)
+
+
+def _rounded(batch: Batch) -> Batch:
+    """The batch with as many instances as the next power of two, so that batches of people have few layouts."""
+    count = batch.instances.valid.shape[1]
+    power = 1 << (count - 1).bit_length()
+    return batch if power == count else replace(batch, instances=batch.instances.padded(power))
 
 
 def _looks_into_steps(trainer: Any, estimator: PoseEstimator) -> bool:

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 OWN_STEPS = 2
 """Steps before a capture: they make the optimizer's state, and let cuDNN choose its algorithms."""
+MOST_CAPTURES = 4
 _FREE = {"params", "lr", "initial_lr"}
 """Entries of an optimizer's group that a graph doesn't depend on, or that are looked at elsewhere."""
 OURS = ("lightpose", "torch", "timm")
@@ -39,10 +40,11 @@ def may_be_graphed(optimizer: Optimizer, parts: list[Any]) -> bool:
 
 
 class GraphedStep:
-    """Training steps, of which all but the first are replayed.
+    """Training steps, of which all but the first few are replayed.
 
     A graph serves batches of one layout, one set of modules that train, one set of options of the optimizer, and any
-    learning rates. All other batches, and all batches if the capture fails, take the ordinary way.
+    learning rates. There are a few graphs; all other batches, and all batches if a capture fails, take the ordinary
+    way.
 
     Args:
         losses: batch → losses by name, each of one number; ``loss`` is their sum. It calls ``net``.
@@ -50,7 +52,7 @@ class GraphedStep:
         optimizer: see `may_be_graphed`.
         clip_norm: largest norm of all gradients together; None leaves them as they are.
         context: of a forward pass: autocast.
-        parts: what makes the losses beside the trunk. Once a number in one of them changes, no step is replayed.
+        parts: what makes the losses beside the trunk. Where a number in one of them changes, steps are captured anew.
     """
 
     def __init__(
@@ -66,21 +68,22 @@ class GraphedStep:
         self.optimizer, self.clip_norm, self.context, self.parts = optimizer, clip_norm, context, parts
         self.modules, self.parameters = list(net.modules()), list(net.parameters())
         self.ordinary_steps_left = OWN_STEPS
-        self.kind: Any = None
+        self.graphs: list[tuple[Any, _CapturedStep]] = []
+        """Each with the kind of step that it serves."""
         self.failed = False
-        self.taken: list[Tensor] | None = None
-        """The tensors of the batch whose step will be a replay; None where it takes the ordinary way."""
+        self.taken: tuple[_CapturedStep, list[Tensor]] | None = None
+        """What replays the step of the batch that was taken, and its tensors; None where it takes the ordinary way."""
 
     def take(self, batch: Any) -> None:
         """Decide whether the step of this batch will be a replay; None stands for a batch whose step can't be.
 
-        The first that can be is captured.
+        The first of a kind that can be is captured.
         """
         self.taken = None
         if batch is None:
             return
-        if self.failed or self.ordinary_steps_left:
-            self.ordinary_steps_left = max(0, self.ordinary_steps_left - 1)
+        if self.ordinary_steps_left:
+            self.ordinary_steps_left -= 1
             return
         leaves = batch.leaves()
         with self.context():
@@ -90,55 +93,61 @@ class GraphedStep:
                 [{key: group[key] for key in group.keys() - _FREE} for group in self.optimizer.param_groups],
                 [_numbers(part) for part in self.parts],
             )
-        if self.kind is None:
-            self.kind = kind
-            self._try_capture(batch)
-        if kind == self.kind and not self.failed:
-            self.taken = leaves
+        graph = next((graph for known, graph in self.graphs if known == kind), None)
+        if graph is None and not self.failed and len(self.graphs) < MOST_CAPTURES:
+            graph = self._captured(batch)
+            if graph is not None:
+                self.graphs.append((kind, graph))
+        if graph is not None:
+            self.taken = graph, leaves
 
     def replay(self) -> dict[str, Tensor]:
         """Do the step of the batch that was taken; its losses."""
         assert self.taken is not None
-        torch._foreach_copy_(self.leaves, self.taken)
-        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
-            if rate[0] != group["lr"]:
-                rate[0] = group["lr"]
-                rate[1].fill_(group["lr"])
-        parameter, grad = self.gradients[0]
-        if parameter.grad is not grad:  # an ordinary step has been done meanwhile
-            for parameter, grad in self.gradients:
-                parameter.grad = grad
-        self.graph.replay()
-        return dict(zip(self.names, self.values.clone().unbind(), strict=True))
+        graph, leaves = self.taken
+        return graph.replay(leaves)
 
-    def _try_capture(self, batch: Any) -> None:
+    def _captured(self, batch: Any) -> "_CapturedStep | None":
         fast, self.net.fast_features = self.net.fast_features, None
         try:
             with nothing_changed(self.net, self.parameters[0].device):
-                self._capture(batch)
+                pool = self.graphs[0][1].graph.pool() if self.graphs else None
+                return _CapturedStep(self.module, self.optimizer, self.clip_norm, self.context, batch, pool)
         except Exception as error:
             if "DataLoader worker" in str(error):  # torch says here, too, that a worker has ended
                 raise
             self.failed = True
-            for name in ("graph", "batch", "leaves", "values", "gradients"):  # and their memory
-                self.__dict__.pop(name, None)
             self.optimizer.zero_grad()
             torch.cuda.synchronize()
             log.debug("a training step is not captured as a whole (%s)", first_line(error))
+            return None
         finally:
             self.net.fast_features = fast
 
-    def _capture(self, batch: Any) -> None:
-        device = self.parameters[0].device
-        self.batch = batch.map(torch.clone)
-        self.leaves = self.batch.leaves()
-        self.rates = [[g["lr"], torch.tensor(g["lr"], device=device)] for g in self.optimizer.param_groups]
-        trained = {name: each for name, each in self.module.named_parameters() if each.requires_grad}
+
+class _CapturedStep:
+    """The graph of one kind of step. Graphs of one ``pool`` share the memory that only a replay needs."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: Optimizer,
+        clip_norm: float | None,
+        context: Callable[[], AbstractContextManager[Any]],
+        batch: Any,
+        pool: Any,
+    ) -> None:
+        trained = {name: each for name, each in module.named_parameters() if each.requires_grad}
         stand_ins = {name: each.detach().requires_grad_() for name, each in trained.items()}
+        device = next(iter(trained.values())).device
+        self.optimizer = optimizer
+        copy = batch.map(torch.clone)
+        self.leaves = copy.leaves()
+        self.rates = [[g["lr"], torch.tensor(g["lr"], device=device)] for g in optimizer.param_groups]
 
         def compute() -> tuple[dict[str, Tensor], tuple[Tensor | None, ...]]:
-            with self.context(), uncached_autocast():
-                losses = functional_call(self.module, stand_ins, (self.batch,))
+            with context(), uncached_autocast():
+                losses = functional_call(module, stand_ins, (copy,))
             return losses, torch.autograd.grad(losses["loss"], list(stand_ins.values()), allow_unused=True)
 
         stream = torch.cuda.Stream(device)
@@ -147,23 +156,38 @@ class GraphedStep:
             for _ in range(WARM_UPS):
                 compute()
         torch.cuda.current_stream(device).wait_stream(stream)
-        self.optimizer.zero_grad()
+        optimizer.zero_grad()
         self.graph = torch.cuda.CUDAGraph()
         with (
             torch.cuda.device(device),
             self._rates_on_device(),
-            torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"),
+            torch.cuda.graph(self.graph, pool, stream, "thread_local"),
         ):
             losses, grads = compute()
-            self.gradients = [pair for pair in zip(trained.values(), grads, strict=True) if pair[1] is not None]
+            found = [(each, grad) for each, grad in zip(trained.values(), grads, strict=True) if grad is not None]
+            self.gradients = [(parameter, _laid_out_like(parameter, grad)) for parameter, grad in found]
             for parameter, grad in self.gradients:
-                if parameter not in self.optimizer.state:  # it would be made anew by each replay
+                if parameter not in optimizer.state:  # it would be made anew by each replay
                     raise RuntimeError("the optimizer has no state of a weight yet")
                 parameter.grad = grad
-            if self.clip_norm and self.clip_norm > 0:
-                nn.utils.clip_grad_norm_(trained.values(), self.clip_norm)
-            self.optimizer.step()
+            if clip_norm and clip_norm > 0:
+                nn.utils.clip_grad_norm_(trained.values(), clip_norm)
+            optimizer.step()
             self.names, self.values = list(losses), torch.stack([each.detach().float() for each in losses.values()])
+
+    def replay(self, leaves: list[Tensor]) -> dict[str, Tensor]:
+        """Do the step of a batch of these tensors; its losses."""
+        torch._foreach_copy_(self.leaves, leaves)
+        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+            if rate[0] != group["lr"]:
+                rate[0] = group["lr"]
+                rate[1].fill_(group["lr"])
+        parameter, grad = self.gradients[0]
+        if parameter.grad is not grad:  # an ordinary step, or one of another kind, has been done meanwhile
+            for parameter, grad in self.gradients:
+                parameter.grad = grad
+        self.graph.replay()
+        return dict(zip(self.names, self.values.clone().unbind(), strict=True))
 
     @contextmanager
     def _rates_on_device(self) -> Iterator[None]:
@@ -177,6 +201,12 @@ class GraphedStep:
         finally:
             for group, (rate, capturable) in zip(groups, before, strict=True):
                 group["lr"], group["capturable"] = rate, capturable
+
+
+def _laid_out_like(parameter: Tensor, grad: Tensor) -> Tensor:
+    """The gradient with the strides of its parameter: a backward pass leaves it so, and fused optimizers want it so."""
+    same = grad.stride() == parameter.stride()
+    return grad if same else torch.empty_like(parameter).copy_(grad)
 
 
 def _numbers(part: Any) -> dict[str, Any]:
