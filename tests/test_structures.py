@@ -49,16 +49,6 @@ def test_a_batch_of_empty_images_keeps_one_padded_row():
     assert not instances.valid.any()
 
 
-def test_more_padding_changes_no_instance():
-    few = collate([sample(count, index=index) for index, count in enumerate((2, 0, 3))]).instances
-    many = few.padded(8)
-    assert many.keypoints.shape == (3, 8, 4, 2)
-    for before, after in zip(few.leaves(), many.leaves(), strict=True):
-        assert torch.equal(after[:, :3], before)
-    assert not many.valid[:, 3:].any()
-    assert (many.ids[:, 3:] == -1).all()
-
-
 def test_collate_maps_labels_to_input_pixels_and_hands_back_the_inverse():
     turned = crop_matrix(np.array([50.0, 60.0]), np.array([24.0, 32.0]), (64, 48), "half_pixel", degrees=30.0)
     matrix = mirror_matrix(48) @ turned

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 from typing_extensions import TypeVar
 
 Array = NDArray[Any]
@@ -141,12 +140,6 @@ class Instances(TensorStruct):
     ids: Tensor
     scores: Tensor
     valid: Tensor
-
-    def padded(self, count: int) -> "Instances":
-        """With ``count`` instances, of which those beyond M are not valid."""
-        more = count - self.valid.shape[1]
-        padded = self.map(lambda column: functional.pad(column, (*(0, 0) * (column.ndim - 2), 0, more)))
-        return replace(padded, ids=functional.pad(self.ids, (0, more), value=-1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lightpose import testing
-from lightpose.callbacks.acceleration import Acceleration
+from lightpose.callbacks.acceleration import Acceleration, rounded
 from lightpose.codecs.heatmap import HeatmapCodec
 from lightpose.estimators.topdown import TopDown
 from lightpose.models.heads.heatmap import HeatmapHead
@@ -63,12 +63,13 @@ def test_a_run_replays_unless_something_looks_into_its_steps(estimator):
 )
 def test_what_callbacks_change_during_the_run_is_obeyed(estimator, monkeypatch, change):
     callback, run, taken = Acceleration("auto"), run_of(estimator), []
+    batch = testing.random_batch(estimator)
     callback.on_train_start(run, estimator)
     monkeypatch.setattr(estimator.graphed_step, "take", taken.append)
-    callback.on_train_batch_start(run, estimator, "batch", 0)
+    callback.on_train_batch_start(run, estimator, batch, 0)
     vars(run).update(change)
-    callback.on_train_batch_start(run, estimator, "batch", 1)
-    assert taken == ["batch", None]
+    callback.on_train_batch_start(run, estimator, batch, 1)
+    assert taken == [batch, None]
 
 
 @pytest.mark.parametrize(("stage", "runs"), [("fit", "eagerly"), ("validate", "compiled")])
@@ -80,3 +81,14 @@ def test_a_run_whose_inputs_change_size_is_eager(estimator, caplog, stage, runs)
     assert (estimator.net.fast_features is None) == (runs == "eagerly")
     said = "speed=compile needs inputs of one size, not data.input_scale; the network runs eagerly"
     assert (said in caplog.text) == (runs == "eagerly")
+
+
+@pytest.mark.parametrize(("people", "expected"), [(1, 1), (2, 2), (3, 4), (5, 8)])
+def test_people_are_rounded_to_a_power_of_two(estimator, people, expected):
+    batch = testing.random_batch(estimator, [people, 0])
+    more = rounded(batch).instances
+    assert more.keypoints.shape[1] == expected
+    for before, after in zip(batch.instances.leaves(), more.leaves(), strict=True):
+        assert torch.equal(after[:, :people], before)
+    assert not more.valid[:, people:].any()
+    assert (more.ids[:, people:] == -1).all()

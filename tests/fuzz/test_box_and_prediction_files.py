@@ -71,7 +71,7 @@ def test_300_damaged_files_of_boxes(truth, kind, caplog):
     read = 0
     for number in range(300):
         path.write_bytes(boxes_json(rng) if kind == "json" else boxes_csv(rng))
-        start, found = time.perf_counter(), None
+        start, found = time.process_time(), None
         for use in (lambda: read_boxes(path, source), lambda: detected_boxes(path, index)):
             try:
                 found = use()
@@ -84,7 +84,7 @@ def test_300_damaged_files_of_boxes(truth, kind, caplog):
                     check_boxes(*boxes, str(image_id))
             elif found:
                 check_boxes(found.boxes_xyxy, found.scores, "found")
-        assert time.perf_counter() - start < MOST_SECONDS, number
+        assert time.process_time() - start < MOST_SECONDS, number
         read += found is not None
     assert 30 < read < 270
 
@@ -97,7 +97,7 @@ def test_600_damaged_files_of_predictions(truth, caplog):
     read = 0
     for number in range(600):
         path.write_bytes(damaged_json([answer, {**answer, "image_id": 2, "score": 0.25}], rng))
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             predictions = read_coco_results(path)
             figures = evaluate_oks(ground_truth, predictions, [0.05] * 3)
@@ -111,5 +111,5 @@ def test_600_damaged_files_of_predictions(truth, caplog):
             assert all(
                 np.isfinite(np.array([entry["score"], *entry["keypoints"]], float)).all() for entry in predictions
             )
-        assert time.perf_counter() - start < MOST_SECONDS, number
+        assert time.process_time() - start < MOST_SECONDS, number
     assert 60 < read < 540

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch.nn import functional
 
 from lightpose.data.pixels.loader import EpochLoader
 from lightpose.estimators.base import PoseEstimator
@@ -80,7 +81,7 @@ class Acceleration(L.Callback):
         step, loop = pl_module.graphed_step, trainer.fit_loop
         if step is not None:
             alone = trainer.accumulate_grad_batches == 1 and not loop._skip_backward
-            step.take(_rounded(batch) if alone and trainer.gradient_clip_val == step.clip_norm else None)
+            step.take(rounded(batch) if alone and trainer.gradient_clip_val == step.clip_norm else None)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: PoseEstimator) -> None:  # type: ignore[override]
         """Warm up before the first validation, while its workers make the first batches."""
@@ -97,11 +98,18 @@ class Acceleration(L.Callback):
         speed_up(pl_module.net, "eager", trainer.strategy.root_device)
 
 
-def _rounded(batch: Batch) -> Batch:
-    """The batch with as many instances as the next power of two, so that batches of people have few layouts."""
+def rounded(batch: Batch) -> Batch:
+    """The batch with as many instances as the next power of two, so that batches of people have few layouts.
+
+    Those that are added are not valid.
+    """
     count = batch.instances.valid.shape[1]
-    power = 1 << (count - 1).bit_length()
-    return batch if power == count else replace(batch, instances=batch.instances.padded(power))
+    more = (1 << (count - 1).bit_length()) - count
+    if not more:
+        return batch
+    padded = batch.instances.map(lambda column: functional.pad(column, (*(0, 0) * (column.ndim - 2), 0, more)))
+    ids = functional.pad(batch.instances.ids, (0, more), value=-1)
+    return replace(batch, instances=replace(padded, ids=ids))
 
 
 def _looks_into_steps(trainer: Any, estimator: PoseEstimator) -> bool:
