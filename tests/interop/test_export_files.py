@@ -100,6 +100,34 @@ def test_the_program_in_the_docs_runs_without_torch_and_lightpose(model, tmp_pat
     assert np.abs(found["scores"] - expected.scores).max() < 0.05
 
 
+def test_a_file_predicts_without_torch_what_the_checkpoint_does(model, checkpoint, tmp_path):
+    image = cv2.resize(np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8), (320, 240))
+    cv2.imwrite(str(tmp_path / "photo.png"), image[..., ::-1])
+    boxes = [[60, 40, 200, 220], [120, 30, 180, 200]]
+    program = f"""
+import sys, numpy, lightpose
+sys.modules.update(torch=None, lightning=None)
+[poses] = lightpose.Predictor({str(model)!r}, device="cpu")("photo.png", {boxes}, box_scores=[0.5, 1])
+numpy.savez("found.npz", keypoints=poses.keypoints, scores=poses.scores, boxes=poses.boxes_xyxy)
+"""
+    made = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, timeout=60)
+    assert made.returncode == 0, made.stderr.decode()
+    found = np.load(tmp_path / "found.npz")
+    [expected] = lightpose.Predictor(checkpoint, device="cpu")(image, boxes, box_scores=[0.5, 1])
+    assert np.abs(found["keypoints"] - expected.keypoints).max() < 0.05  # image pixels
+    assert found["scores"] == pytest.approx(expected.scores, abs=1e-4)
+    assert np.array_equal(found["boxes"], expected.boxes_xyxy)
+
+
+def test_openvino_gives_the_same(model):
+    pytest.importorskip("openvino")
+    image = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    boxes = [[60, 40, 200, 190], [120, 30, 180, 150]]
+    [expected], [found] = (lightpose.Predictor(model, device=name)(image, boxes) for name in ("cpu", "openvino"))
+    assert np.abs(found.keypoints - expected.keypoints).max() < 0.05
+    assert found.scores == pytest.approx(expected.scores, abs=1e-4)
+
+
 def foreign(path, external=False, metadata=None):
     """An ONNX file of another program."""
     tensor = onnx.numpy_helper.from_array(np.ones(3, np.float32), "weight")
@@ -159,6 +187,8 @@ def test_a_provider_that_is_not_there_is_an_error(model):
         lightpose.Predictor(model, device="cuda")
     with pytest.raises(UserError, match="device=meta runs no ONNX file"):
         lightpose.Predictor(model, device="meta")
+    with pytest.raises(UserError, match="needs ONNX Runtime's TensorrtExecutionProvider"):
+        lightpose.Predictor(model, device="tensorrt:1")
     with pytest.raises(UserError, match="leave out precision"):
         lightpose.Predictor(model, device="cpu", precision="bf16-mixed")
 
@@ -170,6 +200,9 @@ def test_missing_packages_are_named_with_the_extra(run, checkpoint, model, tmp_p
     assert 'onnxruntime, which can\'t be imported: pip install "lightpose[export]"' in err
     with pytest.raises(UserError, match="pip install"):
         lightpose.Predictor(model, device="cpu")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match=r'the package openvino, .* pip install "lightpose\[openvino\]"'):
+        lightpose.Predictor(model, device="openvino")
 
 
 def test_bad_input_is_refused_in_a_sentence_before_the_work(run, checkpoint, tmp_path):
