@@ -8,7 +8,7 @@ from typing import Any
 
 from lightpose.errors import UserError
 from lightpose.interop.onnx.openvino import OpenvinoSession
-from lightpose.interop.onnx.packages import LARGEST, READING, RUNNING, packages
+from lightpose.interop.onnx.packages import LARGEST, OPENVINO, READING, RUNNING, packages
 from lightpose.runtime.cores import CORES
 
 PROVIDERS = {
@@ -65,6 +65,30 @@ def _tensors(model: Any) -> Iterator[Any]:
             bodies += [attribute.g, *attribute.graphs]
 
 
+def find_provider(device: str | None) -> tuple[str, int]:
+    """The kind of a device and its number; see `open_session`.
+
+    Raises:
+        UserError: when the device can't be had.
+    """
+    if device == "openvino":
+        packages(OPENVINO)
+        return device, 0
+    (runtime,) = packages(RUNNING)
+    here = runtime.get_available_providers()
+    if device is None:
+        device = "cuda" if PROVIDERS["cuda"] in here and _gpu() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind not in PROVIDERS or (number and (kind == "cpu" or not (number.isascii() and number.isdigit()))):
+        raise UserError(f"device={device} runs no ONNX file; use {DEVICES}, or cuda:1 for another GPU")
+    if PROVIDERS[kind] not in here:
+        raise UserError(
+            f"device={device} needs ONNX Runtime's {PROVIDERS[kind]}, and this one has {', '.join(here)}; pip install "
+            "onnxruntime-gpu, or use device=cpu"
+        )
+    return kind, int(number or 0)
+
+
 def open_session(content: bytes, device: str | None, what: Any) -> Any:
     """What runs an ONNX file on a device, and on no other: an ``onnxruntime.InferenceSession``, or `OpenvinoSession`.
 
@@ -77,32 +101,21 @@ def open_session(content: bytes, device: str | None, what: Any) -> Any:
     Raises:
         UserError: when the device can't be had, and when it refuses the graph.
     """
-    if device == "openvino":
+    kind, number = find_provider(device)
+    if kind == "openvino":
         return OpenvinoSession(content, threads(), what)
     (runtime,) = packages(RUNNING)
-    here = runtime.get_available_providers()
-    if device is None:
-        device = "cuda" if PROVIDERS["cuda"] in here and _gpu() else "cpu"
-    kind, _, number = device.partition(":")
-    if kind not in PROVIDERS or (number and (kind == "cpu" or not (number.isascii() and number.isdigit()))):
-        raise UserError(f"device={device} runs no ONNX file; use {DEVICES}, or cuda:1 for another GPU")
-    provider = PROVIDERS[kind]
-    if provider not in here:
-        raise UserError(
-            f"device={device} needs ONNX Runtime's {provider}, and this one has {', '.join(here)}; pip install "
-            "onnxruntime-gpu, or use device=cpu"
-        )
     options = runtime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads()
     try:
-        session = runtime.InferenceSession(content, options, providers=_placed(kind, int(number or 0)))
+        session = runtime.InferenceSession(content, options, providers=_placed(kind, number))
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"ONNX Runtime can't run {what} on device={device} ({reason}); give another file") from error
-    if session.get_providers()[0] != provider:
+        raise UserError(f"ONNX Runtime can't run {what} on device={kind} ({reason}); give another file") from error
+    if session.get_providers()[0] != PROVIDERS[kind]:
         raise UserError(
-            f"ONNX Runtime can't start its {provider} here, and device={device} asks for it; see to the NVIDIA "
+            f"ONNX Runtime can't start its {PROVIDERS[kind]} here, and device={kind} asks for it; see to the NVIDIA "
             "libraries that it needs, or use device=cpu"
         )
     session.disable_fallback()
