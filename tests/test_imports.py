@@ -16,6 +16,7 @@ LAYERS = (
     {"export"},
     {"inference", "interop"},
     {
+        "building",
         "callbacks",
         "checkpoint",
         "report",
@@ -29,7 +30,7 @@ LAYERS = (
 """A part may import its own layer and those below."""
 RUNTIME = {"runtime", "errors"}
 """What `runtime` may import: it knows nothing of poses."""
-HYDRA = {"cli", "inference", "interop", "checkpoint"}
+HYDRA = {"cli", "inference", "interop", "building", "checkpoint"}
 """What may import Hydra."""
 
 PLACE = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}

@@ -33,8 +33,9 @@ from lightpose.data.base import PoseDataset
 from lightpose.data.coco.dataset import CocoInstances, skeleton_of
 from lightpose.data.coco.index import read_coco
 from lightpose.data.pixels.decode import read_image
-from lightpose.data.pixels.loader import CORES, EpochLoader, EpochSampler
+from lightpose.data.pixels.loader import EpochLoader, EpochSampler
 from lightpose.data.pixels.raw import gather
+from lightpose.runtime.cores import CORES
 
 IMAGES, ANNOTATIONS, LABELLED, PEOPLE_PER_IMAGE = 118_287, 262_465, 149_813, 2.65
 

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lightpose.data.pixels.loader import CORES
+from lightpose.runtime.cores import CORES
 
 IMAGE_HW = (425, 640)
 _GRAIN, _QUALITY = 10, 90  # as large and as slow to decode as photographs of COCO

@@ -1,6 +1,6 @@
 """Checkpoints that carry all that is needed to run them: weights, configuration and skeleton, as plain data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,16 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from lightpose.data.pipeline import LISTS, Pipeline
-from lightpose.data.pixels.crop import Warp
+from lightpose.building import assemble, eval_transforms, rebuild, section
+from lightpose.data.pipeline import LISTS
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.estimators.contracts import LeftOut
 from lightpose.models.weights import load_data
 from lightpose.skeleton import Skeleton
-from lightpose.trust import NETWORK, TRANSFORMS, Trust, check_targets, plain, strangers
+from lightpose.trust import Trust, plain, strangers
+
+__all__ = ["assemble", "build", "eval_transforms", "load", "read", "rebuild", "section", "skeleton_in"]
 
 BUILT_BYTES = 4 << 30
 """What a network may take beside its weights while it is built: layers that are cut off, and what is not stored."""
@@ -120,67 +122,6 @@ def skeleton_in(content: Mapping[str, Any]) -> Skeleton:
         return Skeleton.from_dict(content["lightpose"]["skeleton"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"the checkpoint's skeleton can't be used ({error!r}); get the checkpoint again") from error
-
-
-def section(config: Any, *keys: str) -> dict[str, Any]:
-    """The mapping under ``keys`` in a checkpoint's configuration.
-
-    Raises:
-        UserError: when there is none.
-    """
-    for depth, key in enumerate(keys, 1):
-        config = config.get(key) if isinstance(config, Mapping) else None
-        if not isinstance(config, Mapping):
-            raise UserError(
-                f"the checkpoint's configuration has no {'.'.join(keys[:depth])}, which lightpose-train always writes; "
-                "get the checkpoint again"
-            )
-    return dict(config)
-
-
-def rebuild(config: Any, trust: Trust = (), rooms: Sequence[str] = NETWORK, **given: Any) -> Any:
-    """Instantiate a part of a checkpoint's configuration, once it is known to name nothing but parts.
-
-    Args:
-        config: nested plain data with a ``_target_``.
-        trust: see `lightpose.trust.check_targets`.
-        rooms: likewise.
-        given: objects that are not configuration, such as the skeleton.
-
-    Raises:
-        UserError: when it names something else, or the parts refuse their options.
-    """
-    config = plain(config, "the checkpoint's configuration")
-    check_targets(config, trust, rooms)
-    try:
-        return assemble(config, **given)
-    except UserError:
-        raise
-    except Exception as error:  # a part that is given nonsense raises whatever that leads to
-        reason = " ".join(str(error.__cause__ or error).split())[:300]
-        raise UserError(
-            f"the checkpoint's configuration can't be built ({type(error).__name__}: {reason}); it is damaged, or of a "
-            "version of lightpose that had other options"
-        ) from error
-
-
-def assemble(config: Any, **given: Any) -> Any:
-    """Instantiate a configuration with objects that are not configuration, such as the skeleton.
-
-    Hydra would turn a dataclass passed to ``instantiate`` into a config node, hence the detour over a partial.
-
-    Raises:
-        UserError: that of the part that refused its options.
-    """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    try:
-        return instantiate(config, _partial_=True, _convert_="all")(**given)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):  # what a part says of its options, out of Hydra's wrapping
-            raise error.__cause__ from None
-        raise
 
 
 def build(config: Mapping[str, Any], skeleton: Skeleton, trust: Trust = (), training: bool = False) -> PoseEstimator:
@@ -350,23 +291,3 @@ def _without_left_out(state: Mapping[str, Tensor], estimator: PoseEstimator) -> 
     built, named = estimator.metrics, (estimator.config or {})["estimator"].get("metrics") or {}
     idle += ["distillation.", *(["metrics."] if len(built) < len(named) else [])]
     return {name: value for name, value in state.items() if not name.startswith(tuple(idle))}
-
-
-def eval_transforms(estimator: PoseEstimator, trust: Trust = ()) -> Pipeline:
-    """The transforms that a loaded estimator was validated with, from its configuration.
-
-    Raises:
-        UserError: when they name what is not trusted.
-    """
-    lists = section(estimator.config, "augment", "eval")
-    given = {"skeleton": estimator.skeleton}
-    steps = {
-        name: [
-            rebuild(step, trust, TRANSFORMS, **(given if isinstance(step, Mapping) and step.get("_partial_") else {}))
-            for step in (section(lists, name) if name in lists else {}).values()
-            if step is not None
-        ]
-        for name in LISTS
-    }
-    warp = None if estimator.input_hw is None else Warp(estimator.input_hw)
-    return Pipeline(steps["geometry"], warp, steps["pixels"])

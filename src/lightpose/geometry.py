@@ -14,15 +14,18 @@ grid           input pixel of map cell ``i``                 box of width ``w`` 
 (arXiv:1911.07524), ``half_pixel`` the unbiased default for new recipes.
 """
 
+from __future__ import annotations  # for those who need no torch
+
 import math
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from lightpose.errors import UserError
 from lightpose.structures import Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Grid = Literal["stride", "udp", "half_pixel"]
 Pair = tuple[float, float]
@@ -127,6 +130,8 @@ def apply_affine(matrices: Tensor, points: Tensor) -> Tensor:
 
     Float32 whatever comes in, also under autocast, which would make a matrix product bfloat16: hence none is used.
     """
+    import torch
+
     matrices, points = matrices.float()[:, None, :2], points.float()
     xy = (matrices[..., :2] * points[..., None, :2]).sum(-1) + matrices[..., 2]
     return torch.cat([xy, points[..., 2:]], -1)

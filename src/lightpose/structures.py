@@ -4,22 +4,33 @@ Three frames are always named: *image* (original pixels), *input* (network pixel
 (x, y), sizes are (h, w), boxes are xyxy, and a pixel's centre has integer coordinates.
 """
 
+from __future__ import annotations  # for those who need no torch
+
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Generic, Self
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from typing_extensions import TypeVar
+from typing_extensions import TypeIs, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Array = NDArray[Any]
-Column = TypeVar("Column", Tensor, Array, default=Tensor)
+Column = TypeVar("Column", "Tensor", Array, default="Tensor")
+
+
+def is_tensor(value: Any) -> TypeIs[Tensor]:
+    """Whether this is a tensor; torch isn't loaded to find out."""
+    loaded: Any = sys.modules.get("torch")
+    return loaded is not None and isinstance(value, loaded.Tensor)
 
 
 def _map(value: Any, function: Callable[[Any], Any]) -> Any:
-    if isinstance(value, (Tensor, np.ndarray)):
+    if isinstance(value, np.ndarray) or is_tensor(value):
         return function(value)
     if isinstance(value, TensorStruct):
         return value.map(function)
@@ -47,7 +58,7 @@ class TensorStruct:
     def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Self:
         """A copy on ``device``. Transfers *to* an accelerator don't block, transfers to the CPU do, unless told."""
         if non_blocking is None:
-            non_blocking = torch.device(device).type != "cpu"
+            non_blocking = str(device).partition(":")[0] != "cpu"
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
@@ -235,18 +246,18 @@ class Poses(TensorStruct, Generic[Column]):
         """Some of the poses: of a slice, of indices or of a mask."""
         return self.map(lambda column: column[rows])
 
-    def numpy(self) -> "Poses[Array]":
+    def numpy(self) -> Poses[Array]:
         """The same poses as NumPy arrays; half precision becomes float32."""
         poses: Any = self.map(_as_array)
         return poses
 
     @staticmethod
-    def cat(parts: "Sequence[Poses[Column]]") -> "Poses[Column]":
+    def cat(parts: Sequence[Poses[Column]]) -> Poses[Column]:
         """All poses of one or more ``parts``, which have the same fields where they have poses."""
         some = [part for part in parts if len(part)] or list(parts[:1])
         if len(some) == 1:
             return some[0]
-        join: Any = torch.cat if isinstance(some[0].keypoints, Tensor) else np.concatenate
+        join: Any = sys.modules["torch"].cat if is_tensor(some[0].keypoints) else np.concatenate
         columns = zip(*(part.leaves() for part in some), strict=True)
         return some[0].map(lambda _: join(next(columns)))
 

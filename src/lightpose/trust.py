@@ -6,15 +6,9 @@ A configuration that comes out of a file is copied to plain data first (`plain`)
 
 import importlib
 import json
+import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import timm.layers
-import timm.optim
-import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from lightpose.errors import UserError, place_in_own_code
 
@@ -45,19 +39,19 @@ SCHEDULES = (
     "lightpose.estimators.optim.quadratic_warmup_cosines",
 )
 """The only functions among the parts."""
-LIBRARIES: Mapping[str, tuple[Any, type]] = {
-    "torch.nn": (torch.nn, nn.Module),
-    "torch.optim": (torch.optim, Optimizer),
-    "torch.optim.lr_scheduler": (torch.optim.lr_scheduler, LRScheduler),
-    "timm.layers": (timm.layers, nn.Module),
-    "timm.optim": (timm.optim, Optimizer),
+LIBRARIES: Mapping[str, str] = {
+    "torch.nn": "torch.nn:Module",
+    "torch.optim": "torch.optim:Optimizer",
+    "torch.optim.lr_scheduler": "torch.optim.lr_scheduler:LRScheduler",
+    "timm.layers": "torch.nn:Module",
+    "timm.optim": "torch.optim:Optimizer",
 }
-"""Namespace → its module, and the base of those of its classes that are parts."""
+"""Module → the base of those of its classes that are parts. Only a file that names one needs it to be loaded."""
 
 Trust = str | Sequence[str]
 """Names of packages, modules or classes; a string is one name."""
 
-_FILED = (str, int, float, bool, type(None), bytes, complex, torch.dtype, torch.device)
+_FILED = (str, int, float, bool, type(None), bytes, complex)
 
 
 def plain(value: Any, what: str) -> Any:
@@ -88,6 +82,8 @@ def check_data(value: Any, what: str, depth: int = 0, count: list[int] | None = 
     Raises:
         UserError: naming the kind of the first such thing.
     """
+    import torch
+
     count = [0] if count is None else count
     count[0] += 1
     if depth > DEEPEST or count[0] > MOST_ENTRIES:
@@ -95,7 +91,7 @@ def check_data(value: Any, what: str, depth: int = 0, count: list[int] | None = 
             f"{what} holds more than {DEEPEST} levels or {MOST_ENTRIES} entries, or refers to itself; get it from a "
             "source you trust"
         )
-    if isinstance(value, Tensor):
+    if isinstance(value, torch.Tensor):
         dense = value.layout == torch.strided and not value.is_meta and not value.is_quantized
         if not dense or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise UserError(f"{what} holds a tensor that is larger than its content; get it from a source you trust")
@@ -106,7 +102,7 @@ def check_data(value: Any, what: str, depth: int = 0, count: list[int] | None = 
     elif isinstance(value, (list, tuple, set, frozenset)):
         for item in value:
             check_data(item, what, depth + 1, count)
-    elif not isinstance(value, _FILED):
+    elif not isinstance(value, (*_FILED, torch.dtype, torch.device)):
         raise UserError(f"{what} holds a {type(value).__name__}, no plain data; get it from a source you trust")
 
 
@@ -203,8 +199,8 @@ def is_part(target: Any, rooms: Sequence[str] = NETWORK) -> bool:
         return "lightpose.estimators" in rooms
     module, _, name = target.rpartition(".")
     if module in LIBRARIES:
-        namespace, base = LIBRARIES[module]
-        found = vars(namespace).get(name)
+        base = pkgutil.resolve_name(LIBRARIES[module])
+        found = vars(importlib.import_module(module)).get(name)
         library = module.partition(".")[0]
         return isinstance(found, type) and issubclass(found, base) and _home(found).startswith(f"{library}.")
     if not f"{module}.".startswith(tuple(f"{room}." for room in rooms)):

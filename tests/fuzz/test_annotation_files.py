@@ -19,7 +19,7 @@ from lightpose.cli.groups import conf_dir
 from lightpose.cli.setup import make_skeleton
 from lightpose.data.coco.index import read_coco
 from lightpose.data.pixels.device import collate
-from lightpose.data.pixels.raw import fill
+from lightpose.data.pixels.pieces import fill
 from lightpose.data.report import check
 from lightpose.errors import UserError
 from lightpose.inference.detections import check_boxes

@@ -136,7 +136,7 @@ def test_opening_a_good_checkpoint_is_silent(warm, watch, trained):
 def test_the_watch_sees_what_an_unchecked_checkpoint_does(warm, watch, plant, tmp_path, monkeypatch):
     """So the tests below can fail."""
     path = plant(({"_target_": "os.mkdir", "_args_": [f"{tmp_path}/made"]},), "metric")
-    monkeypatch.setattr(checkpoint_module, "check_targets", lambda *_: None)
+    monkeypatch.setattr("lightpose.building.check_targets", lambda *_: None)
     with watch.during() as seen, pytest.raises(UserError):
         lightpose.load(path, training=True)
     assert ("os.mkdir", f"('{tmp_path}/made', 511, -1)") in seen and (tmp_path / "made").exists()

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -100,6 +101,29 @@ def test_the_program_in_the_docs_runs_without_torch_and_lightpose(model, tmp_pat
     assert np.abs(found["scores"] - expected.scores).max() < 0.05
 
 
+@pytest.mark.parametrize("device", ["cpu", "openvino"])
+def test_a_file_predicts_without_torch_what_the_checkpoint_does(model, checkpoint, tmp_path, device):
+    """In a process of its own also since OpenVINO brings handlers of logging that close what pytest captures."""
+    if device == "openvino" and find_spec("openvino") is None:
+        pytest.skip("OpenVINO is not installed")
+    image = cv2.resize(np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8), (320, 240))
+    cv2.imwrite(str(tmp_path / "photo.png"), image[..., ::-1])
+    boxes = [[60, 40, 200, 220], [120, 30, 180, 200]]
+    program = f"""
+import sys, numpy, lightpose
+sys.modules.update(torch=None, lightning=None)
+[poses] = lightpose.Predictor({str(model)!r}, device={device!r})("photo.png", {boxes}, box_scores=[0.5, 1])
+numpy.savez("found.npz", keypoints=poses.keypoints, scores=poses.scores, boxes=poses.boxes_xyxy)
+"""
+    made = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, timeout=60)
+    assert made.returncode == 0, made.stderr.decode()
+    found = np.load(tmp_path / "found.npz")
+    [expected] = lightpose.Predictor(checkpoint, device="cpu")(image, boxes, box_scores=[0.5, 1])
+    assert np.abs(found["keypoints"] - expected.keypoints).max() < 0.05  # image pixels
+    assert found["scores"] == pytest.approx(expected.scores, abs=1e-4)
+    assert np.array_equal(found["boxes"], expected.boxes_xyxy)
+
+
 def foreign(path, external=False, metadata=None):
     """An ONNX file of another program."""
     tensor = onnx.numpy_helper.from_array(np.ones(3, np.float32), "weight")
@@ -159,6 +183,8 @@ def test_a_provider_that_is_not_there_is_an_error(model):
         lightpose.Predictor(model, device="cuda")
     with pytest.raises(UserError, match="device=meta runs no ONNX file"):
         lightpose.Predictor(model, device="meta")
+    with pytest.raises(UserError, match="needs ONNX Runtime's TensorrtExecutionProvider"):
+        lightpose.Predictor(model, device="tensorrt:1")
     with pytest.raises(UserError, match="leave out precision"):
         lightpose.Predictor(model, device="cpu", precision="bf16-mixed")
 
@@ -170,6 +196,9 @@ def test_missing_packages_are_named_with_the_extra(run, checkpoint, model, tmp_p
     assert 'onnxruntime, which can\'t be imported: pip install "lightpose[export]"' in err
     with pytest.raises(UserError, match="pip install"):
         lightpose.Predictor(model, device="cpu")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match=r'the package openvino, .* pip install "lightpose\[openvino\]"'):
+        lightpose.Predictor(model, device="openvino")
 
 
 def test_bad_input_is_refused_in_a_sentence_before_the_work(run, checkpoint, tmp_path):

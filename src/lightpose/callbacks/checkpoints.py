@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightpose.callbacks.length import has_all_steps
 from lightpose.errors import UserError
-from lightpose.runtime.whole_files import written_aside
+from lightpose.runtime.aside import written_aside
 
 log = logging.getLogger(__name__)
 

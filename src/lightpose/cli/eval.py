@@ -141,18 +141,11 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
 
 
 def graph_to_score(config: dict[str, Any]) -> Any:
-    """The model in an ONNX file, with its metrics.
-
-    Raises:
-        UserError: for options that it leaves no choice of.
-    """
-    from lightpose.errors import UserError
+    """The model in an ONNX file, with its metrics."""
     from lightpose.interop.onnx.model import load_onnx
+    from lightpose.interop.onnx.packages import check_options
 
-    fixed = {"precision": ("32-true", "auto"), "speed": ("auto", "eager"), "devices": (1,)}
-    for key, values in fixed.items():
-        if config[key] not in values:
-            raise UserError(f"{key}={config[key]} is no choice for an ONNX file; leave it out")
+    check_options(config["ckpt"], **{name: config[name] for name in ("precision", "speed", "devices")})
     return load_onnx(config["ckpt"], config["device"], config["trust"], metrics=True)
 
 

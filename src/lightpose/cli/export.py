@@ -22,6 +22,7 @@ def export(composed: DictConfig) -> None:
         from lightpose.cli.setup import resolved
         from lightpose.export.onnx import export, told
 
+    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # else it tells of every constant
     config = resolved(composed)
     if config["format"] != "onnx":
         raise UserError(f"format={config['format']} is unknown; use onnx")
@@ -35,6 +36,11 @@ def export(composed: DictConfig) -> None:
         config["images"],
         config["tolerance_px"],
         config["trust"],
+        str(config["precision"]),
+        config["device"],
+        config["people"],
+        config["most_loss_px"],
+        config["most_loss_ap"],
     )
     for line in told(difference):
         log.info("%s", line)

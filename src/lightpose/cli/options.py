@@ -50,7 +50,17 @@ LEAST = {
 TYPES: Mapping[str, Mapping[str, Any]] = {
     "train": {"seed": int, "max_input_pixels": int},
     "eval": {"batch_size": int, "num_workers": int | None, "flip_test": bool | None, "device": str | None},
-    "export": {"format": str, "out": str, "flip_test": bool, "tolerance_px": float},
+    "export": {
+        "format": str,
+        "out": str,
+        "flip_test": bool,
+        "tolerance_px": float,
+        "precision": int | str,
+        "device": str,
+        "people": int,
+        "most_loss_px": float,
+        "most_loss_ap": float,
+    },
     "predict": {
         "source": str | int,
         "lift": str | None,

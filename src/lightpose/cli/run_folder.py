@@ -15,8 +15,8 @@ from lightpose.cli.app import prune
 from lightpose.cli.options import mistake
 from lightpose.errors import UserError
 from lightpose.runtime import signals
+from lightpose.runtime.aside import written_aside
 from lightpose.runtime.signals import Interrupted
-from lightpose.runtime.whole_files import written_aside
 
 LIGHTNINGS = ("lightning.pytorch.callbacks", "lightning.pytorch.loggers")
 

@@ -15,11 +15,12 @@ from lightpose.data.pixels.crop import DeferWarp, Warp
 from lightpose.data.pixels.device import unpacked
 from lightpose.data.pixels.image_files import ImagesNotFound
 from lightpose.data.pixels.input_size import sizes_between
-from lightpose.data.pixels.loader import CORES, MOST_WORKERS, EpochLoader, EpochSampler, one_thread
+from lightpose.data.pixels.loader import EpochLoader, EpochSampler, one_thread
 from lightpose.data.pixels.packed import packed
 from lightpose.data.pixels.photometric import Photometric
 from lightpose.data.transforms import Geometry
 from lightpose.errors import UserError
+from lightpose.runtime.cores import CORES, MOST_WORKERS
 from lightpose.skeleton import Skeleton
 
 log = logging.getLogger(__name__)

@@ -2,18 +2,20 @@
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from lightpose.checkpoint import eval_transforms, load
 from lightpose.errors import UserError
+from lightpose.export.precision import NAMES, check_precision, find_people, measure, reduced
 from lightpose.export.proof import BATCHES, Columns, Difference, crops, prove
 from lightpose.inference.crops import Cropper
 from lightpose.inference.predictor import trained_image_bits
 from lightpose.interop.onnx.description import NAME, describe, written
 from lightpose.interop.onnx.graph import check_exportable, to_graph, without_head
 from lightpose.interop.onnx.packages import LARGEST, WRITING, is_onnx, packages
-from lightpose.interop.onnx.session import open_session
-from lightpose.runtime.whole_files import written_aside
+from lightpose.interop.onnx.session import find_provider, open_session
+from lightpose.runtime.aside import written_aside
 from lightpose.trust import Trust
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,11 @@ def export(
     images: str | None = None,
     tolerance_px: float = 0.02,
     trust: Trust = (),
+    precision: str = "32",
+    device: str = "cpu",
+    people: int = 200,
+    most_loss_px: float = 1.0,
+    most_loss_ap: float = 0.01,
 ) -> Difference:
     """Write the model of a checkpoint as an ONNX file, from uint8 pixels to keypoints in input pixels.
 
@@ -40,6 +47,12 @@ def export(
         images: folder of its images.
         tolerance_px: most input pixels between the keypoints of the two.
         trust: see `lightpose.load`.
+        precision: ``32``, ``16`` or ``int8``, of the network; the last two need ``annotations``. What they lose against
+            the file of float32, once that is proven, is measured.
+        device: what runs the file, see `lightpose.interop.onnx.session.open_session`.
+        people: how many, about, that ``int8`` is calibrated and the loss measured on.
+        most_loss_px: most input pixels that lower precision may move keypoints by, on average.
+        most_loss_ap: most that it may take from AP.
 
     Returns:
         The differences.
@@ -55,6 +68,10 @@ def export(
         raise UserError(f"out={out} is in a folder that isn't there; make {out.parent} first")
     if not tolerance_px > 0:
         raise UserError(f"tolerance_px={tolerance_px} must be a positive number of pixels, such as 0.02")
+    check_precision(precision, annotations)
+    find_provider(device)
+    if people < 1:
+        raise UserError(f"people={people} must be at least 1")
     estimator = load(checkpoint, trust)
     check_exportable(estimator)
     trained_with = estimator.flip_test
@@ -65,11 +82,15 @@ def export(
         )
     bits = trained_image_bits(estimator)
     transforms = eval_transforms(estimator, trust)
-    pixels = crops(
-        Cropper(transforms, estimator.skeleton.num_keypoints, estimator.takes_boxes, bits), annotations, images
-    )
+    cropper = Cropper(transforms, estimator.skeleton.num_keypoints, estimator.takes_boxes, bits)
+    pixels = crops(cropper, annotations, images)
+    measured = None
+    if precision != "32":
+        assert annotations is not None
+        measured = find_people(cropper, estimator.skeleton, annotations, images, people)
     graph = to_graph(estimator)
-    onnx.helper.set_model_props(graph, {NAME: written(describe(estimator, bits))})
+    about = describe(estimator, bits)
+    onnx.helper.set_model_props(graph, {NAME: written(about)})
     graph.producer_name = NAME
     kept = without_head(graph)
     if kept.ByteSize() > LARGEST:
@@ -79,8 +100,8 @@ def export(
     onnx.checker.check_model(kept)
     content = kept.SerializeToString()
     with_head = graph.SerializeToString()
-    del graph, kept
-    first, second = open_session(content, "cpu", out), open_session(with_head, "cpu", out)
+    del kept
+    first, second = open_session(content, device, out), open_session(with_head, device, out)
 
     def run(inputs: Columns) -> Columns:
         """What the file gives, beside the head's outputs."""
@@ -92,6 +113,13 @@ def export(
         }
 
     difference = prove(estimator, run, pixels, tolerance_px)
+    if measured is not None:
+        lower = without_head(reduced(graph, precision, measured))
+        onnx.helper.set_model_props(lower, {NAME: written(replace(about, precision=NAMES[precision]))})
+        lower.producer_name = NAME
+        content = lower.SerializeToString()
+        loss = measure(first, open_session(content, device, out), measured, most_loss_px, most_loss_ap)
+        difference = replace(difference, loss=loss)
     with written_aside(out) as part, part.open("wb") as file:
         file.write(content)
         file.flush()
@@ -103,7 +131,7 @@ def export(
 
 def told(difference: Difference) -> list[str]:
     """The differences in lines."""
-    lines = [f"ONNX Runtime against PyTorch, batches of {', '.join(map(str, BATCHES))}:"]
+    lines = [f"the file against PyTorch, batches of {', '.join(map(str, BATCHES))}:"]
     for name, largest in difference.largest.items():
         unit = " px" if name == "keypoints" else ""
         lines.append(f"  {name:<16} largest {largest:.2g}{unit}, mean {difference.mean[name]:.2g}{unit}")
@@ -111,5 +139,10 @@ def told(difference: Difference) -> list[str]:
         lines.append(
             f"  {difference.undecided} of {difference.keypoints} keypoints are left out: two cells of their maps are "
             "equally high, and rounding decides"
+        )
+    if loss := difference.loss:
+        lines.append(
+            f"lower precision against float32, {loss.people} people: keypoints move by {loss.px:.2g} px of the input "
+            f"on average, AP {loss.before:.4f} becomes {loss.after:.4f}"
         )
     return lines

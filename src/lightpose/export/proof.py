@@ -13,10 +13,12 @@ import torch
 from lightpose.data.synthetic.generate import generate
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
+from lightpose.export.precision import Loss
 from lightpose.inference.crops import Cropper, Job
 from lightpose.inference.detections import NO_BOXES
 from lightpose.inference.sources import ImageFiles, open_source
-from lightpose.interop.onnx.graph import HEAD, INPUT, FromPixels, columns_of
+from lightpose.interop.onnx.graph import HEAD, FromPixels, columns_of
+from lightpose.interop.onnx.packages import INPUT
 from lightpose.structures import Array
 
 log = logging.getLogger(__name__)
@@ -78,12 +80,14 @@ class Difference:
         mean: likewise.
         undecided: how many keypoints rounding decides.
         keypoints: how many there are.
+        loss: of lower precision; None in float32.
     """
 
     largest: dict[str, float]
     mean: dict[str, float]
     undecided: int
     keypoints: int
+    loss: Loss | None = None
 
 
 def prove(

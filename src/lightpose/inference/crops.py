@@ -5,21 +5,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
 
 from lightpose.data.coco.boxes import unlabelled
 from lightpose.data.pipeline import Transform
 from lightpose.data.pixels.decode import EncodedImage
-from lightpose.data.pixels.device import collate
 from lightpose.data.pixels.image_header import ImageError, OnBadImage
-from lightpose.data.pixels.loader import one_thread
 from lightpose.errors import UserError
 from lightpose.geometry import whole_image_box
 from lightpose.inference.detections import NO_BOXES, Detections
 from lightpose.inference.inputs import Image, as_rgb
+from lightpose.interop.onnx.running import Inputs
 from lightpose.structures import Array, Batch, Sample
 
 T = TypeVar("T")
@@ -30,21 +28,21 @@ class Crops:
     """What goes through the network at once.
 
     Attributes:
-        batch: B samples; None for none.
+        batch: B samples, for PyTorch or for an exported file; None for none.
         detections: box and score of each sample.
         ends: one number for each image whose last sample is in this batch: how many samples of the batch come up to
             there.
         bad: number of an image that was left out → why.
     """
 
-    batch: Batch | None
+    batch: Batch | Inputs | None
     detections: Detections
     ends: list[int]
     bad: dict[int, str] = field(default_factory=dict)
 
     def pin_memory(self) -> Self:
         """A copy in page-locked memory."""
-        return replace(self, batch=self.batch and self.batch.pin_memory())
+        return replace(self, batch=self.batch.pin_memory()) if isinstance(self.batch, Batch) else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +69,14 @@ class Cropper:
         num_keypoints: K.
         takes_boxes: whether each box makes a sample, or each image.
         image_bits: see `lightpose.data.pixels.decode.read_image`.
+        as_arrays: whether `joined` leaves torch out, as for an exported file.
     """
 
     transforms: Transform
     num_keypoints: int
     takes_boxes: bool
     image_bits: int = 16
+    as_arrays: bool = False
 
     def count(self, job: Job) -> int:
         """How many samples `samples` makes of an image."""
@@ -106,8 +106,20 @@ class Cropper:
         samples = (Sample(image, one, np.eye(3), job.number, job.number, image_hw) for one in labels)
         return [self.transforms(sample, np.random.default_rng(0)) for sample in samples]
 
+    def joined(self, samples: Sequence[Sample]) -> Batch | Inputs:
+        """The samples as what computes takes them."""
+        if self.as_arrays and not any(sample.photometric for sample in samples):
+            matrices = np.linalg.inv(np.stack([sample.input_from_image for sample in samples]))
+            return Inputs(np.stack([sample.image for sample in samples]), matrices.astype(np.float32))
+        from lightpose.data.pixels.device import collate
 
-class CropTasks(Dataset[Crops | UserError]):
+        batch = collate(samples)
+        if not self.as_arrays:
+            return batch
+        return Inputs(batch.inputs.permute(0, 2, 3, 1).contiguous().numpy(), batch.image_from_input.numpy())
+
+
+class CropTasks:
     """Batches of crops of image files, each made on its own, in whatever process.
 
     A `UserError` is returned and not raised, as `DataLoader` would bury its message in a traceback.
@@ -146,7 +158,7 @@ class CropTasks(Dataset[Crops | UserError]):
         except UserError as error:
             return error
         made_before = np.cumsum([0, *(number not in bad for number, _ in people)])
-        return replace(collated((samples, made_before[ends].tolist())), bad=bad)
+        return replace(collated(self.cropper, samples, made_before[ends].tolist()), bad=bad)
 
 
 def made_by_processes(tasks: CropTasks, workers: int, pin: bool) -> Iterator[Crops]:
@@ -160,8 +172,17 @@ def made_by_processes(tasks: CropTasks, workers: int, pin: bool) -> Iterator[Cro
     Raises:
         UserError: the first that a worker met.
     """
-    loader = DataLoader(
-        tasks, batch_size=None, num_workers=workers, prefetch_factor=2, pin_memory=pin, worker_init_fn=one_thread
+    from torch.utils.data import DataLoader
+
+    from lightpose.data.pixels.loader import one_thread
+
+    loader: Any = DataLoader(
+        tasks,  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=2,
+        pin_memory=pin,
+        worker_init_fn=one_thread,
     )
     return map(_or_raise, iter(loader))
 
@@ -188,14 +209,13 @@ def deaths_explained() -> Iterator[None]:
         raise UserError(f"a process that crops images ended ({reason}); give a lower num_workers, or 0") from error
 
 
-def collated(given: tuple[list[Sample], list[int]]) -> Crops:
+def collated(cropper: Cropper, samples: list[Sample], ends: list[int]) -> Crops:
     """Samples and ends, as `cut` gives them, in one batch."""
-    samples, ends = given
     if not samples:
         return Crops(None, NO_BOXES, ends)
     boxes = np.concatenate([sample.instances.boxes_xyxy for sample in samples])
     scores = np.concatenate([sample.instances.scores for sample in samples])
-    return Crops(collate(samples), (boxes, scores), ends)
+    return Crops(cropper.joined(samples), (boxes, scores), ends)
 
 
 def cut(images: Iterable[list[T]], size: int, most_images: int | None = None) -> Iterator[tuple[list[T], list[int]]]:

@@ -6,19 +6,18 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-import torch
 
 from lightpose.data.pixels.decode import pixels_of
 from lightpose.errors import UserError
 from lightpose.inference.detections import Detections, check_boxes
-from lightpose.structures import Array
+from lightpose.structures import Array, is_tensor
 
 Image = str | os.PathLike[str] | Array | PIL.Image.Image
 
 
 def is_one(images: Any) -> bool:
     """Whether this is one picture, or can't be several."""
-    if isinstance(images, (np.ndarray, torch.Tensor)):
+    if isinstance(images, np.ndarray) or is_tensor(images):
         return images.ndim in (0, 2, 3)
     return isinstance(images, (str, bytes, os.PathLike, PIL.Image.Image)) or not isinstance(images, Iterable)
 
@@ -61,7 +60,7 @@ def _numbers(given: Any, what: str) -> Array:
         UserError: for what is no array of numbers.
     """
     try:
-        return np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given, np.float32)
+        return np.asarray(given.detach().cpu() if is_tensor(given) else given, np.float32)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"the {what} are no array of numbers ({reason}); give one row x1, y1, x2, y2 each") from error
@@ -89,11 +88,11 @@ def as_rgb(image: Any, number: int, bits: int = 16) -> Array:
             return np.repeat(image.reshape(*image.shape[:2], 1), 3, -1)
         if image.ndim == 3 and image.shape[2] == 4:
             hint = "; leave the opacity out: image[..., :3]"
-    elif isinstance(image, torch.Tensor):
+    elif is_tensor(image):
         hint = "; give such an array: tensor.permute(1, 2, 0).numpy(), of values from 0 to 255"
     elif isinstance(image, np.ndarray) and image.dtype.kind == "f":
         hint = "; give values from 0 to 255: (255 * image).round().astype(np.uint8) for those from 0 to 1"
-    is_array = isinstance(image, (np.ndarray, torch.Tensor))
+    is_array = isinstance(image, np.ndarray) or is_tensor(image)
     what = f"{image.dtype} of shape {tuple(image.shape)}" if is_array else type(image).__name__
     raise UserError(
         f"image {number} is {what}; expected a path, a Pillow image, or a uint8 array, (H, W, 3) in RGB order or "

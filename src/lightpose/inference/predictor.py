@@ -6,17 +6,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 
-from lightpose.checkpoint import eval_transforms, load
+from lightpose.building import eval_transforms
 from lightpose.data.pixels.decode import check_image_bits
 from lightpose.data.pixels.image_header import ImageError, OnBadImage, check_on_bad_image
-from lightpose.data.pixels.loader import CORES, MOST_WORKERS
 from lightpose.errors import UserError
-from lightpose.estimators.base import PoseEstimator
 from lightpose.inference.crops import (
     Cropper,
     Crops,
@@ -32,12 +29,17 @@ from lightpose.inference.frames import Frame
 from lightpose.inference.inputs import Image, given_boxes, is_one
 from lightpose.inference.prefetch import AHEAD, batched, prefetch
 from lightpose.inference.sources import ImageFiles, without_bad
-from lightpose.inference.transfer import Transfer
-from lightpose.interop.onnx.packages import is_onnx
-from lightpose.runtime.precision import precision
-from lightpose.runtime.speed import Speed, speed_up
+from lightpose.interop.onnx.packages import check_options, is_onnx
+from lightpose.interop.onnx.running import Inputs, load_arrays
+from lightpose.runtime.cores import CORES, MOST_WORKERS
 from lightpose.structures import Array, Poses, Sample
 from lightpose.trust import Trust
+
+if TYPE_CHECKING:  # whoever only runs exported files doesn't wait for torch
+    import torch
+
+    from lightpose.inference.transfer import Transfer
+    from lightpose.runtime.speed import Speed
 
 T = TypeVar("T")
 Find = Callable[[Sequence[Frame]], list[Detections]]
@@ -49,7 +51,7 @@ FIND_AT_ONCE = 16
 FEW_BATCHES = 4
 """For fewer, worker processes take longer to start than they save."""
 
-AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+AUTOCAST = {"32-true": None, "bf16-mixed": "bfloat16", "16-mixed": "float16"}
 """Precision, in Lightning's words, to the type of autocast."""
 
 
@@ -62,7 +64,7 @@ class Predictor:
     Args:
         checkpoint: a ``.ckpt`` file that lightpose-train wrote, or an ``.onnx`` file that lightpose-export wrote.
         device: such as ``cpu`` or ``cuda:1``; None takes the accelerator if there is one. For an ONNX file it names
-            ONNX Runtime's provider.
+            what runs it, see `lightpose.interop.onnx.session.open_session`, and torch isn't loaded.
         trust: packages, modules or classes outside lightpose, torch and timm that the checkpoint may build from.
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``; ``auto`` is the fastest on a GPU of NVIDIA, and
             ``32-true`` elsewhere. Mixed precision rounds the maps, which moves keypoints by a fraction of a cell. An
@@ -82,23 +84,16 @@ class Predictor:
         device: str | None = None,
         trust: Trust = (),
         precision: str = "auto",
-        speed: Speed = "auto",
+        speed: "Speed" = "auto",
         image_bits: int | None = None,
     ) -> None:
+        self.device: torch.device | None = None  # on which torch computes
+        self.estimator: Any
         if is_onnx(checkpoint):
-            self.device, self.autocast = torch.device("cpu"), None  # of all but the graph
-            self.estimator = exported(checkpoint, device, trust, precision, speed)
+            check_options(checkpoint, precision=precision, speed=speed)
+            self.estimator = load_arrays(checkpoint, device)
         else:
-            self.device = find_device(device)
-            self.autocast = find_autocast(precision, self.device)
-            self.estimator = load(checkpoint, trust).to(self.device)
-        if self.estimator.input_hw is None:
-            raise UserError(
-                f"{checkpoint} takes sequences of keypoints, not images; give a model of images as ckpt= and this "
-                "one as lift=, or source=predictions.json, which lightpose-predict wrote"
-            )
-        if not is_onnx(checkpoint):
-            speed_up(self.estimator.net, speed, self.device)
+            self._load(checkpoint, device, trust, precision, speed)
         self.skeleton = self.estimator.skeleton
         self.image_bits = trained_image_bits(self.estimator) if image_bits is None else image_bits
         check_image_bits(self.image_bits)
@@ -107,7 +102,26 @@ class Predictor:
             self.skeleton.num_keypoints,
             self.estimator.takes_boxes,
             self.image_bits,
+            as_arrays=self.device is None,
         )
+
+    def _load(self, checkpoint: str | Path, device: str | None, trust: Trust, precision: str, speed: "Speed") -> None:
+        from lightpose.checkpoint import load
+        from lightpose.runtime.speed import speed_up
+
+        self.device = find_device(device)
+        self.autocast = find_autocast(precision, self.device)
+        self.estimator = load(checkpoint, trust).to(self.device)
+        if self.estimator.input_hw is None:
+            raise UserError(
+                f"{checkpoint} takes sequences of keypoints, not images; give a model of images as ckpt= and this "
+                "one as lift=, or source=predictions.json, which lightpose-predict wrote"
+            )
+        speed_up(self.estimator.net, speed, self.device)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device is not None and self.device.type == "cuda"
 
     def __call__(
         self,
@@ -212,9 +226,10 @@ class Predictor:
             yield from without_bad(zip(frames, made, strict=True), bad)
             return
         with deaths_explained():
-            batches = made_by_processes(tasks, min(num_workers, len(tasks)), pin=self.device.type == "cuda")
-            with self._context():  # while the first batches are made
-                self.estimator.warm_up(max(len(people) for people, _ in tasks.batches), len(tasks))
+            batches = made_by_processes(tasks, min(num_workers, len(tasks)), pin=self._on_gpu)
+            if self.device is not None:  # while the first batches are made
+                with self._context():
+                    self.estimator.warm_up(max(len(people) for people, _ in tasks.batches), len(tasks))
             made = self._predict(_noted(batches, bad))
             yield from without_bad(zip(frames, made, strict=True), bad)
 
@@ -240,7 +255,8 @@ class Predictor:
         return prefetch(self._collated, cut(made, batch_size, most_images), ahead=1, threads=1)
 
     def _collated(self, given: tuple[list[Sample], list[int]]) -> Crops:
-        return collated(given).pin_memory() if self.device.type == "cuda" else collated(given)
+        crops = collated(self.cropper, *given)
+        return crops.pin_memory() if self._on_gpu else crops
 
     def _predict(self, batches: Iterable[Crops]) -> Iterator[Poses[Array]]:
         """The poses of every image.
@@ -258,22 +274,30 @@ class Predictor:
 
     @contextmanager
     def _context(self) -> Iterator[None]:
+        import torch
+
+        assert self.device is not None
         with torch.inference_mode(), torch.autocast(self.device.type, self.autocast, self.autocast is not None):
             yield
 
-    def _submit(self, crops: Crops) -> tuple[Crops, Transfer | None]:
+    def _submit(self, crops: Crops) -> "tuple[Crops, Transfer | Poses[Array] | None]":
         """Start a batch; on a GPU nothing waits for it."""
         if crops.batch is None:
             return crops, None
+        if isinstance(crops.batch, Inputs):
+            return crops, self.estimator.predict(crops.batch, *crops.detections)
+        from lightpose.inference.transfer import Transfer
+
+        assert self.device is not None
         batch = crops.batch.to(self.device)
         with self._context():
             return crops, Transfer(self.estimator.predict_step(batch, 0))
 
-    def _collect(self, crops: Crops, transfer: Transfer | None) -> tuple[Array, Poses[Array]]:
+    def _collect(self, crops: Crops, transfer: "Transfer | Poses[Array] | None") -> tuple[Array, Poses[Array]]:
         """Poses of a batch, ordered by sample, and the sample of each."""
         if transfer is None:
             return np.zeros(0, np.int64), self._empty()
-        poses = transfer.wait()
+        poses = transfer if isinstance(transfer, Poses) else transfer.wait()
         poses = poses.select(np.argsort(poses.batch_index, kind="stable"))
         rows = poses.batch_index
         poses = replace(poses, batch_index=np.zeros_like(rows))
@@ -303,12 +327,14 @@ def behind(items: Iterable[T]) -> Iterator[T]:
     yield from before
 
 
-def find_device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> "torch.device":
     """The device called ``name``, or the accelerator if there is one, else the CPU.
 
     Raises:
         UserError: when this machine has no such device.
     """
+    import torch
+
     if name is None:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return accelerator or torch.device("cpu")
@@ -320,36 +346,25 @@ def find_device(name: str | None) -> torch.device:
         raise UserError(f"device={name} can't be used here ({str(error).splitlines()[0]}); try device=cpu") from error
 
 
-def find_autocast(choice: str, device: torch.device) -> torch.dtype | None:
+def find_autocast(choice: str, device: "torch.device") -> "torch.dtype | None":
     """The type of autocast that a precision means on ``device``, or None for none.
 
     Raises:
         UserError: for an unknown precision.
     """
+    import torch
+
+    from lightpose.runtime.precision import precision
+
     fastest = precision("auto", "auto") if device.type == "cuda" else "32-true"
     chosen = fastest if choice == "auto" else choice
     if chosen not in AUTOCAST:
         raise UserError(f"precision={choice} is unknown; use auto or one of {', '.join(AUTOCAST)}")
-    return AUTOCAST[chosen]
+    name = AUTOCAST[chosen]
+    return None if name is None else getattr(torch, name)
 
 
-def exported(path: str | Path, device: str | None, trust: Trust, precision: str, speed: Speed) -> PoseEstimator:
-    """The model in an ONNX file.
-
-    Raises:
-        UserError: for a precision or speed that the file leaves no choice of, and for what `load_onnx` refuses.
-    """
-    from lightpose.interop.onnx.model import load_onnx
-
-    if precision not in ("auto", "32-true") or speed not in ("auto", "eager"):
-        raise UserError(
-            f"{path} has the precision it was exported in, and runs as ONNX Runtime does it; leave out precision= and "
-            "speed="
-        )
-    return load_onnx(path, device, trust)
-
-
-def trained_image_bits(estimator: PoseEstimator) -> int:
+def trained_image_bits(estimator: Any) -> int:
     """How many bits the values of 16-bit images had when the estimator was trained."""
     node: Any = estimator.config or {}
     for key in ("data", "reader", "image_bits"):

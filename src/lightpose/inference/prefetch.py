@@ -6,8 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from lightpose.data.pixels.loader import CORES
 from lightpose.errors import UserError
+from lightpose.runtime.cores import CORES
 
 THREADS = min(8, CORES)
 """That decode and crop; more would only wait for Python's lock."""

@@ -16,7 +16,7 @@ from lightpose.errors import UserError
 from lightpose.metrics.calibration import calibration
 from lightpose.report import plots
 from lightpose.report.results import Curves, Instance, Validation, overall, sample, table
-from lightpose.runtime.whole_files import written_aside
+from lightpose.runtime.aside import written_aside
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Sample
 

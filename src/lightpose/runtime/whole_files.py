@@ -1,34 +1,18 @@
-"""Files that appear whole or not at all, so that a full disk leaves the one before intact."""
+"""Checkpoints that appear whole or not at all."""
 
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from lightpose.runtime.aside import written_aside
+
 log = logging.getLogger(__name__)
-
-
-@contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write a file under; the file then takes the place of ``path``.
-
-    Raises:
-        OSError: when it can't be written or moved; then ``path`` is as it was. So it is after any other error.
-    """
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)  # of a process that was killed, or a link that leads elsewhere
-    try:
-        yield part
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 class WholeFiles(TorchCheckpointIO):

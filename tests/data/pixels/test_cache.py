@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 
 from lightpose.checkpoint import assemble
 from lightpose.data.coco.dataset import CocoInstances, skeleton_of
-from lightpose.data.pixels import cache, loader
+from lightpose.data.pixels import cache
 from lightpose.data.pixels.cache import PixelCache, cache_of, free_memory
 from lightpose.errors import UserError
+from lightpose.runtime.cores import MOST_WORKERS
 
 CONF = Path(__file__).parents[3] / "conf"
 FILES = ["a.jpg", "b.png", "c.jpg", "d.png"]
@@ -153,7 +154,7 @@ def test_a_limit_is_a_number_from_0(people, value):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_there_are_no_more_workers_than_batches(people, monkeypatch):
     monkeypatch.setattr("lightpose.data.datamodule.CORES", 9)
-    assert loader.MOST_WORKERS > 9
+    assert MOST_WORKERS > 9
     for size, count in ((1, 9), (4, 3), (5, 2), (12, 1), (64, 1)):
         assert (
             module(people, "data.num_workers=null", f"data.batch_size={size}").train_dataloader().num_workers == count

@@ -47,7 +47,7 @@ def write_results(folder: Path, trials: Sequence[Trial], figure: str, higher: bo
 
     from lightpose.data.coco.results import write_csv
     from lightpose.report.plots import STYLE
-    from lightpose.runtime.whole_files import written_aside
+    from lightpose.runtime.aside import written_aside
 
     keys = list(trials[0].values)
     rows = [

@@ -14,7 +14,7 @@ import numpy as np
 
 from lightpose.data.coco.json_values import kind, number, read_json, whole_number
 from lightpose.errors import UserError
-from lightpose.runtime.whole_files import written_aside
+from lightpose.runtime.aside import written_aside
 from lightpose.structures import Array, Poses
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -1,7 +1,7 @@
 """The one step that moves pixels: in a worker, or left to the device."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -9,9 +9,27 @@ import numpy as np
 
 from lightpose.data.pixels.decode import EncodedImage
 from lightpose.data.pixels.pieces import joined
-from lightpose.data.pixels.raw import Unwarped
 from lightpose.geometry import full_from_reduced, reduction, transform_points
 from lightpose.structures import Array, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Unwarped:
+    """An image whose pixels are moved on the device only.
+
+    Attributes:
+        name: for messages; images of the same name are the same.
+        data: (N,) uint8, a JPEG file; or (H, W, 3) uint8 RGB.
+        image_hw: size of the image.
+        reduction: the side of the squares that are averaged before it is warped.
+        input_hw: network input size.
+    """
+
+    name: str
+    data: Array
+    image_hw: tuple[int, int]
+    reduction: int
+    input_hw: tuple[int, int]
 
 
 class Warp:

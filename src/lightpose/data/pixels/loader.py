@@ -4,7 +4,6 @@ import contextlib
 import functools
 import itertools
 import operator
-import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +22,6 @@ from lightpose.data.pixels.input_size import resized
 from lightpose.errors import UserError
 from lightpose.structures import Array, Batch, Sample
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""CPU cores that this process may use."""
-MOST_WORKERS = 16
-"""The most worker processes of a loader, unless the user gives a number."""
 GRACE_SECONDS = 20
 """How long a worker outlives SIGTERM."""
 

@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import cv2
 import numpy as np
 
-from lightpose.data.pixels.raw import fill
+from lightpose.geometry import transform_points
 from lightpose.structures import Array
+
+_SHIFT = 4  # bits of a pixel's fraction, for OpenCV
+_FAR = 2**24  # pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +55,21 @@ def joined(
             own, below = warp(piece.image, input_from_frame @ piece.frame_from_image)[there], out[there]
             out[there] = own if piece.share == 1 else np.rint(piece.share * own + (1 - piece.share) * below)
     return out
+
+
+def fill(regions: Sequence[Array], input_from_image: Array, input_hw: tuple[int, int]) -> Array:
+    """(H, W) bool: which pixels of the input are in a region.
+
+    Args:
+        regions: see `lightpose.structures.Sample`.
+        input_from_image: (3, 3).
+        input_hw: network input size.
+    """
+    mask = np.zeros(input_hw, np.uint8)
+    for region in regions:
+        points = transform_points(input_from_image, region.astype(np.float64))
+        gaps = np.flatnonzero(np.isnan(points[:, 0])).tolist()
+        rings = [points[start + 1 : end] for start, end in pairwise([-1, *gaps, len(points)])]
+        fixed = [np.rint(ring.clip(-_FAR, _FAR) * (1 << _SHIFT)).astype(np.int32) for ring in rings]
+        cv2.fillPoly(mask, fixed, 1, shift=_SHIFT)
+    return mask.view(bool)

@@ -2,38 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from lightpose.data.pixels.crop import Unwarped
+from lightpose.data.pixels.pieces import fill
 from lightpose.geometry import transform_boxes, transform_points
 from lightpose.structures import Array, BatchLabels, Instances, Sample, TensorStruct
-
-_SHIFT = 4  # bits of a pixel's fraction, for OpenCV
-_FAR = 2**24  # pixels
-
-
-@dataclass(frozen=True, slots=True)
-class Unwarped:
-    """An image whose pixels are moved on the device only.
-
-    Attributes:
-        name: for messages; images of the same name are the same.
-        data: (N,) uint8, a JPEG file; or (H, W, 3) uint8 RGB.
-        image_hw: size of the image.
-        reduction: the side of the squares that are averaged before it is warped.
-        input_hw: network input size.
-    """
-
-    name: str
-    data: Array
-    image_hw: tuple[int, int]
-    reduction: int
-    input_hw: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,24 +148,6 @@ def _ignored(samples: Sequence[Sample], input_hw: tuple[int, int]) -> Tensor | N
         return None
     masks = [fill(sample.ignore or (), sample.input_from_image, input_hw) for sample in samples]
     return torch.from_numpy(np.stack(masks))
-
-
-def fill(regions: Sequence[Array], input_from_image: Array, input_hw: tuple[int, int]) -> Array:
-    """(H, W) bool: which pixels of the input are in a region.
-
-    Args:
-        regions: see `lightpose.structures.Sample`.
-        input_from_image: (3, 3).
-        input_hw: network input size.
-    """
-    mask = np.zeros(input_hw, np.uint8)
-    for region in regions:
-        points = transform_points(input_from_image, region.astype(np.float64))
-        gaps = np.flatnonzero(np.isnan(points[:, 0])).tolist()
-        rings = [points[start + 1 : end] for start, end in pairwise([-1, *gaps, len(points)])]
-        fixed = [np.rint(ring.clip(-_FAR, _FAR) * (1 << _SHIFT)).astype(np.int32) for ring in rings]
-        cv2.fillPoly(mask, fixed, 1, shift=_SHIFT)
-    return mask.view(bool)
 
 
 def _cameras(cameras: Sequence[Array | None]) -> Tensor | None:

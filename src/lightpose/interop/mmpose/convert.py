@@ -15,7 +15,7 @@ from lightpose.interop.mmpose.files import PublishedFile, read_file
 from lightpose.interop.mmpose.parts_of_names import EXAMPLE
 from lightpose.interop.mmpose.weights import listed, load_like
 from lightpose.interop.mmpose.zoo import names_that_fit
-from lightpose.runtime.whole_files import written_aside
+from lightpose.runtime.aside import written_aside
 
 _log = logging.getLogger(__name__)
 

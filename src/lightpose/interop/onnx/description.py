@@ -3,13 +3,15 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import lightpose
 from lightpose.errors import UserError
-from lightpose.estimators.base import PoseEstimator
 from lightpose.geometry import Grid, check_grid
 from lightpose.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from lightpose.estimators.base import PoseEstimator
 
 NAME = "lightpose"
 """Of the entry in ``metadata_props``."""
@@ -50,7 +52,7 @@ class Description:
     config: dict[str, Any]
 
 
-def describe(estimator: PoseEstimator, image_bits: int) -> Description:
+def describe(estimator: "PoseEstimator", image_bits: int) -> Description:
     """The description of a loaded estimator."""
     assert estimator.input_hw is not None and estimator.config is not None
     skeleton, config = estimator.skeleton, estimator.config

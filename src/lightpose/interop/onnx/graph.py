@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
-from lightpose.interop.onnx.packages import LARGEST, WRITING, packages
+from lightpose.interop.onnx.packages import INPUT, LARGEST, WRITING, packages
 from lightpose.structures import Poses
 
-INPUT = "images"
 HEAD = "head/"
 """Before the names of the head's outputs, which a graph has until it is proven."""
 BATCH = "N"

@@ -15,7 +15,7 @@ from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.estimators.topdown import TopDown, WholeImage
 from lightpose.interop.onnx.description import NAME, Description, read
-from lightpose.interop.onnx.graph import INPUT
+from lightpose.interop.onnx.running import checked_outputs, run
 from lightpose.interop.onnx.session import content_of, open_session
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Batch, Poses
@@ -42,32 +42,8 @@ class OnnxModel(PoseEstimator):
         self.input_hw = (description.input_hw[0], description.input_hw[1])
         self.metrics = nn.ModuleList(metrics.values())
         self._flip_test, self._frozen = description.flip_test, []
-        self.output_shapes = self._checked_outputs()
-
-    def _checked_outputs(self) -> dict[str, tuple[int, ...]]:
-        """Output → shape without the batch.
-
-        Raises:
-            UserError: naming an input or output that is not what the description promises.
-        """
         assert self.input_hw is not None
-        inputs = [(each.name, each.type, each.shape[1:]) for each in self.session.get_inputs()]
-        if inputs != [(INPUT, "tensor(uint8)", [*self.input_hw, 3])]:
-            raise UserError(
-                f"{self.path} takes {inputs}; expected {INPUT} of uint8 {('N', *self.input_hw, 3)}, so give a file "
-                "that lightpose-export wrote"
-            )
-        count = self.skeleton.num_keypoints
-        needed = {"keypoints": (count, 2), "keypoint_scores": (count,), "scores": ()}
-        known: dict[str, tuple[int, ...]] = {**needed, "visibility": (count,)}
-        found = {each.name: tuple(each.shape[1:]) for each in self.session.get_outputs()}
-        for name in (*needed, *(name for name in known if name in found and name not in needed)):
-            if found.get(name) != known[name]:
-                raise UserError(
-                    f"{self.path} gives {name} of shape {found.get(name)} for each input; expected {known[name]}, so "
-                    "give a file that lightpose-export wrote"
-                )
-        return found
+        self.output_shapes = checked_outputs(session, self.input_hw, skeleton.num_keypoints, path)
 
     @property
     def flip_test(self) -> bool:
@@ -92,16 +68,7 @@ class OnnxModel(PoseEstimator):
             UserError: when it gives something else than it promises.
         """
         pixels = np.ascontiguousarray(inputs.cpu().permute(0, 2, 3, 1).numpy())
-        names = list(self.output_shapes)
-        try:
-            found = dict(zip(names, self.session.run(names, {INPUT: pixels}), strict=True))
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"ONNX Runtime fails in {self.path} ({reason}); take a smaller batch_size") from error
-        for name, shape in self.output_shapes.items():
-            expected = (len(pixels), *shape)
-            if found[name].shape != expected:
-                raise UserError(f"{self.path} gives {name} of shape {found[name].shape}; expected {expected}")
+        found = run(self.session, self.output_shapes, pixels, self.path)
         return {name: torch.from_numpy(value) for name, value in found.items()}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Poses:

@@ -1,15 +1,22 @@
 """Opens ONNX files: nothing in them is executed but their operators, and nothing outside them is read."""
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lightpose.errors import UserError
-from lightpose.interop.onnx.packages import LARGEST, RUNNING, packages
+from lightpose.interop.onnx.openvino import OpenvinoSession
+from lightpose.interop.onnx.packages import LARGEST, OPENVINO, READING, RUNNING, packages
+from lightpose.runtime.cores import CORES
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+DEVICES = "cpu, cuda, tensorrt or openvino"
 
 
 def content_of(path: str | Path) -> tuple[bytes, dict[str, str]]:
@@ -18,7 +25,7 @@ def content_of(path: str | Path) -> tuple[bytes, dict[str, str]]:
     Raises:
         UserError: for a file that is missing or damaged, or that keeps weights elsewhere.
     """
-    onnx, _ = packages(RUNNING)
+    (onnx,) = packages(READING)
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no ONNX file at {path}; give one that lightpose-export wrote")
@@ -58,43 +65,80 @@ def _tensors(model: Any) -> Iterator[Any]:
             bodies += [attribute.g, *attribute.graphs]
 
 
+def find_provider(device: str | None) -> tuple[str, int]:
+    """The kind of a device and its number; see `open_session`.
+
+    Raises:
+        UserError: when the device can't be had.
+    """
+    if device == "openvino":
+        packages(OPENVINO)
+        return device, 0
+    (runtime,) = packages(RUNNING)
+    here = runtime.get_available_providers()
+    if device is None:
+        device = "cuda" if PROVIDERS["cuda"] in here and _gpu() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind not in PROVIDERS or (number and (kind == "cpu" or not (number.isascii() and number.isdigit()))):
+        raise UserError(f"device={device} runs no ONNX file; use {DEVICES}, or cuda:1 for another GPU")
+    if PROVIDERS[kind] not in here:
+        raise UserError(
+            f"device={device} needs ONNX Runtime's {PROVIDERS[kind]}, and this one has {', '.join(here)}; pip install "
+            "onnxruntime-gpu, or use device=cpu"
+        )
+    return kind, int(number or 0)
+
+
 def open_session(content: bytes, device: str | None, what: Any) -> Any:
-    """An ``onnxruntime.InferenceSession`` on a device, and on no other.
+    """What runs an ONNX file on a device, and on no other: an ``onnxruntime.InferenceSession``, or `OpenvinoSession`.
 
     Args:
         content: of an ONNX file.
-        device: ``cpu``, ``cuda`` or ``cuda:1``; None for the GPU if there are one and ONNX Runtime's provider for it.
+        device: ``cpu``, ``cuda``, ``tensorrt`` (either with a number, such as ``cuda:1``) or ``openvino``; None for
+            the GPU if there are one and ONNX Runtime's provider for it, else the CPU.
         what: the file, for messages.
 
     Raises:
-        UserError: when the provider isn't there, and when ONNX Runtime refuses the graph.
+        UserError: when the device can't be had, and when it refuses the graph.
     """
-    _, runtime = packages(RUNNING)
-    here = runtime.get_available_providers()
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() and PROVIDERS["cuda"] in here else "cpu"
-    kind, _, number = device.partition(":")
-    if kind not in PROVIDERS or (number and not (kind == "cuda" and number.isascii() and number.isdigit())):
-        raise UserError(f"device={device} runs no ONNX file; use cpu, cuda or cuda:1")
-    provider = PROVIDERS[kind]
-    if provider not in here:
-        raise UserError(
-            f"device={device} needs ONNX Runtime's {provider}, and this one has {', '.join(here)}; pip install "
-            "onnxruntime-gpu, or use device=cpu"
-        )
+    kind, number = find_provider(device)
+    if kind == "openvino":
+        return OpenvinoSession(content, threads(), what)
+    (runtime,) = packages(RUNNING)
     options = runtime.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = torch.get_num_threads()
-    placed = [(provider, {"device_id": int(number or 0)})] if kind == "cuda" else [provider]
+    options.intra_op_num_threads = threads()
     try:
-        session = runtime.InferenceSession(content, options, providers=placed)
+        session = runtime.InferenceSession(content, options, providers=_placed(kind, number))
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"ONNX Runtime can't run {what} on device={device} ({reason}); give another file") from error
-    if session.get_providers()[0] != provider:
+        raise UserError(f"ONNX Runtime can't run {what} on device={kind} ({reason}); give another file") from error
+    if session.get_providers()[0] != PROVIDERS[kind]:
         raise UserError(
-            f"ONNX Runtime can't start its {provider} here, and device={device} asks for it; see to the CUDA libraries "
-            "that it needs, or use device=cpu"
+            f"ONNX Runtime can't start its {PROVIDERS[kind]} here, and device={kind} asks for it; see to the NVIDIA "
+            "libraries that it needs, or use device=cpu"
         )
     session.disable_fallback()
     return session
+
+
+def _placed(kind: str, number: int) -> list[Any]:
+    """ONNX Runtime's providers and their options; what TensorRT can't take stays on its GPU."""
+    cuda = (PROVIDERS["cuda"], {"device_id": number, "use_tf32": 0})  # float32 is what the file says
+    if kind == "tensorrt":
+        return [(PROVIDERS[kind], {"device_id": number}), cuda]
+    return [cuda] if kind == "cuda" else [PROVIDERS[kind]]
+
+
+def _gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def threads() -> int:
+    """As many as PyTorch takes; without it, as OMP_NUM_THREADS says, or one for each core."""
+    if torch := sys.modules.get("torch"):
+        return int(torch.get_num_threads())
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) else CORES

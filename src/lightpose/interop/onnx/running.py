@@ -1,0 +1,122 @@
+"""An exported file as a function of pixels, in NumPy alone: nobody who only predicts needs torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightpose.errors import UserError
+from lightpose.geometry import transform_points
+from lightpose.interop.onnx.description import NAME, Description, read
+from lightpose.interop.onnx.packages import INPUT
+from lightpose.interop.onnx.session import content_of, open_session
+from lightpose.skeleton import Skeleton
+from lightpose.structures import Array, Poses
+
+
+def checked_outputs(
+    session: Any, input_hw: tuple[int, int], num_keypoints: int, path: str | Path
+) -> dict[str, tuple[int, ...]]:
+    """Output of a session → shape without the batch.
+
+    Raises:
+        UserError: naming an input or output that is not what the description promises.
+    """
+    inputs = [(each.name, each.type, each.shape[1:]) for each in session.get_inputs()]
+    if inputs != [(INPUT, "tensor(uint8)", [*input_hw, 3])]:
+        raise UserError(
+            f"{path} takes {inputs}; expected {INPUT} of uint8 {('N', *input_hw, 3)}, so give a file that "
+            "lightpose-export wrote"
+        )
+    needed = {"keypoints": (num_keypoints, 2), "keypoint_scores": (num_keypoints,), "scores": ()}
+    known: dict[str, tuple[int, ...]] = {**needed, "visibility": (num_keypoints,)}
+    found = {each.name: tuple(each.shape[1:]) for each in session.get_outputs()}
+    for name in (*needed, *(name for name in known if name in found and name not in needed)):
+        if found.get(name) != known[name]:
+            raise UserError(
+                f"{path} gives {name} of shape {found.get(name)} for each input; expected {known[name]}, so give a "
+                "file that lightpose-export wrote"
+            )
+    return found
+
+
+def run(session: Any, shapes: Mapping[str, tuple[int, ...]], pixels: Array, path: str | Path) -> dict[str, Array]:
+    """What the file gives for (N, H, W, 3) uint8 RGB, by name.
+
+    Args:
+        session: of `open_session`.
+        shapes: of `checked_outputs`.
+        pixels: contiguous.
+        path: of the file, for messages.
+
+    Raises:
+        UserError: when it fails, or gives something else than it promises.
+    """
+    names = list(shapes)
+    try:
+        found = dict(zip(names, session.run(names, {INPUT: pixels}), strict=True))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path} can't be computed ({reason}); take a smaller batch_size") from error
+    for name, shape in shapes.items():
+        expected = (len(pixels), *shape)
+        if found[name].shape != expected:
+            raise UserError(f"{path} gives {name} of shape {found[name].shape}; expected {expected}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What goes through the graph at once.
+
+    Attributes:
+        pixels: (B, H, W, 3) uint8 RGB.
+        image_from_input: (B, 3, 3) float32.
+    """
+
+    pixels: Array
+    image_from_input: Array
+
+
+class ArrayModel:
+    """What `Predictor` uses of an estimator, of a file that gives one pose for each input.
+
+    Args:
+        session: of `open_session`.
+        description: of the file.
+        skeleton: of the description.
+        path: of the file, for messages.
+    """
+
+    def __init__(self, session: Any, description: Description, skeleton: Skeleton, path: str | Path) -> None:
+        self.session, self.path, self.skeleton = session, path, skeleton
+        self.takes_boxes = description.estimator == "topdown"
+        self.input_hw = (description.input_hw[0], description.input_hw[1])
+        self.config = description.config
+        self.output_shapes = checked_outputs(session, self.input_hw, skeleton.num_keypoints, path)
+
+    def predict(self, inputs: Inputs, boxes_xyxy: Array, box_scores: Array) -> Poses[Array]:
+        """Poses in image pixels, with the boxes (B, 4) that they were found in, and the scores (B,) of these."""
+        found = run(self.session, self.output_shapes, inputs.pixels, self.path)
+        columns = {each.name: found.pop(each.name) for each in fields(Poses) if each.name in found}
+        pairs = zip(inputs.image_from_input, columns["keypoints"], strict=True)
+        columns["keypoints"] = np.stack([transform_points(matrix, points) for matrix, points in pairs])
+        columns |= {"batch_index": np.arange(len(boxes_xyxy)), "boxes_xyxy": boxes_xyxy, "box_scores": box_scores}
+        return Poses(**columns, extras=found)
+
+
+def load_arrays(path: str | Path, device: str | None = None) -> ArrayModel:
+    """The model in a file that lightpose-export wrote. Nothing in the file is executed but its graph.
+
+    Args:
+        path: an ``.onnx`` file.
+        device: see `open_session`.
+
+    Raises:
+        UserError: for a file that can't be used, and for a device that can't be had.
+    """
+    content, metadata = content_of(path)
+    description, skeleton = read(metadata.get(NAME), path)
+    return ArrayModel(open_session(content, device, path), description, skeleton, path)
