@@ -67,13 +67,13 @@ def config(
     }
 
 
-def save(path: Path, settings: dict[str, Any], skeleton: Skeleton = SKELETON) -> Path:
+def save(path: Path, settings: dict[str, Any], skeleton: Skeleton = SKELETON, std: float = 0.1) -> Path:
     """A checkpoint with random weights, large enough in the last layers for the outputs to differ."""
     torch.manual_seed(0)
     estimator = build(settings, skeleton, TRUST)
     for parameter in estimator.net.head.parameters():
         if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.1)
+            torch.nn.init.normal_(parameter, std=std)
     content: dict[str, Any] = {"state_dict": estimator.state_dict()}
     estimator.on_save_checkpoint(content)
     torch.save(content, path)
