@@ -188,11 +188,11 @@ class Hidden(OneStageCodec):
 
 
 class Choosy(OneStageCodec):
-    """Has as many candidates as it finds."""
+    """Does something else where it finds somebody."""
 
     def candidates(self, outputs):
         columns = super().candidates(outputs)
-        return {name: column[:, columns["valid"].any(0).nonzero()[:, 0]] for name, column in columns.items()}
+        return {**columns, "scores": columns["scores"] / 2} if columns["valid"].any() else columns
 
 
 def test_codecs_that_can_not_be_exported_are_named():
