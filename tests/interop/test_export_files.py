@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,19 +17,15 @@ from onnx import TensorProto, helper
 from tiny_export import config, heatmap_head, part, save
 
 import lightpose
-from lightpose import testing
 from lightpose.checkpoint import load
 from lightpose.cli.eval import main as eval_main
 from lightpose.cli.export import main as export_main
 from lightpose.cli.predict import main as predict_main
 from lightpose.codecs.heatmap import HeatmapCodec
-from lightpose.codecs.onestage import OneStageCodec
 from lightpose.errors import UserError
-from lightpose.estimators.bottomup import BottomUp
 from lightpose.export.onnx import export
-from lightpose.interop.onnx.graph import check_exportable, to_graph
+from lightpose.interop.onnx.graph import to_graph
 from lightpose.models.heads.heatmap import HeatmapHead
-from lightpose.models.heads.yoloxpose import YOLOXPoseHead
 
 DOCS = Path(__file__).parents[2] / "docs/deploy.md"
 
@@ -250,11 +245,3 @@ def test_what_can_not_be_exported_is_named(tmp_path):
     estimator.net.head.__class__ = Unusual
     with pytest.raises(UserError, match=r"the operator prims\.bessel_j0 has no counterpart in ONNX"):
         to_graph(estimator)
-
-
-def test_models_of_many_people_are_refused():
-    estimator = testing.model(
-        partial(YOLOXPoseHead, criterion=lambda *_: {}), OneStageCodec, kind=BottomUp, flip_test=False
-    )
-    with pytest.raises(UserError, match=r"^OneStageCodec finds any number of people"):
-        check_exportable(estimator)

@@ -113,18 +113,37 @@ class AssociativeEmbeddingCodec(Codec):
 
     def decode(self, outputs: dict[str, Tensor]) -> Poses:
         """Poses in input pixels, best first in each image. A keypoint's score is the value of its map there."""
+        return self.chosen(self.candidates(outputs))
+
+    def candidates(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """P peaks of each map, best first: ``peaks`` (B, K, P, 2) in input pixels, scores, tags, and which are high.
+
+        With them come the maps, which keypoints that nobody has a peak for are looked up in.
+        """
         maps, tags = outputs["heatmap"].float(), outputs["tag"].float()  # (B, K, h, w), (B, K, h, w, L)
-        (batch, count, height, width), device = maps.shape, maps.device
         scores, cells = peaks(maps.flatten(0, 1), self.nms_kernel, self.max_people)  # (B K, P), (B K, P, 2)
         values = at_cells(tags.flatten(0, 1).movedim(-1, 1), cells).nan_to_num()  # (B K, P, L)
-        scores, cells, values = (each.unflatten(0, (batch, count)) for each in (scores, cells, values))
-        points = self._refined(maps, cells)  # (B, K, P, 2)
-        people = [self._group(*image) for image in zip(scores.cpu().numpy(), values.cpu().numpy(), strict=True)]
-        rows = torch.arange(batch).repeat_interleave(torch.tensor([len(each) for each in people])).to(device)
+        scores, cells, values = (each.unflatten(0, maps.shape[:2]) for each in (scores, cells, values))
+        return {
+            "peaks": self.map_grid.to_input(self._refined(maps, cells), maps.shape[-2:]),
+            "peak_scores": scores,
+            "peak_tags": values,
+            "valid": scores > self.score_threshold,
+            "maps": maps,
+            "tags": tags,
+        }
+
+    def chosen(self, candidates: dict[str, Tensor]) -> Poses:
+        """The poses that peaks are put together to."""
+        scores, values, maps, tags = (candidates[name] for name in ("peak_scores", "peak_tags", "maps", "tags"))
+        (count, height, width), device = maps.shape[1:], maps.device
+        columns = zip(*(each.cpu().numpy() for each in (scores, values, candidates["valid"])), strict=True)
+        people = [self._group(*image) for image in columns]
+        rows = torch.arange(len(people)).repeat_interleave(torch.tensor([len(each) for each in people])).to(device)
         chosen = torch.from_numpy(np.concatenate(people)).to(device)  # (N, K)
         there = rows[:, None], torch.arange(count, device=device), chosen.clamp_min(0)
         found = chosen >= 0
-        keypoints, keypoint_scores = points[there], torch.where(found, scores[there], 0.0)  # (N, K, 2), (N, K)
+        keypoints, keypoint_scores = candidates["peaks"][there], torch.where(found, scores[there], 0.0)
         means = (values[there] * found[..., None]).sum(1) / found.sum(1, keepdim=True)  # (N, L)
         pose_scores = keypoint_scores.mean(-1)
         for missing in (~found).nonzero().split(_AT_ONCE):
@@ -132,9 +151,10 @@ class AssociativeEmbeddingCodec(Codec):
             own = maps[rows[person], joint].flatten(1)  # (n, h * w)
             apart = (tags[rows[person], joint].flatten(1, 2) - means[person, None]).norm(dim=-1)
             best = (own - apart.round()).argmax(-1, keepdim=True)
-            keypoints[person, joint] = torch.cat([best % width, best // width], -1).float()
+            cells = torch.cat([best % width, best // width], -1).float()
+            keypoints[person, joint] = self.map_grid.to_input(cells, (height, width))
             keypoint_scores[person, joint] = own.gather(1, best)[:, 0].clamp_min(0)
-        return Poses(self.map_grid.to_input(keypoints, (height, width)), keypoint_scores, pose_scores, rows)
+        return Poses(keypoints, keypoint_scores, pose_scores, rows)
 
     def _refined(self, maps: Tensor, cells: Tensor) -> Tensor:
         """Points (B, K, P, 2) near integer cells."""
@@ -143,25 +163,26 @@ class AssociativeEmbeddingCodec(Codec):
             return cells + quarter_shift(each, cells, self.sigma)
         return cells + newton_shift(each, cells, self.blur_kernel, 1, "shrink")
 
-    def _group(self, scores: Array, tags: Array) -> Array:
+    def _group(self, scores: Array, tags: Array, high: Array) -> Array:
         """(n, K) int64: which of the P peaks each person of an image has, -1 for none.
 
         Args:
             scores: (K, P).
             tags: (K, P, L).
+            high: (K, P) bool, which of the peaks count.
         """
         count = len(scores)
         people, sums = np.zeros((0, count), np.int64), np.zeros((0, tags.shape[-1]))
         for joint in self.order:
-            high = np.flatnonzero(scores[joint] > self.score_threshold)
+            places = np.flatnonzero(high[joint])
             means = sums / (people >= 0).sum(1, keepdims=True)
-            apart = np.linalg.norm(tags[joint, high, None] - means, axis=-1)  # (high, people)
-            peak, person = linear_sum_assignment(np.round(apart) * 100 - scores[joint, high, None])
+            apart = np.linalg.norm(tags[joint, places, None] - means, axis=-1)  # (high, people)
+            peak, person = linear_sum_assignment(np.round(apart) * 100 - scores[joint, places, None])
             near = apart[peak, person] < self.tag_threshold
             peak, person = peak[near], person[near]
-            strangers = np.delete(np.arange(len(high)), peak)
+            strangers = np.delete(np.arange(len(places)), peak)
             person = np.concatenate([person, len(people) + np.arange(len(strangers))])
-            peak = high[np.concatenate([peak, strangers])]
+            peak = places[np.concatenate([peak, strangers])]
             people = np.concatenate([people, np.full((len(strangers), count), -1)])
             sums = np.concatenate([sums, np.zeros((len(strangers), tags.shape[-1]))])
             people[person, joint] = peak

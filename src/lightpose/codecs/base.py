@@ -14,6 +14,11 @@ class Codec(Protocol):
     A codec has no parameters. It is built with ``skeleton``, ``input_hw`` and ``grid`` next to its own options. What
     inherits this class need not repeat its defaults.
 
+    One that finds any number of people can be exported if it also has ``candidates(outputs)``, which gives tensors by
+    name, whose shapes don't depend on what is found, and among them ``valid``, bool: which of them count; and
+    ``chosen(candidates)``, which makes the poses of them. `lightpose.codecs.people.chosen` is one for candidates
+    (B, P, ...) under the names of `Poses`.
+
     Attributes:
         spec: what it decodes and encodes.
         mirror_lag: whole input pixels that a mirrored input must move left (right, if negative) before the network sees

@@ -9,7 +9,7 @@ from lightpose.codecs.base import Codec
 from lightpose.codecs.grid import MapGrid
 from lightpose.codecs.maps import counted_cells, labelled_cells, on_device
 from lightpose.codecs.peaks import argmax_cells, quarter_shift
-from lightpose.codecs.people import crowd_maps, smoothed, with_centers
+from lightpose.codecs.people import chosen, crowd_maps, smoothed, with_centers
 from lightpose.errors import UserError
 from lightpose.geometry import Grid
 from lightpose.skeleton import Skeleton
@@ -92,11 +92,29 @@ class CIDCodec(Codec):
     def decode(self, outputs: dict[str, Tensor]) -> Poses:
         """Poses in input pixels; a keypoint scores the highest value of its map, times the person's score."""
         row, place = (outputs["score"] > self.threshold).nonzero().unbind(1)
-        maps = smoothed(outputs["instance_heatmap"][row, place].float(), "shrink")  # (N, K, h, w)
+        keypoints, scores = self._found(outputs["instance_heatmap"][row, place], outputs["score"][row, place])
+        return Poses(keypoints, scores, scores.mean(-1), row)
+
+    chosen = staticmethod(chosen)
+
+    def candidates(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is at the best centres of each input, best first, and which of these are people."""
+        maps, score = outputs["instance_heatmap"], outputs["score"]
+        found = self._found(maps.flatten(0, 1), score.flatten())
+        keypoints, scores = (each.unflatten(0, score.shape) for each in found)
+        return {
+            "keypoints": keypoints,
+            "keypoint_scores": scores,
+            "scores": scores.mean(-1),
+            "valid": score > self.threshold,
+        }
+
+    def _found(self, maps: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+        """Keypoints (N, K, 2) and their scores (N, K), of maps (N, K, h, w) and scores (N,) of people."""
+        maps = smoothed(maps.float(), "shrink")
         cells, values = argmax_cells(maps)
         points = cells + quarter_shift(maps, cells, sigma=2.0)
-        scores = values * outputs["score"][row, place].float()[:, None]
-        return Poses(self.map_grid.to_input(points, maps.shape[-2:]), scores, scores.mean(-1), row)
+        return self.map_grid.to_input(points, maps.shape[-2:]), values * score.float()[:, None]
 
     def flip(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Undo a horizontal mirroring of the input, of any of the outputs; an involution."""

@@ -6,7 +6,15 @@ from torch import Tensor
 from lightpose.codecs.base import Codec
 from lightpose.codecs.grid import MapGrid
 from lightpose.codecs.maps import check_odd, counted_cells, labelled_cells, on_device
-from lightpose.codecs.people import at_cells, better_than_neighbours, between_cells, crowd_maps, peaks, with_centers
+from lightpose.codecs.people import (
+    at_cells,
+    better_than_neighbours,
+    between_cells,
+    chosen,
+    crowd_maps,
+    peaks,
+    with_centers,
+)
 from lightpose.errors import UserError
 from lightpose.geometry import Grid
 from lightpose.skeleton import Skeleton
@@ -128,8 +136,14 @@ class DisplacementCodec(Codec):
             return (cells >= first.floor()) & (cells < last.floor())
         return (cells >= first) & (cells <= last)
 
+    chosen = staticmethod(chosen)
+
     def decode(self, outputs: dict[str, Tensor]) -> Poses:
         """Poses in input pixels, of each input the best centres first."""
+        return self.chosen(self.candidates(outputs))
+
+    def candidates(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The best centres of each input, best first, and which of them are people."""
         maps, displacement = outputs["heatmap"].float(), outputs["displacement"].float()
         center_scores, centers = peaks(maps[:, -1], self.peak_kernel, self.max_people)  # (B, P), (B, P, 2)
         points = centers[:, :, None] + at_cells(displacement, centers)  # (B, P, K, 2)
@@ -141,9 +155,8 @@ class DisplacementCodec(Codec):
         found = center_scores > self.threshold
         ranks = torch.where(found, scores.mean(-1), -1.0)
         found = found & better_than_neighbours(points, ranks, self.nms_distance, self.nms_joints)
-        row, place = found.nonzero().unbind(1)
-        keypoints = self.map_grid.to_input(points[row, place], maps.shape[-2:])
-        return Poses(keypoints, scores[row, place], ranks[row, place], row)
+        keypoints = self.map_grid.to_input(points, maps.shape[-2:])
+        return {"keypoints": keypoints, "keypoint_scores": scores, "scores": ranks, "valid": found}
 
     def flip(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Undo a horizontal mirroring of the input; an involution."""

@@ -82,7 +82,8 @@ class MotionBertCodec(Codec):
     def decode(self, outputs: dict[str, Tensor]) -> Poses:
         """A pose for each frame of each row, from the root in screens; each score is 1."""
         motion = outputs["motion"].float()
-        rows, frames = (torch.arange(size, device=motion.device) for size in motion.shape[:2])
+        (batch, count), device = motion.shape[:2], motion.device
+        rows, frames = torch.arange(batch, device=device), torch.arange(count, device=device)
         root = motion[:, :, on_device(self._root, motion)].mean(2, keepdim=True)
         poses = (motion - root).flatten(0, 1)
         scores = torch.ones_like(poses[..., 0])
@@ -90,8 +91,8 @@ class MotionBertCodec(Codec):
             poses,
             scores,
             scores[:, 0],
-            rows.repeat_interleave(len(frames)),
-            extras={"frame": frames.repeat(len(rows))},
+            rows.repeat_interleave(count),
+            extras={"frame": frames.repeat(batch)},
         )
 
     def to_mm(self, poses: Poses, batch: Batch) -> Poses:

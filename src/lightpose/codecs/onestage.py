@@ -4,10 +4,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from lightpose.codecs.base import Codec
 from lightpose.codecs.maps import counted_cells, on_device
+from lightpose.codecs.people import best_boxes, chosen, picked
 from lightpose.errors import UserError
 from lightpose.geometry import Grid
 from lightpose.skeleton import Skeleton
@@ -106,23 +106,24 @@ class OneStageCodec(Codec):
         }
         return Targets(maps, weights)
 
+    chosen = staticmethod(chosen)
+
     def decode(self, outputs: dict[str, Tensor]) -> Poses:
         """Poses in input pixels, best first in each input; a keypoint's score is its visibility."""
+        return self.chosen(self.candidates(outputs))
+
+    def candidates(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The best candidates of each input, best first, and which of them are people."""
         scores = outputs["scores"].float().sigmoid()  # (B, N)
         best, place = scores.topk(min(self.most_candidates, scores.shape[1]), 1)
-        row, rank = (best > self.score_threshold).nonzero().unbind(1)
-        place, scores = place[row, rank], best[row, rank]
-        boxes = outputs["boxes"].float()[row, place]
-        kept = batched_nms(boxes, scores, row, self.nms_threshold)
-        kept = kept[row[kept].argsort(stable=True)]
-        row, place, boxes, scores = row[kept], place[kept], boxes[kept], scores[kept]
-        seen = outputs["visibility"].float()[row, place].sigmoid()
-        return Poses(
-            outputs["points"].float()[row, place],
-            seen,
-            scores,
-            row,
-            visibility=seen,
-            boxes_xyxy=boxes,
-            box_scores=scores,
-        )
+        boxes, points, logits = (picked(outputs[name].float(), place) for name in ("boxes", "points", "visibility"))
+        seen = logits.sigmoid()
+        return {
+            "keypoints": points,
+            "keypoint_scores": seen,
+            "scores": best,
+            "visibility": seen,
+            "boxes_xyxy": boxes,
+            "box_scores": best,
+            "valid": best_boxes(boxes, best, self.nms_threshold, self.score_threshold),
+        }

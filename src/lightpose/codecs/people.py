@@ -3,8 +3,10 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import batched_nms
 
 from lightpose.codecs.peaks import Border
+from lightpose.structures import Poses
 
 
 def with_centers(cells: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +76,8 @@ def peaks(maps: Tensor, kernel: int, count: int, every: bool = False) -> tuple[T
     else:  # the place of a window's highest cell is that of the first
         is_peak = place[:, 0] == torch.arange(height * width, device=maps.device).view(height, width)
     scores, places = torch.where(is_peak, maps, 0.0).flatten(1).topk(min(count, height * width))
-    return scores, torch.stack([places % width, places // width], -1)
+    rows = places // width
+    return scores, torch.stack([places - rows * width, rows], -1)
 
 
 def at_cells(maps: Tensor, cells: Tensor) -> Tensor:
@@ -103,15 +106,55 @@ def better_than_neighbours(keypoints: Tensor, scores: Tensor, distance: float, j
         distance: keypoints are close if nearer than this share of the diagonal of the better pose's keypoints.
         joints: a pose lies on another if more keypoints than this are close (arXiv:2104.02300).
     """
-    order = scores.argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(scores.shape[1], device=scores.device)
+    better, other = scores[:, :, None], scores[:, None]
+    ahead = (better > other) | ((better == other) & (places[:, None] < places))  # (B, P, P)
+    rank = ahead.sum(1)  # (B, P)
+    order = torch.zeros_like(rank).scatter(1, rank, places.expand_as(rank))  # a stable sort, which ONNX lacks
     ordered = keypoints.gather(1, order[..., None, None].expand_as(keypoints))
     reach = distance * (ordered.amax(2) - ordered.amin(2)).norm(dim=-1)  # (B, P)
     apart = (ordered[:, :, None] - ordered[:, None]).norm(dim=-1)  # (B, P, P, K)
     covers = ((apart < reach[..., None, None]).sum(-1) > joints).triu(1)  # (B, P, P): the better first
     stays = torch.ones_like(scores, dtype=torch.bool)
-    for better in range(scores.shape[1]):
-        stays = stays & ~(covers[:, better] & stays[:, better, None])
-    return torch.zeros_like(stays).scatter(1, order, stays)
+    for place in range(scores.shape[1]):
+        stays = stays & ~(covers[:, place] & stays[:, place, None])
+    return stays.gather(1, rank)
+
+
+@torch.library.custom_op("lightpose::best_boxes", mutates_args=())
+def best_boxes(boxes: Tensor, scores: Tensor, overlap: float, least: float) -> Tensor:
+    """(B, P) bool: which boxes score above ``least`` and don't lie on a better one of their row that stays.
+
+    It is one operator, as ONNX has its like, and how many stay is known only when it has run.
+
+    Args:
+        boxes: (B, P, 4) xyxy.
+        scores: (B, P).
+        overlap: a box lies on another if they overlap by more (IoU).
+        least: see above.
+    """
+    row, place = (scores > least).nonzero().unbind(1)
+    kept = batched_nms(boxes[row, place], scores[row, place], row, overlap)
+    stays = torch.zeros_like(scores, dtype=torch.bool)
+    stays[row[kept], place[kept]] = True
+    return stays
+
+
+@best_boxes.register_fake
+def _(boxes: Tensor, scores: Tensor, overlap: float, least: float) -> Tensor:
+    return torch.empty_like(scores, dtype=torch.bool)
+
+
+def picked(values: Tensor, places: Tensor) -> Tensor:
+    """(B, P, ...) of values (B, N, ...) those at places (B, P)."""
+    return values[torch.arange(places.shape[0], device=places.device)[:, None], places]
+
+
+def chosen(candidates: dict[str, Tensor]) -> Poses:
+    """The poses that are ``valid`` (B, P) of candidates (B, P, ...) under the names of fields of `Poses`."""
+    row, place = candidates["valid"].nonzero().unbind(1)
+    columns = {name: column[row, place] for name, column in candidates.items() if name != "valid"}
+    return Poses(**columns, batch_index=row)  # type: ignore[arg-type]
 
 
 def smoothed(maps: Tensor, border: Border) -> Tensor:

@@ -5,11 +5,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from lightpose.checkpoint import eval_transforms, load
+from lightpose.checkpoint import load
 from lightpose.errors import UserError
+from lightpose.export.inputs import cropper_of, inputs_to_prove, of_one_size
 from lightpose.export.precision import NAMES, check_precision, find_people, measure, reduced
-from lightpose.export.proof import BATCHES, Columns, Difference, crops, prove
-from lightpose.inference.crops import Cropper
+from lightpose.export.proof import BATCHES, PLACES, Columns, Difference, prove
 from lightpose.inference.predictor import trained_image_bits
 from lightpose.interop.onnx.description import NAME, describe, written
 from lightpose.interop.onnx.graph import check_exportable, to_graph, without_head
@@ -37,15 +37,16 @@ def export(
 ) -> Difference:
     """Write the model of a checkpoint as an ONNX file, from uint8 pixels to keypoints in input pixels.
 
-    Before the file is there, crops of people go through PyTorch and through ONNX Runtime, in batches of 1, 2 and 7.
+    A lifter's goes from sequences of keypoints to joints in space. Before the file is there, people go through PyTorch
+    and through ONNX Runtime, in batches of 1, 2 and 7.
 
     Args:
         checkpoint: a ``.ckpt`` file that lightpose-train wrote.
         out: the file, which appears whole or not at all.
         flip_test: let the graph average with the mirror image, as `PoseEstimator.outputs` does.
-        annotations: COCO JSON of the people to compare on; None for drawn ones.
+        annotations: COCO JSON of the people to compare on, or a lifter's ``.npz`` file; None for drawn ones.
         images: folder of its images.
-        tolerance_px: most input pixels between the keypoints of the two.
+        tolerance_px: most input pixels, or mm of a lifter, between the keypoints of the two.
         trust: see `lightpose.load`.
         precision: ``32``, ``16`` or ``int8``, of the network; the last two need ``annotations``. What they lose against
             the file of float32, once that is proven, is measured.
@@ -75,21 +76,24 @@ def export(
     estimator = load(checkpoint, trust)
     check_exportable(estimator)
     trained_with = estimator.flip_test
-    estimator.flip_test = flip_test
     if flip_test and not estimator.skeleton.mirrors:
         raise UserError(
             "the skeleton says that nothing is mirrored, so there is no flip test; leave out flip_test=true"
         )
-    bits = trained_image_bits(estimator)
-    transforms = eval_transforms(estimator, trust)
-    cropper = Cropper(transforms, estimator.skeleton.num_keypoints, estimator.takes_boxes, bits)
-    pixels = crops(cropper, annotations, images)
+    if precision != "32" and not estimator.one_person:
+        raise UserError(
+            f"the loss of precision={precision} is measured on models of one person per input, which this is not; "
+            "leave precision at 32"
+        )
+    estimator.flip_test = flip_test
+    squeezed = of_one_size(estimator, trust)
+    given = inputs_to_prove(estimator, sum(BATCHES), annotations, images, trust)
     measured = None
     if precision != "32":
         assert annotations is not None
-        measured = find_people(cropper, estimator.skeleton, annotations, images, people)
+        measured = find_people(cropper_of(estimator, trust), estimator.skeleton, annotations, images, people)
     graph = to_graph(estimator)
-    about = describe(estimator, bits)
+    about = describe(estimator, trained_image_bits(estimator))
     onnx.helper.set_model_props(graph, {NAME: written(about)})
     graph.producer_name = NAME
     kept = without_head(graph)
@@ -112,7 +116,7 @@ def export(
             for name, value in zip(listed, session.run(listed, dict(inputs)), strict=True)
         }
 
-    difference = prove(estimator, run, pixels, tolerance_px)
+    difference = prove(estimator, run, given, tolerance_px)
     if measured is not None:
         lower = without_head(reduced(graph, precision, measured))
         onnx.helper.set_model_props(lower, {NAME: written(replace(about, precision=NAMES[precision]))})
@@ -126,6 +130,12 @@ def export(
         os.fsync(file.fileno())
     if trained_with and not flip_test:
         log.info("without the flip test, which the checkpoint predicts with; flip_test=true puts it into the file")
+    if squeezed:
+        log.info(
+            "images are scaled into %d x %d, the one size that the file takes; the checkpoint gives each an input of "
+            "its own proportion, so that figures of the two differ",
+            *(estimator.input_hw or ()),
+        )
     return difference
 
 
@@ -133,8 +143,12 @@ def told(difference: Difference) -> list[str]:
     """The differences in lines."""
     lines = [f"the file against PyTorch, batches of {', '.join(map(str, BATCHES))}:"]
     for name, largest in difference.largest.items():
-        unit = " px" if name == "keypoints" else ""
+        unit = f" {difference.unit}" if name in PLACES else ""
         lines.append(f"  {name:<16} largest {largest:.2g}{unit}, mean {difference.mean[name]:.2g}{unit}")
+    if not difference.keypoints:
+        lines.append(
+            "  nobody was found, so that only the network's outputs were compared; give people in annotations="
+        )
     if difference.undecided:
         lines.append(
             f"  {difference.undecided} of {difference.keypoints} keypoints are left out: two cells of their maps are "

@@ -14,6 +14,8 @@ from lightpose.data.sequences import filled, window_starts
 from lightpose.errors import UserError
 from lightpose.geometry import screen_from_image
 from lightpose.inference.predictor import find_device
+from lightpose.interop.onnx.model import load_onnx
+from lightpose.interop.onnx.packages import is_onnx
 from lightpose.names import match
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Batch, Instances, Poses
@@ -78,7 +80,7 @@ class Lifter:
     """A trained lifter as a function of keypoints.
 
     Args:
-        checkpoint: a ``.ckpt`` file that lightpose-train wrote.
+        checkpoint: a ``.ckpt`` file that lightpose-train wrote, or an ``.onnx`` file that lightpose-export wrote.
         device: None takes the accelerator if there is one.
         trust: see `lightpose.inference.predictor.Predictor`.
 
@@ -87,8 +89,12 @@ class Lifter:
     """
 
     def __init__(self, checkpoint: str | Path, device: str | None = None, trust: Trust = ()) -> None:
-        self.device = find_device(device)
-        self.estimator = load(checkpoint, trust).to(self.device)
+        if is_onnx(checkpoint):
+            self.device = torch.device("cpu")  # of all but the graph
+            self.estimator: Any = load_onnx(checkpoint, device, trust)
+        else:
+            self.device = find_device(device)
+            self.estimator = load(checkpoint, trust).to(self.device)
         if not self.estimator.takes_sequences:
             raise UserError(
                 f"{checkpoint} takes images, not keypoints; give images as source=, and a checkpoint of "
@@ -151,7 +157,7 @@ class Lifter:
         joints = np.zeros((count, sequence.shape[1], 3), np.float32)
         for place in range(0, len(windows), batch_size):
             rows = windows[place : place + batch_size]
-            batch = _batch(torch.from_numpy(sequence[rows]), image_hw).to(self.device)
+            batch = unlabelled(torch.from_numpy(sequence[rows]), image_hw).to(self.device)
             poses = self.estimator.predict_step(batch, 0).numpy()
             joints[self._frames_of(poses, starts[place : place + batch_size], count)] = poses.keypoints
         return joints
@@ -162,7 +168,8 @@ class Lifter:
         return found.clip(0, count - 1)
 
 
-def _batch(inputs: torch.Tensor, image_hw: Array) -> Batch:
+def unlabelled(inputs: torch.Tensor, image_hw: Array) -> Batch:
+    """A batch of sequences (B, T, K, 3) of which nothing else is known but the size of their images."""
     count, _, keypoints, _ = inputs.shape
     zeros, numbers = torch.zeros(count, 1), torch.arange(count)
     nobody = Instances(

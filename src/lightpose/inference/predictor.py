@@ -92,6 +92,8 @@ class Predictor:
         if is_onnx(checkpoint):
             check_options(checkpoint, precision=precision, speed=speed)
             self.estimator = load_arrays(checkpoint, device)
+            if self.estimator is None:
+                self._load_onnx(checkpoint, device, trust)
         else:
             self._load(checkpoint, device, trust, precision, speed)
         self.skeleton = self.estimator.skeleton
@@ -112,12 +114,25 @@ class Predictor:
         self.device = find_device(device)
         self.autocast = find_autocast(precision, self.device)
         self.estimator = load(checkpoint, trust).to(self.device)
+        self._refuse_sequences(checkpoint)
+        speed_up(self.estimator.net, speed, self.device)
+
+    def _load_onnx(self, checkpoint: str | Path, device: str | None, trust: Trust) -> None:
+        """A file whose poses the codec chooses among candidates."""
+        import torch
+
+        from lightpose.interop.onnx.model import load_onnx
+
+        self.device, self.autocast = torch.device("cpu"), None  # of all but the graph
+        self.estimator = load_onnx(checkpoint, device, trust)
+        self._refuse_sequences(checkpoint)
+
+    def _refuse_sequences(self, checkpoint: str | Path) -> None:
         if self.estimator.input_hw is None:
             raise UserError(
                 f"{checkpoint} takes sequences of keypoints, not images; give a model of images as ckpt= and this "
                 "one as lift=, or source=predictions.json, which lightpose-predict wrote"
             )
-        speed_up(self.estimator.net, speed, self.device)
 
     @property
     def _on_gpu(self) -> bool:

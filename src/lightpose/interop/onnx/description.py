@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 NAME = "lightpose"
 """Of the entry in ``metadata_props``."""
 LARGEST_SIDE = 16_384
-Kind = Literal["topdown", "whole_image"]
+Kind = Literal["topdown", "whole_image", "bottomup", "lifter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,12 @@ class Description:
 
     Attributes:
         version: of lightpose, which wrote the file.
-        estimator: ``topdown`` takes crops of boxes, ``whole_image`` whole images.
+        estimator: ``topdown`` takes crops of boxes, ``whole_image`` whole images of one person, ``bottomup`` whole
+            images of any number of people, ``lifter`` sequences of keypoints.
         codec: class that decodes, for information.
-        input_hw: height and width of the input.
+        input_hw: height and width of the input; None of sequences.
+        frames: of a sequence; None of images.
+        causal: whether the pose of a sequence is that of its last frame, and not of the middle one.
         grid: how a box fills the input, see `lightpose.geometry`.
         padding: factor on the box; None where there is none.
         flip_test: whether the graph averages with the mirror image.
@@ -41,7 +44,9 @@ class Description:
     version: str
     estimator: Kind
     codec: str
-    input_hw: tuple[int, int]
+    input_hw: tuple[int, int] | None
+    frames: int | None
+    causal: bool
     grid: Grid
     padding: float | None
     flip_test: bool
@@ -54,7 +59,7 @@ class Description:
 
 def describe(estimator: "PoseEstimator", image_bits: int) -> Description:
     """The description of a loaded estimator."""
-    assert estimator.input_hw is not None and estimator.config is not None
+    assert estimator.config is not None
     skeleton, config = estimator.skeleton, estimator.config
     pairs = [
         [name, skeleton.keypoints[other]]
@@ -64,11 +69,18 @@ def describe(estimator: "PoseEstimator", image_bits: int) -> Description:
     augment = {"eval": config["augment"]["eval"]}
     steps = [step for step in (augment["eval"].get("geometry") or {}).values() if isinstance(step, Mapping)]
     paddings = [step["padding"] for step in steps if "padding" in step]
+    kind: Kind = "topdown" if estimator.takes_boxes else "whole_image"
+    parts: dict[str, Any] = {"metrics": config["estimator"].get("metrics") or {}}
+    if not estimator.one_person:
+        kind = "lifter" if estimator.takes_sequences else "bottomup"
+        parts["codec"] = config["estimator"]["codec"]
     return Description(
         version=lightpose.__version__,
-        estimator="topdown" if estimator.takes_boxes else "whole_image",
+        estimator=kind,
         codec=type(estimator.codec).__name__,
         input_hw=estimator.input_hw,
+        frames=config["data"]["reader"]["frames"] if estimator.takes_sequences else None,
+        causal=bool(getattr(estimator, "causal", False)),
         grid=estimator.grid,
         padding=paddings[0] if paddings else None,
         flip_test=estimator.flip_test,
@@ -78,8 +90,8 @@ def describe(estimator: "PoseEstimator", image_bits: int) -> Description:
         skeleton=skeleton.to_dict(),
         config={
             "augment": augment,
-            "data": {**(config.get("data") or {}), "train": None},
-            "estimator": {"metrics": config["estimator"].get("metrics") or {}},
+            "data": {**(config.get("data") or {}), "train": None, "transforms": {"train": {}, **augment}},
+            "estimator": parts,
         },
     )
 
@@ -110,11 +122,13 @@ def read(text: str | None, path: Any) -> tuple[Description, Skeleton]:
     if missing := [name for name in names if not isinstance(content, dict) or name not in content]:
         raise UserError(f"the description in {path} lacks {', '.join(missing)}; {again}")
     description = Description(**{name: content[name] for name in names})
-    sides = description.input_hw
+    sequences, sides = description.estimator == "lifter", description.input_hw
     size = isinstance(sides, list) and len(sides) == 2 and all(type(s) is int and 0 < s <= LARGEST_SIDE for s in sides)
-    bits = description.image_bits
+    bits, frames = description.image_bits, description.frames
     for name, fits in {
-        "input_hw": size,
+        "input_hw": sides is None if sequences else size,
+        "frames": type(frames) is int and 0 < frames <= LARGEST_SIDE if sequences else frames is None,
+        "causal": isinstance(description.causal, bool),
         "estimator": description.estimator in get_args(Kind),
         "grid": isinstance(description.grid, str),
         "image_bits": type(bits) is int,

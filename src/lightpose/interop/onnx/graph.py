@@ -1,49 +1,60 @@
-"""An estimator as one ONNX graph, from stored pixels to poses."""
+"""An estimator as one ONNX graph, from stored pixels, or keypoints, to poses."""
 
+import importlib
 import re
 import warnings
-from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightpose.checkpoint import section
+from lightpose.codecs.people import best_boxes
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
-from lightpose.interop.onnx.packages import INPUT, LARGEST, WRITING, packages
-from lightpose.structures import Poses
+from lightpose.interop.onnx.columns import columns_of, finds_many
+from lightpose.interop.onnx.packages import INPUT, LARGEST, SEQUENCES, WRITING, packages
 
 HEAD = "head/"
 """Before the names of the head's outputs, which a graph has until it is proven."""
 BATCH = "N"
 OPSET = 18
-_NOT_OF_A_CROP = ("batch_index", "boxes_xyxy", "box_scores", "track_ids", "extras")
+DEFORMABLE = "torchvision.deform_conv2d"
+DEFORMABLE_OPSET = 19
 ONE_PERSON = "heatmap, heatmap_offset, simcc, regression, rle, integral, megvii or probpose"
+MANY = "onestage, displacement, cid or associative_embedding"
 
 
-class FromPixels(nn.Module):
-    """What an exported file computes: `PoseEstimator.outputs` of uint8 pixels, decoded.
+class FromInputs(nn.Module):
+    """What an exported file computes: `PoseEstimator.outputs`, decoded as far as a graph can.
 
     Args:
-        estimator: of one person per input, in evaluation mode.
+        estimator: in evaluation mode.
     """
 
     def __init__(self, estimator: PoseEstimator) -> None:
         super().__init__()
         self.estimator = estimator
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Columns of `Poses` in input pixels, and the head's outputs, by name; of images (N, H, W, 3) uint8 RGB."""
-        outputs = self.estimator.outputs(images.permute(0, 3, 1, 2))
-        columns = columns_of(self.estimator.codec.decode(outputs))
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Columns and the head's outputs, by name; of images (N, H, W, 3) uint8 RGB, or sequences (N, T, K, 3)."""
+        outputs = head_outputs(self.estimator, inputs)
+        columns = columns_of(outputs, self.estimator)
         return {**columns, **{f"{HEAD}{name}": output for name, output in outputs.items()}}
 
 
-def columns_of(poses: Poses) -> dict[str, Any]:
-    """What a codec of one person per input says of each, by name."""
-    names = [each.name for each in fields(poses) if each.name not in _NOT_OF_A_CROP]
-    columns = {name: getattr(poses, name) for name in names if getattr(poses, name) is not None}
-    return {**columns, **poses.extras}
+def head_outputs(estimator: PoseEstimator, inputs: Tensor) -> dict[str, Tensor]:
+    """The head's outputs of a graph's inputs."""
+    return estimator.outputs(inputs if estimator.takes_sequences else inputs.permute(0, 3, 1, 2))
+
+
+def input_of(estimator: PoseEstimator) -> tuple[str, Tensor]:
+    """Name of the input, and two that are all zeros."""
+    if estimator.takes_sequences:
+        frames = int(section(estimator.config, "data", "reader")["frames"])
+        return SEQUENCES, torch.zeros(2, frames, estimator.skeleton.num_keypoints, 3)
+    assert estimator.input_hw is not None
+    return INPUT, torch.zeros(2, *estimator.input_hw, 3, dtype=torch.uint8)
 
 
 def check_exportable(estimator: PoseEstimator) -> None:
@@ -52,12 +63,11 @@ def check_exportable(estimator: PoseEstimator) -> None:
     Raises:
         UserError: naming the codec and what to choose instead.
     """
-    codec = type(estimator.codec).__name__
-    if not estimator.one_person:
-        what = "takes sequences of keypoints" if estimator.takes_sequences else "finds any number of people"
+    codec = estimator.codec
+    if finds_many(estimator) and not (hasattr(codec, "candidates") and hasattr(codec, "chosen")):
         raise UserError(
-            f"{codec} {what}, and only models of one person per input can be exported; train with "
-            f"estimator=topdown and codec={ONE_PERSON}"
+            f"{type(codec).__name__} finds any number of people, but has no methods candidates and chosen, which give "
+            f"a graph a fixed number (lightpose.codecs.base); define them, or choose codec={MANY}"
         )
     size = sum(each.numel() * each.element_size() for each in estimator.net.state_dict().values())
     if size > LARGEST:
@@ -67,7 +77,7 @@ def check_exportable(estimator: PoseEstimator) -> None:
 
 
 def to_graph(estimator: PoseEstimator) -> Any:
-    """The ``onnx.ModelProto`` of `FromPixels`, its outputs under their names, for any batch size.
+    """The ``onnx.ModelProto`` of `FromInputs`, its outputs under their names, for any batch size.
 
     Args:
         estimator: that `check_exportable` lets pass, on the CPU, in evaluation mode.
@@ -76,19 +86,25 @@ def to_graph(estimator: PoseEstimator) -> Any:
         UserError: when the network or the codec can't be traced, or has an operator that ONNX lacks.
     """
     packages(WRITING)
-    module = FromPixels(estimator).eval()
-    assert estimator.input_hw is not None
-    images = torch.zeros(2, *estimator.input_hw, 3, dtype=torch.uint8)
+    module = FromInputs(estimator).eval()
+    name, inputs = input_of(estimator)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        names = list(module(images))  # this call also fills the caches of the codecs, which tracing must not
+        names = list(module(inputs))  # this call also fills the caches of the codecs, which tracing must not
         try:
-            program = _traced(module, images)
+            program = _traced(module, inputs)
         except Exception as error:
-            raise UserError(_why_not_traced(estimator, images, error)) from error
+            raise UserError(_why_not_traced(estimator, inputs, error)) from error
+        deforms = any(DEFORMABLE in str(node.target) for node in program.graph.nodes)
         try:
             exported = torch.onnx.export(
-                program, dynamo=True, input_names=[INPUT], output_names=names, opset_version=OPSET, verbose=False
+                program,
+                dynamo=True,
+                input_names=[name],
+                output_names=names,
+                opset_version=DEFORMABLE_OPSET if deforms else OPSET,
+                custom_translation_table={best_boxes._opoverload: _suppression},
+                verbose=False,
             )
         except Exception as error:
             raise UserError(_why_not_written(error)) from error
@@ -106,21 +122,32 @@ def without_head(graph: Any) -> Any:
     return smaller
 
 
-def _traced(module: nn.Module, images: Tensor) -> Any:
-    return torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim(BATCH)},), strict=False)
+def _suppression(boxes: Any, scores: Any, overlap: float, least: float) -> Any:
+    """`best_boxes` in ONNX."""
+    op: Any = importlib.import_module("onnxscript").opset18
+    every, most = op.Constant(value_floats=[overlap, least]), op.Constant(value_ints=[2**31 - 1])
+    of_overlap, of_score = op.Gather(every, [0]), op.Gather(every, [1])
+    found = op.NonMaxSuppression(boxes, op.Unsqueeze(scores, [1]), most, of_overlap, of_score)  # (n, 3)
+    places = op.Gather(found, [0, 2], axis=1)  # of row, class and box
+    ones = op.Expand(op.Constant(value_floats=[1.0]), op.Gather(op.Shape(found), [0]))
+    return op.Cast(op.ScatterND(op.Sub(scores, scores), places, ones), to=9)  # to bool
 
 
-def _why_not_traced(estimator: PoseEstimator, images: Tensor, error: Exception) -> str:
+def _traced(module: nn.Module, inputs: Tensor) -> Any:
+    return torch.export.export(module, (inputs,), dynamic_shapes=({0: torch.export.Dim(BATCH)},), strict=False)
+
+
+def _why_not_traced(estimator: PoseEstimator, inputs: Tensor, error: Exception) -> str:
     """Whether it is the network or the codec, and why."""
     reason = " ".join(str(error).split())[:300]
     try:
-        _traced(_Outputs(estimator).eval(), images)
+        _traced(_Outputs(estimator).eval(), inputs)
     except Exception:
         return f"the network can't be traced for export ({reason}); choose another backbone, neck or head"
-    codec = type(estimator.codec).__name__
+    codec, many = type(estimator.codec).__name__, finds_many(estimator)
     return (
-        f"{codec}.decode can't be traced for export, as where its shapes depend on what it finds ({reason}); choose "
-        f"codec={ONE_PERSON}"
+        f"{codec}.{'candidates' if many else 'decode'} can't be traced for export, as where its shapes depend on what "
+        f"it finds ({reason}); choose codec={MANY if many else 'lifting' if estimator.takes_sequences else ONE_PERSON}"
     )
 
 
@@ -140,8 +167,8 @@ class _Outputs(nn.Module):
         super().__init__()
         self.estimator = estimator
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return self.estimator.outputs(images.permute(0, 3, 1, 2))
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        return head_outputs(self.estimator, inputs)
 
 
 def _cleaned(graph: Any) -> Any:

@@ -11,9 +11,14 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightpose.checkpoint import rebuild, section
+from lightpose.codecs.base import Codec, check_codec
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
+from lightpose.estimators.bottomup import BottomUp
+from lightpose.estimators.contracts import check_poses
+from lightpose.estimators.lifter import PoseLifter
 from lightpose.estimators.topdown import TopDown, WholeImage
+from lightpose.interop.onnx.columns import finds_many, poses_of
 from lightpose.interop.onnx.description import NAME, Description, read
 from lightpose.interop.onnx.running import checked_outputs, run
 from lightpose.interop.onnx.session import content_of, open_session
@@ -29,21 +34,30 @@ class OnnxModel(PoseEstimator):
         session: of ONNX Runtime.
         description: of the file.
         skeleton: of the description.
+        codec: of which the graph leaves a part to do; None where it leaves none.
         metrics: for evaluation.
         path: of the file, for messages.
     """
 
     def __init__(
-        self, session: Any, description: Description, skeleton: Skeleton, metrics: Mapping[str, Metric], path: Any
+        self,
+        session: Any,
+        description: Description,
+        skeleton: Skeleton,
+        codec: Codec | None,
+        metrics: Mapping[str, Metric],
+        path: Any,
     ) -> None:
-        L.LightningModule.__init__(self)  # there is neither a net nor a codec to build
+        L.LightningModule.__init__(self)  # there is no net to build
         self.session, self.path = session, path
         self.skeleton, self.grid, self.config = skeleton, description.grid, description.config
-        self.input_hw = (description.input_hw[0], description.input_hw[1])
+        sides = description.input_hw
+        self.input_hw, self.frames = None if sides is None else (sides[0], sides[1]), description.frames
+        self.causal, self.codec = description.causal, cast(Codec, codec)
         self.metrics = nn.ModuleList(metrics.values())
         self._flip_test, self._frozen = description.flip_test, []
-        assert self.input_hw is not None
-        self.output_shapes = checked_outputs(session, self.input_hw, skeleton.num_keypoints, path)
+        per_frame = self.takes_sequences and codec is not None and codec.every_frame
+        self.output_shapes = checked_outputs(session, description, skeleton.num_keypoints, path, per_frame)
 
     @property
     def flip_test(self) -> bool:
@@ -67,16 +81,23 @@ class OnnxModel(PoseEstimator):
         Raises:
             UserError: when it gives something else than it promises.
         """
-        pixels = np.ascontiguousarray(inputs.cpu().permute(0, 2, 3, 1).numpy())
-        found = run(self.session, self.output_shapes, pixels, self.path)
+        given = inputs.cpu() if self.takes_sequences else inputs.cpu().permute(0, 2, 3, 1)
+        found = run(self.session, self.output_shapes, np.ascontiguousarray(given.numpy()), self.path)
         return {name: torch.from_numpy(value) for name, value in found.items()}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Poses:
         """Poses where `to_image` puts them."""
         outputs = self.outputs(batch.inputs)
-        fields = {name: outputs.pop(name, None) for name in ("keypoints", "keypoint_scores", "scores", "visibility")}
-        rows = torch.arange(len(batch))
-        return self.to_image(Poses(**fields, batch_index=rows, extras=outputs), batch)  # type: ignore[arg-type]
+        try:
+            poses = poses_of(outputs, self)
+        except Exception as error:  # of whatever a stranger's graph gives
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            raise UserError(
+                f"no poses can be made of what {self.path} gives ({reason}); give a file that lightpose-export wrote"
+            ) from error
+        if finds_many(self):
+            check_poses(poses, self.codec, self.skeleton)
+        return self.to_image(poses, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Updates the metrics, returns the poses; there is no loss."""
@@ -107,6 +128,22 @@ class OnnxWholeImage(OnnxModel, WholeImage):
     """One pose for each image."""
 
 
+class OnnxBottomUp(OnnxModel, BottomUp):
+    """All poses of each image."""
+
+
+class OnnxLifter(OnnxModel, PoseLifter):
+    """One pose for each sequence of keypoints, or for each of its frames."""
+
+
+KINDS: Mapping[str, type[OnnxModel]] = {
+    "topdown": OnnxTopDown,
+    "whole_image": OnnxWholeImage,
+    "bottomup": OnnxBottomUp,
+    "lifter": OnnxLifter,
+}
+
+
 def load_onnx(path: str | Path, device: str | None = None, trust: Trust = (), metrics: bool = False) -> OnnxModel:
     """The model in a file that lightpose-export wrote, ready to predict.
 
@@ -127,5 +164,9 @@ def load_onnx(path: str | Path, device: str | None = None, trust: Trust = (), me
     if metrics:
         parts = section(description.config, "estimator", "metrics")
         built = {name: rebuild(part, trust, skeleton=skeleton) for name, part in parts.items() if part}
-    kind = OnnxTopDown if description.estimator == "topdown" else OnnxWholeImage
-    return kind(open_session(content, device, path), description, skeleton, built, path)
+    kind, codec = KINDS[description.estimator], None
+    if not kind.one_person:
+        part = section(description.config, "estimator", "codec")
+        given: dict[str, Any] = {"skeleton": skeleton, "input_hw": description.input_hw, "grid": description.grid}
+        codec = check_codec(rebuild(part, trust, **given))
+    return kind(open_session(content, device, path), description, skeleton, codec, built, path)

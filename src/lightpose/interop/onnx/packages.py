@@ -12,6 +12,8 @@ READING = ("onnx",)
 RUNNING = ("onnxruntime",)
 OPENVINO = ("openvino",)
 INPUT = "images"
+SEQUENCES = "sequences"
+"""Names of what a graph takes."""
 NO_CHOICE: Mapping[str, tuple[Any, ...]] = {
     "precision": ("auto", "32-true"),
     "speed": ("auto", "eager"),

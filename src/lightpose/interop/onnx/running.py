@@ -10,45 +10,60 @@ import numpy as np
 from lightpose.errors import UserError
 from lightpose.geometry import transform_points
 from lightpose.interop.onnx.description import NAME, Description, read
-from lightpose.interop.onnx.packages import INPUT
+from lightpose.interop.onnx.packages import INPUT, SEQUENCES
 from lightpose.interop.onnx.session import content_of, open_session
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Poses
 
 
 def checked_outputs(
-    session: Any, input_hw: tuple[int, int], num_keypoints: int, path: str | Path
+    session: Any, description: Description, num_keypoints: int, path: str | Path, per_frame: bool = False
 ) -> dict[str, tuple[int, ...]]:
     """Output of a session → shape without the batch.
+
+    Args:
+        session: of `open_session`.
+        description: of the file.
+        num_keypoints: K.
+        path: of the file, for messages.
+        per_frame: whether each frame of a sequence gets a pose.
 
     Raises:
         UserError: naming an input or output that is not what the description promises.
     """
+    sides, frames = description.input_hw, description.frames
+    name, kind, size = (INPUT, "uint8", (*sides, 3)) if sides else (SEQUENCES, "float", (frames, num_keypoints, 3))
+    again = "so give a file that lightpose-export wrote"
     inputs = [(each.name, each.type, each.shape[1:]) for each in session.get_inputs()]
-    if inputs != [(INPUT, "tensor(uint8)", [*input_hw, 3])]:
-        raise UserError(
-            f"{path} takes {inputs}; expected {INPUT} of uint8 {('N', *input_hw, 3)}, so give a file that "
-            "lightpose-export wrote"
-        )
-    needed = {"keypoints": (num_keypoints, 2), "keypoint_scores": (num_keypoints,), "scores": ()}
-    known: dict[str, tuple[int, ...]] = {**needed, "visibility": (num_keypoints,)}
+    if inputs != [(name, f"tensor({kind})", [*size])]:
+        raise UserError(f"{path} takes {inputs}; expected {name} of {kind} {('N', *size)}, {again}")
     found = {each.name: tuple(each.shape[1:]) for each in session.get_outputs()}
+    if description.estimator == "bottomup":
+        if "valid" not in found:
+            raise UserError(f"{path} gives {', '.join(found)}; expected candidates and valid, {again}")
+        return found
+    each = (frames,) if per_frame else ()
+    needed = {
+        "keypoints": (*each, num_keypoints, 2 if sides else 3),
+        "keypoint_scores": (*each, num_keypoints),
+        "scores": each,
+    }
+    known: dict[str, tuple[Any, ...]] = {**needed, "visibility": (*each, num_keypoints)}
     for name in (*needed, *(name for name in known if name in found and name not in needed)):
         if found.get(name) != known[name]:
             raise UserError(
-                f"{path} gives {name} of shape {found.get(name)} for each input; expected {known[name]}, so give a "
-                "file that lightpose-export wrote"
+                f"{path} gives {name} of shape {found.get(name)} for each input; expected {known[name]}, {again}"
             )
     return found
 
 
-def run(session: Any, shapes: Mapping[str, tuple[int, ...]], pixels: Array, path: str | Path) -> dict[str, Array]:
-    """What the file gives for (N, H, W, 3) uint8 RGB, by name.
+def run(session: Any, shapes: Mapping[str, tuple[int, ...]], inputs: Array, path: str | Path) -> dict[str, Array]:
+    """What the file gives, by name.
 
     Args:
         session: of `open_session`.
         shapes: of `checked_outputs`.
-        pixels: contiguous.
+        inputs: (N, H, W, 3) uint8 RGB, or (N, T, K, 3) float32 sequences; contiguous.
         path: of the file, for messages.
 
     Raises:
@@ -56,12 +71,12 @@ def run(session: Any, shapes: Mapping[str, tuple[int, ...]], pixels: Array, path
     """
     names = list(shapes)
     try:
-        found = dict(zip(names, session.run(names, {INPUT: pixels}), strict=True))
+        found = dict(zip(names, session.run(names, {session.get_inputs()[0].name: inputs}), strict=True))
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path} can't be computed ({reason}); take a smaller batch_size") from error
     for name, shape in shapes.items():
-        expected = (len(pixels), *shape)
+        expected = (len(inputs), *shape)
         if found[name].shape != expected:
             raise UserError(f"{path} gives {name} of shape {found[name].shape}; expected {expected}")
     return found
@@ -93,9 +108,8 @@ class ArrayModel:
     def __init__(self, session: Any, description: Description, skeleton: Skeleton, path: str | Path) -> None:
         self.session, self.path, self.skeleton = session, path, skeleton
         self.takes_boxes = description.estimator == "topdown"
-        self.input_hw = (description.input_hw[0], description.input_hw[1])
         self.config = description.config
-        self.output_shapes = checked_outputs(session, self.input_hw, skeleton.num_keypoints, path)
+        self.output_shapes = checked_outputs(session, description, skeleton.num_keypoints, path)
 
     def predict(self, inputs: Inputs, boxes_xyxy: Array, box_scores: Array) -> Poses[Array]:
         """Poses in image pixels, with the boxes (B, 4) that they were found in, and the scores (B,) of these."""
@@ -107,8 +121,10 @@ class ArrayModel:
         return Poses(**columns, extras=found)
 
 
-def load_arrays(path: str | Path, device: str | None = None) -> ArrayModel:
+def load_arrays(path: str | Path, device: str | None = None) -> ArrayModel | None:
     """The model in a file that lightpose-export wrote. Nothing in the file is executed but its graph.
+
+    None where poses are not one for each image: `lightpose.interop.onnx.model.load_onnx` takes those files.
 
     Args:
         path: an ``.onnx`` file.
@@ -119,4 +135,6 @@ def load_arrays(path: str | Path, device: str | None = None) -> ArrayModel:
     """
     content, metadata = content_of(path)
     description, skeleton = read(metadata.get(NAME), path)
+    if description.estimator not in ("topdown", "whole_image"):
+        return None
     return ArrayModel(open_session(content, device, path), description, skeleton, path)

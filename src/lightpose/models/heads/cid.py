@@ -139,7 +139,7 @@ class CIDHead(Head):
 
     def _instances(self, maps: Tensor, cells: Tensor) -> Tensor:
         """(B, P, K, h, w) maps of people whose centres are cells (B, P, 2)."""
-        row = torch.arange(len(maps), device=maps.device).repeat_interleave(cells.shape[1])
+        row = torch.arange(maps.shape[0], device=maps.device).repeat_interleave(cells.shape[1])
         flat = cells.flatten(0, 1)
         at_centers = maps[row, :, flat[:, 1], flat[:, 0]]
         return self._decoupled(self.shared(maps)[row], at_centers, flat).unflatten(0, cells.shape[:2])

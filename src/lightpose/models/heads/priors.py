@@ -77,7 +77,7 @@ def prior_points(levels: Sequence[Tensor], strides: Sequence[int], grid: Grid) -
         )
         rows, columns = torch.meshgrid(y, x, indexing="ij")
         found.append(torch.stack([columns, rows, torch.full_like(rows, stride)], -1).flatten(0, 1))
-    return torch.cat(found).expand(len(levels[0]), -1, -1)
+    return torch.cat(found).expand(levels[0].shape[0], -1, -1)
 
 
 def boxes_of(offsets: Tensor, priors: Tensor) -> Tensor:
@@ -96,5 +96,5 @@ def points_of(offsets: Tensor, priors: Tensor) -> Tensor:
 
 def picked(outputs: Mapping[str, Tensor], places: Tensor) -> dict[str, Tensor]:
     """Of outputs (B, P, ...) those of the priors ``places`` (B, N)."""
-    rows = torch.arange(len(places), device=places.device)[:, None]
+    rows = torch.arange(places.shape[0], device=places.device)[:, None]
     return {name: output[rows, places] for name, output in outputs.items()}
