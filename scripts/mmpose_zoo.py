@@ -5,6 +5,7 @@
 Configurations that lightpose has no model for are left out.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from lightpose.interop.mmpose.configs import codec_of, families, overrides
 from lightpose.interop.mmpose.heads import keypoint_count
 from lightpose.interop.mmpose.zoo import FILE, of_estimator
 
-SIZELESS = ("skeleton", "grid", "estimator", "head.criterion", "codec.")
+SIZELESS = r"skeleton|grid|estimator|head\.criterion|codec\.(?!stride)"
 """Choices that change no tensor."""
 
 
@@ -23,7 +24,7 @@ def line(name: str, known: dict[object, str]) -> str | None:
     """What the file says of a configuration; ``known`` has what was found for those before it."""
     try:
         config = config_of(name)
-        chosen = frozenset(each for each in overrides(config) if not each.startswith(SIZELESS))
+        chosen = frozenset(each for each in overrides(config) if not re.match(SIZELESS, each))
         key = chosen, keypoint_count(config["model"]["head"], codec_of(config))
         if key not in known:
             estimator = build_like(config)

@@ -1,10 +1,13 @@
 """Every recorded model of MMPose, loaded by its name: all tensors used, and the recorded outputs."""
 
 import gc
+import json
 from typing import Any
 
 import pytest
-from recorded import recorded_input, relative_error
+import torch
+from recorded import recorded_input, relative_error, weight
+from torch.nn import functional
 from zoo_records import RECORDS, find, state_of
 
 from lightpose.errors import UserError
@@ -30,7 +33,15 @@ SAMPLE = (
     *("image-pose-lift", "td-hm-vis_res50", "ipr_res50", "rtmw-m"),
 )
 """Small ones, of every kind of head and neck but those that are compared elsewhere in the default run."""
+SIBLINGS = sorted(RECORDS, key=lambda name: (json.dumps(RECORDS[name]["model"]["backbone"]), name))
+"""Those with the same backbone stand side by side, since they share its weights."""
 RESULTS: dict[str, dict[str, Any]] = {}
+
+
+@pytest.fixture(autouse=True)
+def built_without_a_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shapes are not asked for: every network is run in earnest here."""
+    monkeypatch.setattr("lightpose.models.net.check_shapes", lambda net, spec: None)
 
 
 def check(name: str) -> None:
@@ -73,9 +84,24 @@ def test_a_sample_computes_the_recorded_outputs(part: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize("name", SIBLINGS)
 def test_every_model_computes_the_recorded_outputs(name: str) -> None:
     check(name)
+
+
+def test_a_half_supervised_lifter_holds_a_second_network_for_the_root() -> None:
+    """None was recorded; its network of poses is that of the lifter that was."""
+    record = find("video-pose-lift_tcn-27frm-supv_8xb128-160e_h36m")
+    state = state_of(record)
+    place = weight("traj_head.conv.weight", (3, 1024, 1)), weight("traj_head.conv.bias", (3,))
+    second = {f"traj_{name}": value for name, value in state.items() if name.startswith("backbone.")}
+    second |= dict(zip(("traj_head.conv.weight", "traj_head.conv.bias"), place, strict=True))
+    estimator = load("video-pose-lift_tcn-27frm-semi-supv_8xb64-200e_h36m", {**state, **second})
+    inputs = recorded_input(record["input"])
+    joints, root = raw_outputs(estimator, inputs)
+    assert relative_error(joints, record["outputs"][0]) < TOLERANCE
+    (features,) = estimator.net.backbone.trajectory(inputs.mT.unflatten(-1, (17, 2)))
+    torch.testing.assert_close(root, functional.conv1d(features, *place)[..., 0])
 
 
 def test_what_was_loaded_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,13 @@
 """Networks of ours that compute what MMPose's compute."""
 
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lightpose.checkpoint import Sketch, assemble, build
 from lightpose.codecs.base import Codec
@@ -22,15 +24,23 @@ from lightpose.skeleton import Skeleton
 
 def resolved(choices: Settings) -> dict[str, Any]:
     """The whole configuration of a training with these choices, as plain data."""
+    config = deepcopy(_composed(tuple(choices.groups.items())))
+    for key, value in choices.values.items():
+        OmegaConf.update(config, key, value)
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    return plain
+
+
+@cache
+def _composed(groups: tuple[tuple[str, str], ...]) -> DictConfig:
+    """Kept, since many models have the same groups, and reading the files of one takes half a second."""
     running = GlobalHydra.instance().hydra  # of a command
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            config = compose("train", [*choices.overrides(), "output_dir=."])
+            return compose("train", [*Settings(dict(groups)).overrides(), "output_dir=."])
     finally:
         GlobalHydra.instance().hydra = running
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    return plain
 
 
 def build_like(config: Mapping[str, Any], skeleton: Skeleton | str | None = None) -> PoseEstimator:

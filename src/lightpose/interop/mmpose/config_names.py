@@ -180,9 +180,8 @@ ONE_STAGE = {"tiny": (0.33, 0.375), "t": (0.33, 0.375), "s": (0.33, 0.5), "m": (
 def _rtmo(named: Named, match: re.Match[str]) -> dict[str, Any]:
     deepen, widen = ONE_STAGE[match["size"]]
     backbone = {"type": "CSPDarknet", "widen_factor": widen, "deepen_factor": deepen}
-    small = match["size"] in ("t", "s")
     neck = {"type": "HybridEncoder", "deepen_factor": deepen, "widen_factor": widen}
-    neck["projector"] = {"out_channels": 256 if small else 512 if widen == 1 else 384}
+    neck["projector"] = {"out_channels": int(512 * widen)}
     head = {"type": "RTMOHead", "num_keypoints": named.count, "dcc_cfg": {"num_bins": [192, 256]}}
     head["head_module_cfg"] = {"channels_per_group": 36, "widen_factor": widen}
     return _one_stage(named, backbone, neck, head, {"score_thr": 0.1, "nms_thr": 0.65})
@@ -209,7 +208,10 @@ def _video(named: Named, match: re.Match[str]) -> dict[str, Any]:
     kernels = [1 if frames == 1 else 3] * (blocks + 1)
     backbone = {"type": "TCN", "num_blocks": blocks, "kernel_sizes": kernels, "dropout": 0.25}
     codec = {"type": "VideoPoseLifting", "num_keypoints": 17}
-    return _config("PoseLifter", codec, None, backbone, {"type": "TemporalRegressionHead", "num_joints": 17})
+    config = _config("PoseLifter", codec, None, backbone, {"type": "TemporalRegressionHead", "num_joints": 17})
+    if match["kind"] == "semi":
+        config["model"] |= {"traj_backbone": backbone, "traj_head": {"type": "TrajectoryRegressionHead"}}
+    return config
 
 
 def _image(named: Named, match: re.Match[str]) -> dict[str, Any]:
@@ -246,8 +248,7 @@ ALGORITHMS: tuple[tuple[str, Callable[[Named, re.Match[str]], dict[str, Any]]], 
     (r"(?P<kind>dekr|cid)_", _people),
     (r"rtmo-(?P<size>[tsml])_", _rtmo),
     (r"yoloxpose_(?P<size>tiny|[sml])_", _yoloxpose),
-    (r"video-pose-lift_tcn-(?P<frames>\d+)frm-supv", _video),
-    (r"video-pose-lift_tcn-(?P<frames>\d+)frm-semi", _without("half-supervised lifter with two heads")),
+    (r"video-pose-lift_tcn-(?P<frames>\d+)frm-(?P<kind>supv|semi)", _video),
     (r"image-pose-lift_tcn_", _image),
     (r"motionbert_dstformer(-ft)?-(?P<frames>\d+)frm_", _motionbert),
     (r"edpose_", _without("ED-Pose")),

@@ -31,6 +31,10 @@ def settings(config: Mapping[str, Any], skeleton: str | None = None) -> Settings
     paradigm = PARADIGMS[kind_of(model)](model, codec)
     found = paradigm | backbone_settings(backbone, neck or {}) | neck_settings(neck, backbone) | head_settings(head)
     found |= codec_settings(codec)
+    if model.get("traj_head"):
+        found |= Settings(
+            {"backbone": "videopose3d_trajectory", "neck": "all", **dict.fromkeys(("head", "codec"), "trajectory")}
+        )
     if kind_of(head) == "RLEHead":
         found |= Settings({"codec": "rle"})
     if kind_of(head) == "VisPredictHead":

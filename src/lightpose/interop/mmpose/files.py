@@ -26,8 +26,10 @@ EARLIER: tuple[tuple[str, str], ...] = (
     (r"^keypoint_neck\.", "neck."),
     (r"^head\.(loss|loss_keypoint)\.flow_model\.", "head.loss_module.flow_model."),
     (r"^head\.final_layers\.0\.", "head.final_layer."),
+    (r"^traj_backbone\.", "backbone.trajectory."),
+    (r"^traj_head\.conv\.", "head.place."),
 )
-"""How names of MMPose 0.x, and of wrapped networks, became those of today."""
+"""How names of MMPose 0.x, and of wrapped networks, became those of today; a second network stands in the first."""
 
 
 @dataclass(frozen=True, slots=True)

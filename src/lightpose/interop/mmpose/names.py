@@ -191,8 +191,8 @@ BACKBONES: dict[str, Family] = {
     ),
     "TCN": Family(
         (
-            (r"^blocks\.(\d+)\.wide", r"tcn_blocks.\1.conv1.0"),
-            (r"^blocks\.(\d+)\.narrow", r"tcn_blocks.\1.conv2.0"),
+            (r"\bblocks\.(\d+)\.wide", r"tcn_blocks.\1.conv1.0"),
+            (r"\bblocks\.(\d+)\.narrow", r"tcn_blocks.\1.conv2.0"),
             (r"stem", "expand_conv"),
             (r"norm", "bn"),
         )

@@ -22,7 +22,11 @@ Features = Sequence[Tensor]
 
 
 def _in_order(*names: str) -> Callable[[Any, Features], list[Tensor]]:
-    return lambda head, features: [head(features)[name] for name in names]
+    def give(head: Head, features: Features) -> list[Tensor]:
+        outputs = head(features)
+        return [outputs[name] for name in names]
+
+    return give
 
 
 def _named(head: Head, features: Features) -> list[Tensor]:

@@ -108,7 +108,7 @@ class ArrayModel:
     def __init__(self, session: Any, description: Description, skeleton: Skeleton, path: str | Path) -> None:
         self.session, self.path, self.skeleton = session, path, skeleton
         self.takes_boxes = description.estimator == "topdown"
-        self.config = description.config
+        self.config, self.input_hw = description.config, description.input_hw
         self.output_shapes = checked_outputs(session, description, skeleton.num_keypoints, path)
 
     def predict(self, inputs: Inputs, boxes_xyxy: Array, box_scores: Array) -> Poses[Array]:

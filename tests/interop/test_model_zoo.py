@@ -1,0 +1,36 @@
+"""The page of models says what the experiments, the tables of MMPose's names, and the networks say."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "scripts"))
+import model_zoo
+
+TEXT = model_zoo.PAGE.read_text()
+COUNTS = model_zoo.counts_in(TEXT)
+COUNTED = ("rtmpose-t_8xb256-420e_coco-256x192", "td-reg_mobilenetv2_rle-pretrained-8xb64-210e_coco-256x192")
+
+
+def test_the_page_is_not_stale() -> None:
+    """All but the counts, of which the next test takes some, and `scripts/model_zoo.py --check` all."""
+    assert model_zoo.page(COUNTS) == TEXT
+
+
+@pytest.mark.parametrize("short", COUNTED)
+def test_counts_of_published_models_are_those_of_networks(short: str) -> None:
+    name = next(name for name in model_zoo.published() if name.endswith(f"/{short}"))
+    assert model_zoo.count(model_zoo.build_published(name)) == COUNTS[name]
+
+
+def test_counts_of_experiments_are_those_of_networks() -> None:
+    assert model_zoo.count(model_zoo.build_experiment("lifting_simplebaseline")) == COUNTS["lifting_simplebaseline"]
+
+
+def test_a_count_that_is_not_the_published_one_needs_a_reason() -> None:
+    name = next(name for name in COUNTS if name.endswith("/rtmpose-t_8xb256-420e_coco-256x192"))
+    wrong = {**COUNTS, name: model_zoo.Counts("3.34", "0.37")}
+    assert model_zoo.differences(wrong)[name] == "0.37 for 0.355 GMACs"
+    with pytest.raises(SystemExit, match=f"no reason is known for {name}"):
+        model_zoo.page(wrong)
