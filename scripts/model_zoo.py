@@ -266,7 +266,7 @@ def cells(counts: Mapping[str, Counts]) -> dict[str, list[tuple[str, ...]]]:
         recipe, paper = own.pop("recipe"), own.pop("paper", "")
         own.pop("protocol", None)
         source = recipe.removeprefix("mmpose ").partition(" (")[0] if recipe.startswith("mmpose ") else paper
-        scores = ", ".join(f"{key} {value}" for key, value in own.items())
+        scores = ", ".join(f"{key} {value}" for key, value in own.items() if value is not None)
         row = (each.name, " ".join(each.parts), each.input, known.params, known.macs, scores, source)
         found[EXPERIMENTS].append(row)
     for name in parity():
