@@ -48,7 +48,6 @@ APART = {
 """Pattern of configurations whose counts are not the published ones → why."""
 ABSENT = {
     "edpose": "lightpose has no ED-Pose",
-    "internet": "lightpose has no InterNet",
     "alexnet": "its maps have cells that are no squares of whole pixels",
 }
 """Pattern of configurations that can't be converted → why."""

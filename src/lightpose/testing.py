@@ -351,6 +351,8 @@ def random_batch(estimator: PoseEstimator, people: Sequence[int] | None = None) 
             columns = (np.arange(number) + 0.5) * estimator.input_hw[1] / max(number, 1)
             centers = np.stack([columns, rng.uniform(0.4, 0.6, number) * estimator.input_hw[0]], -1)
             keypoints = centers[:, None] + rng.uniform(-12, 12, (number, count, 2))
+            if estimator.codec.depth_labels:
+                keypoints = np.concatenate([keypoints, rng.uniform(900, 1000, (number, count, 1))], -1)
         visible = rng.integers(0, 3, (number, count)).astype(np.float32)
         samples.append(_sample(index, keypoints.astype(np.float32), image, visible))
     return collate(samples)
@@ -359,7 +361,6 @@ def random_batch(estimator: PoseEstimator, people: Sequence[int] | None = None) 
 def _sample(index: int, keypoints: Any, image: Any, visible: Any = None) -> Sample:
     """Labels with boxes around the keypoints; 3-D keypoints get a camera."""
     count = len(keypoints)
-    flat = keypoints.shape[-1] == 2
     low, high = keypoints[..., :2].min(1) - 2, keypoints[..., :2].max(1) + 2
     labels = Annotations(
         keypoints=keypoints,
@@ -370,8 +371,9 @@ def _sample(index: int, keypoints: Any, image: Any, visible: Any = None) -> Samp
         ids=np.arange(count),
         scores=np.ones(count, np.float32),
     )
-    camera = None if flat else np.diag([1000, 1000, 1]).astype(np.float32)
-    return Sample(image, labels, np.eye(3), index, index, image.shape[:2] if flat else (1, 1), camera=camera)
+    camera = None if keypoints.shape[-1] == 2 else np.diag([1000, 1000, 1]).astype(np.float32)
+    image_hw = image.shape[:2] if image.dtype == np.uint8 else (1, 1)
+    return Sample(image, labels, np.eye(3), index, index, image_hw, camera=camera)
 
 
 def _require(holds: bool, message: str) -> None:

@@ -18,7 +18,6 @@ from lightpose.interop.mmpose.weights import load, raw_outputs
 
 TOLERANCE = 1e-3
 REFUSED = {
-    "internet_res50_4xb16-20e_interhand3d-256x256": "has no InterNet",
     "td-hm_alexnet_8xb64-210e_coco-256x192": "maps whose cells are squares of whole pixels",
 }
 """Models that can't be loaded → what the error says of them."""

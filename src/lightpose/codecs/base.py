@@ -27,12 +27,14 @@ class Codec(Protocol):
         flips: False where outputs of a mirrored input can't be joined with the others, as where candidates have no
             order. Then `flip` need not be defined, and the flip test is refused.
         every_frame: True where a sample is a sequence with a pose for each frame: its instances are these, in order.
+        depth_labels: True where labels in images need a third number, the depth before the camera in mm.
     """
 
     spec: Spec
     mirror_lag: int = 0
     flips: ClassVar[bool] = True
     every_frame: ClassVar[bool] = False
+    depth_labels: ClassVar[bool] = False
 
     def encode(self, batch: Batch) -> Targets:
         """Targets under the names of ``spec.target_names``; instances in input pixels.

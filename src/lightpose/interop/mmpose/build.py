@@ -49,7 +49,8 @@ def build_like(config: Mapping[str, Any], skeleton: Skeleton | str | None = None
     Args:
         config: with ``model`` and ``codec``.
         skeleton: of the data set that the model is for, or its option in the group. None takes COCO's where there are
-            17 or 133 keypoints, and otherwise one of numbered keypoints, which mirrors nothing.
+            17 or 133 keypoints, InterHand2.6M's where there are 42, and otherwise one of numbered keypoints, which
+            mirrors nothing.
 
     Raises:
         UserError: for a model that lightpose doesn't have.

@@ -10,7 +10,7 @@ from lightpose.interop.mmpose.settings import Settings, refused
 
 def input_hw_of(given: Part) -> tuple[int, int] | None:
     """Height and width of the network's input; None where inputs are no images."""
-    size = given.get("input_size")
+    size = given.get("input_size", given.get("image_size"))
     return None if size is None else (int(size[1]), int(size[0]))
 
 
@@ -122,6 +122,20 @@ def _tags(given: Part) -> Settings:
     return Settings({"codec": "associative_embedding"}, {"grid": grid, **values})
 
 
+def _hands(given: Part) -> Settings:
+    width, height, depth = given.get("heatmap_size", [64, 64, 64])
+    theirs = {
+        "codec.depth": (depth, 64),
+        "codec.sigma": (float(given.get("sigma", 2)), 2.5),
+        "codec.height": (float(given.get("max_bound", 1)), 255.0),
+        "codec.depth_bound_mm": (float(given.get("heatmap3d_depth_bound", 400)), 400.0),
+        "codec.root_bound_mm": (float(given.get("root_depth_bound", 400)), 400.0),
+    }
+    stride = _stride({"input_size": given.get("image_size", [256, 256]), "heatmap_size": [width, height]})
+    values = {key: value for key, (value, usual) in theirs.items() if value != usual}
+    return Settings({"codec": "hands"}, {"grid": "stride", **stride, **values})
+
+
 def _one_stage(given: Part) -> Settings:
     return Settings({"codec": "onestage"})
 
@@ -149,6 +163,7 @@ def _rows(value: Any) -> Any:
 CODECS: dict[str, Callable[[Part], Settings]] = {
     "AssociativeEmbedding": _tags,
     "DecoupledHeatmap": _cid,
+    "Hand3DHeatmap": _hands,
     "ImagePoseLifting": _image_lifting,
     "IntegralRegressionLabel": _integral,
     "MSRAHeatmap": _msra,

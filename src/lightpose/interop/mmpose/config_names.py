@@ -228,6 +228,14 @@ def _motionbert(named: Named, match: re.Match[str]) -> dict[str, Any]:
     return _config("PoseLifter", codec, {"flip_test": True}, backbone, head)
 
 
+def _hands(named: Named, match: re.Match[str]) -> dict[str, Any]:
+    codec = {"type": "Hand3DHeatmap", "image_size": named.input_wh, "sigma": 2.5, "max_bound": 255}
+    codec["heatmap_size"] = [*(side // 4 for side in named.input_wh), 64]
+    head: Part = {"type": "InternetHead", "root_head_cfg": {}, "hand_type_head_cfg": {}}
+    head["keypoint_head_cfg"] = {"out_channels": named.count // 2 * 64, "depth_size": 64}
+    return _top_down(codec, named_backbone(named.name.split("_")[1], named.name), head, flip=False)
+
+
 def _without(kind: str) -> Callable[[Named, re.Match[str]], dict[str, Any]]:
     def refuse(named: Named, match: re.Match[str]) -> dict[str, Any]:
         raise UserError(f"lightpose has no {kind}, so name={named.name!r} can't be converted; give another model")
@@ -252,7 +260,7 @@ ALGORITHMS: tuple[tuple[str, Callable[[Named, re.Match[str]], dict[str, Any]]], 
     (r"image-pose-lift_tcn_", _image),
     (r"motionbert_dstformer(-ft)?-(?P<frames>\d+)frm_", _motionbert),
     (r"edpose_", _without("ED-Pose")),
-    (r"internet_", _without("InterNet")),
+    (r"internet_", _hands),
 )
 """Pattern that a name begins with, and what makes its configuration."""
 

@@ -11,8 +11,8 @@ from lightpose.interop.mmpose.names import BACKBONES, HEADS, NECKS, Family
 from lightpose.interop.mmpose.settings import Settings
 
 IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
-SKELETONS = {17: "coco17", 133: "coco_wholebody"}
-"""Of body models whose configuration names no data set."""
+SKELETONS = {17: "coco17", 42: "interhand3d", 133: "coco_wholebody"}
+"""Of models of bodies and of two hands whose configuration names no data set."""
 
 
 def settings(config: Mapping[str, Any], skeleton: str | None = None) -> Settings:

@@ -146,6 +146,19 @@ def _rtmo(given: Part) -> Settings:
     return Settings({"head": "rtmo"}, {"head.group_channels": group_channels, **values})
 
 
+def _hands(given: Part) -> Settings:
+    keypoints, root, hands = (given.get(f"{part}_head_cfg") or {} for part in ("keypoint", "root", "hand_type"))
+    hidden = [list(each.get("hidden_dims", [512])) for each in (root, hands)]
+    if hidden[0] != hidden[1] or len(hidden[0]) != 1:
+        raise refused(f"layers of {hidden[0]} before root depth and {hidden[1]} before hands", "one of the same width")
+    theirs = {
+        "head.hidden": (hidden[0][0], 512),
+        "head.root_cells": (root.get("heatmap_size", 64), 64),
+    }
+    values = {key: value for key, (value, usual) in theirs.items() if value != usual}
+    return Settings({"head": "hands"}, values) | _deconvs(keypoints)
+
+
 def _plain(option: str) -> Callable[[Part], Settings]:
     return lambda given: Settings({"head": option})
 
@@ -174,6 +187,7 @@ HEADS: dict[str, Callable[[Part], Settings]] = {
     "DSNTHead": _dsnt,
     "HeatmapHead": _heatmap,
     "IntegralRegressionHead": _dsnt,
+    "InternetHead": _hands,
     "MSPNHead": _mspn,
     "MotionRegressionHead": _motion,
     "RLEHead": _plain("rle"),
@@ -208,6 +222,8 @@ def keypoint_count(head: Part, codec: Mapping[str, Any] | None) -> int:
         UserError: where it doesn't say.
     """
     inner = head.get("pose_cfg") or head
+    if volumes := head.get("keypoint_head_cfg"):  # of each hand
+        return 2 * int(volumes["out_channels"]) // int(volumes["depth_size"])
     for key in ("num_keypoints", "num_joints"):
         if key in inner:
             return int(inner[key]) + (1 if (codec or {}).get("remove_root") else 0)

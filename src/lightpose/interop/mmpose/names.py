@@ -292,6 +292,14 @@ HEADS: dict[str, Family] = {
     ),
     "HeatmapHead": Family(_HEATMAP),
     "HeatmapHead of offsets": Family(_HEATMAP, ((r"^final\.", _disks_first),)),
+    "InternetHead": Family(
+        (
+            (r"^(right|left)\.upsample\.", r"\1_hand_head.deconv_layers."),
+            (r"^(right|left)\.final\.", r"\1_hand_head.final_layer."),
+            (r"^root_depth\.", "root_head.fc."),
+            (r"^hands\.", "hand_type_head.fc."),
+        )
+    ),
     "MSPNHead": Family(((r"^predict\.(\d+)\.", _coarsest_first),)),
     "MotionRegressionHead": Family(((r"^hidden\.", "pre_logits.fc."), (r"^final\.", "fc."))),
     "RLEHead": Family(

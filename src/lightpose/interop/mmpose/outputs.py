@@ -10,6 +10,7 @@ from lightpose.models.base import Head
 from lightpose.models.heads.associative_embedding import AssociativeEmbeddingHead
 from lightpose.models.heads.cid import CIDHead
 from lightpose.models.heads.dekr import DEKRHead
+from lightpose.models.heads.hands import HandsHead
 from lightpose.models.heads.heatmap import HeatmapHead, HeatmapOffsetHead
 from lightpose.models.heads.integral import IntegralHead
 from lightpose.models.heads.multi_stage import MultiStageHead
@@ -71,6 +72,12 @@ def _visible(head: VisibilityHead, features: Features) -> list[Tensor]:
     return [*flattened(head.head, features), head.visible(features[-1]).sigmoid()]
 
 
+def _hands(head: HandsHead, features: Features) -> list[Tensor]:
+    """Root depth in cells, from the first."""
+    outputs = head(features)
+    return [outputs["heatmap"], (outputs["root_depth"] + 0.5) * head.root_cells, outputs["hands"]]
+
+
 def _levels(maps: dict[str, Sequence[Tensor]]) -> list[Tensor]:
     return [level for levels in maps.values() for level in levels]
 
@@ -79,6 +86,7 @@ OUTPUTS: tuple[tuple[type[Head], Callable[[Any, Features], list[Tensor]]], ...] 
     (AssociativeEmbeddingHead, _tags),
     (CIDHead, _people),
     (DEKRHead, _displacements),
+    (HandsHead, _hands),
     (HeatmapOffsetHead, _offsets),
     (IntegralHead, _in_order("keypoints", "heatmap")),
     (HeatmapHead, _in_order("heatmap")),
