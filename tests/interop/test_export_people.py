@@ -36,6 +36,12 @@ TAGS = {
 }
 SEEN = {"score_threshold": 1e-7, "most_candidates": 24}
 CASES = {
+    "yoloxpose": (
+        part(f"{HEADS}.yoloxpose.YOLOXPoseHead", criterion=ONE_STAGE, depth=1),
+        part(f"{CODECS}.onestage.OneStageCodec", **SEEN),
+        False,
+        (24, 3, 2),
+    ),
     "rtmo": (
         part(f"{HEADS}.rtmo.RTMOHead", criterion=ONE_STAGE, depth=1, groups=2, bins=[8, 8], tokens=8, candidates=20),
         part(f"{CODECS}.onestage.OneStageCodec", **SEEN),
@@ -68,7 +74,7 @@ CASES = {
 }
 
 
-STD = {"rtmo": 0.1}
+STD = {"yoloxpose": 0.1, "rtmo": 0.1}
 """Of weights of heads; RTMO's classifier magnifies rounding where boxes are large."""
 
 

@@ -102,6 +102,16 @@ def test_somebody_who_is_missing_in_the_file_is_a_fault(maps):
         compare(one, {**one, "few": other}, lambda each: poses(each.get("few", each)), decoded, 0.02, many=True)
 
 
+def test_somebody_who_is_there_twice_in_the_place_of_another_is_a_fault(maps):
+    maps = np.concatenate([maps] * 3)
+    maps[7, :, 3, 5], maps[7, :, 12, 8] = 0, 1
+    one, twice = columns(maps, 2), np.arange(30)
+    twice[7] = 6
+    found = {**one, **{name: one[name][twice] for name in FIELDS}}
+    with pytest.raises(UserError, match=r"^keypoints of the exported file differs by \d"):
+        compared(one, found, many=True)
+
+
 def test_a_graph_that_is_off_is_not_kept(checkpoint, graph, tmp_path, monkeypatch):
     wrong = onnx.ModelProto()
     wrong.CopyFrom(graph)

@@ -114,8 +114,9 @@ class OneStageCodec(Codec):
 
     def candidates(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The best candidates of each input, best first, and which of them are people."""
-        scores = outputs["scores"].float().sigmoid()  # (B, N)
+        scores = outputs["scores"].float()  # (B, N)
         best, place = scores.topk(min(self.most_candidates, scores.shape[1]), 1)
+        best = best.sigmoid()  # only now: that of ONNX Runtime makes small scores equal, which have no order then
         boxes, points, logits = (picked(outputs[name].float(), place) for name in ("boxes", "points", "visibility"))
         seen = logits.sigmoid()
         return {

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from lightpose.errors import UserError
@@ -185,13 +186,16 @@ def _faults(expected: Columns, found: Columns) -> list[UserError]:
 
 
 def _pairs(one: Poses[Array], other: Poses[Array]) -> Array:
-    """(N,) for each of some poses the nearest of others in the same input, -1 where there is none."""
+    """(N,) for each of some poses its own of others in the same input, -1 where there are too few.
+
+    Of all ways to pair them one to one, that of the least distances; the score tells people in one place apart.
+    """
     pairs = np.full(len(one), -1)
+    points = [np.column_stack([each.keypoints.reshape(len(each), -1), each.scores]) for each in (one, other)]
     for row in np.unique(one.batch_index):
         mine, theirs = (np.flatnonzero(each.batch_index == row) for each in (one, other))
-        if len(theirs):
-            points = (each.keypoints[rows].reshape(len(rows), -1) for each, rows in ((one, mine), (other, theirs)))
-            pairs[mine] = theirs[cdist(*points).argmin(1)]
+        taken, given = linear_sum_assignment(cdist(points[0][mine], points[1][theirs]))
+        pairs[mine[taken]] = theirs[given]
     return pairs
 
 
