@@ -29,6 +29,7 @@ DATA = (
     "lightpose.data.coco.dataset",
     "lightpose.data.coco.frames",
     "lightpose.data.datamodule",
+    "lightpose.data.interhand",
     "lightpose.data.sequences",
 )
 """Modules whose classes make a data module."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from composition import FOLDERS, coco17, compose, compose_option, options
@@ -111,14 +113,33 @@ def sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generate_sequences(tmp_path_factory.mktemp("moving") / "data", 1, seed=0)
 
 
+@pytest.fixture(scope="module")
+def hands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A right hand in the files of InterHand2.6M."""
+    folder = tmp_path_factory.mktemp("hands")
+    cv2.imwrite(str(folder / "a.png"), np.zeros((48, 64, 3), np.uint8))
+    image = {"id": 1, "file_name": "a.png", "width": 64, "height": 48, "capture": 0, "camera": "c", "frame_idx": 0}
+    entry = {"id": 1, "image_id": 1, "bbox": [10, 10, 30, 30], "joint_valid": [1] * 21 + [0] * 21}
+    camera = {"camrot": {"c": np.eye(3).tolist()}, "campos": {"c": [0, 0, -900]}}
+    files = {
+        "data": {"images": [image], "annotations": [entry]},
+        "camera": {"0": {**camera, "focal": {"c": [900, 900]}, "princpt": {"c": [32, 24]}}},
+        "joint_3d": {"0": {"0": {"world_coord": [[0, 0, 0]] * 42}}},
+    }
+    for part, content in files.items():
+        (folder / f"x_{part}.json").write_text(json.dumps(content))
+    return folder / "x_data.json"
+
+
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_an_experiment_becomes_objects_that_fit_together(
-    experiment: str, annotations: Path, sequences: Path, tmp_path: Path
+    experiment: str, annotations: Path, sequences: Path, hands: Path, tmp_path: Path
 ):
-    lifts = "lifting" in experiment
-    files = [f"data.{split}={sequences if lifts else annotations}" for split in ("train", "val")]
+    lifts, of_hands = "lifting" in experiment, "internet" in experiment
+    file = sequences if lifts else hands if of_hands else annotations
+    files = [f"data.{split}={file}" for split in ("train", "val")]
     config = compose(f"experiment={experiment}", "trainer.accelerator=cpu", f"output_dir={tmp_path}", *files)
-    skeleton = assemble(config["skeleton"]) if lifts else coco17()
+    skeleton = assemble(config["skeleton"]) if lifts or of_hands else coco17()
     assert json.loads(json.dumps(config)) == config  # plain data: a checkpoint can hold it
     data = config["data"]
     check_targets(config["estimator"])  # its checkpoint runs unasked
