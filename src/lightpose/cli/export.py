@@ -22,7 +22,8 @@ def export(composed: DictConfig) -> None:
         from lightpose.cli.setup import resolved
         from lightpose.export.onnx import export, told
 
-    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # else it tells of every constant
+    for name in ("onnx_ir", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # else they tell of every constant
     config = resolved(composed)
     if config["format"] != "onnx":
         raise UserError(f"format={config['format']} is unknown; use onnx")
