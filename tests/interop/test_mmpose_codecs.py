@@ -56,7 +56,7 @@ def test_several_codecs_of_one_network_are_one() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"type": "Hand3DHeatmap"}, "no codec like MMPose's Hand3DHeatmap; those that it has are Assoc"),
+        ({"type": "EDPoseLabel"}, "no codec like MMPose's EDPoseLabel; those that it has are Assoc"),
         ({"type": "MSRAHeatmap", "input_size": (192, 256), "heatmap_size": (40, 56)}, r"maps of \[40, 56\] cells"),
         (
             {"type": "SimCCLabel", "input_size": (192, 256), "simcc_split_ratio": 1.5},
