@@ -83,10 +83,9 @@ def test_real_photographs_are_learnt_by_heart(coco_samples, tmp_path):
     assert figures(scored.stdout)["AP"] >= 0.95, scored.stdout + scored.stderr
 
 
-@pytest.mark.parametrize("head", ["simcc", "rtmcc"])
-def test_coordinates_as_classes_are_learnt_by_heart(head, coco_samples, tmp_path):
+def test_coordinates_as_classes_are_learnt_by_heart(coco_samples, tmp_path):
     annotations = coco_samples / "test_coco.json"
-    arguments = [f"head={head}", "codec=simcc", "backbone=timm/resnet18", *SMALL, "data.batch_size=12", "augment=none"]
+    arguments = ["head=rtmcc", "codec=simcc", "backbone=timm/resnet18", *SMALL, "data.batch_size=12", "augment=none"]
     arguments += [f"data.train={annotations}", f"data.val={annotations}", "estimator.flip_test=false"]
     arguments += ["trainer.max_epochs=90", "trainer.check_val_every_n_epoch=30", "optimizer.lr=1e-3"]
     done = command("train", *arguments, f"output_dir={tmp_path}/run", cwd=tmp_path)
@@ -97,7 +96,7 @@ def test_coordinates_as_classes_are_learnt_by_heart(head, coco_samples, tmp_path
 
 def test_killed_run_goes_on(people, tmp_path):
     arguments = ["backbone=timm/any", "backbone.model=test_resnet", *SMALL, f"data.train={people}"]
-    arguments += ["trainer.max_epochs=40", f"output_dir={tmp_path}/run"]
+    arguments += ["trainer.max_epochs=20", f"output_dir={tmp_path}/run"]
     last = tmp_path / "run/checkpoints/last.ckpt"
     call = [sys.executable, "-m", "lightpose.cli.train", *arguments]
     process = subprocess.Popen(call, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -106,7 +105,7 @@ def test_killed_run_goes_on(people, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert torch.load(last, weights_only=True)["epoch"] < 39  # it was interrupted, and what it left can be read
+    assert torch.load(last, weights_only=True)["epoch"] < 19  # it was interrupted, and what it left can be read
     resumed = command("train", *arguments, f"resume={last}", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     whole = command("train", *arguments[:-1], f"output_dir={tmp_path}/whole", cwd=tmp_path)
