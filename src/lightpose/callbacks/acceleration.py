@@ -79,7 +79,7 @@ class Acceleration(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: PoseEstimator, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
         """Say which batch comes, and whether its step is like those before: callbacks of Lightning may change that."""
         step, loop = pl_module.graphed_step, trainer.fit_loop
-        if step is not None:
+        if step is not None and not step.given_up:
             alone = trainer.accumulate_grad_batches == 1 and not loop._skip_backward
             step.take(rounded(batch) if alone and trainer.gradient_clip_val == step.clip_norm else None)
 

@@ -93,7 +93,8 @@ class HandsCodec(Codec):
         """
         instances, empty = batch.instances, nobody(batch.instances)
         centers, labels = labelled_cells(instances, self.map_grid, 3 * self.sigma)
-        (x, y), (z, rooted), known = centers[:, 0].unbind(-1), self._depth_cells(instances), _known(instances)
+        known, depths = _known(instances), _depths(instances)
+        (x, y), (z, rooted) = centers[:, 0].unbind(-1), self._depth_cells(depths, known)
         labelled = labels[:, 0] * rooted * ((z >= 0) & (z < self.depth))  # (B, K)
         z = torch.where(labelled > 0, z, 0.0)
         height, width = self.map_grid.map_hw
@@ -102,7 +103,7 @@ class HandsCodec(Codec):
         maps = maps * (self.height * labelled)[..., None, None, None]
         loss_weights = on_device(self._loss_weights, labelled)
 
-        right, left = _depths(instances)[:, self._roots].split(1, 1)  # (B, 1)
+        right, left = depths[:, self._roots].split(1, 1)  # (B, 1)
         share = (left - right) / self.root_bound_mm
         both = known[:, self._roots].all(1, keepdim=True) & (share.abs() <= 0.5)
         sides = on_device(self._sides, labelled)
@@ -116,9 +117,8 @@ class HandsCodec(Codec):
             },
         )
 
-    def _depth_cells(self, instances: Instances) -> tuple[Tensor, Tensor]:
+    def _depth_cells(self, depths: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Cells (B, K) from front to back, and whether the root that they count from is labelled (B, K)."""
-        depths, known = _depths(instances), _known(instances)
         sides = on_device(self._sides, depths)
         roots = (depths[:, None, self._roots] * sides).sum(-1)  # (B, K)
         rooted = (known[:, None, self._roots] | (sides == 0)).all(-1)

@@ -17,7 +17,7 @@ from lightpose.inference.crops import Cropper, Job
 from lightpose.inference.detections import NO_BOXES
 from lightpose.inference.predictor import trained_image_bits
 from lightpose.inference.sources import ImageFiles, open_source
-from lightpose.structures import Array
+from lightpose.structures import Array, Sample
 from lightpose.trust import DATA, Trust
 
 DRAWN_IMAGES = 10
@@ -58,16 +58,21 @@ def cropper_of(estimator: PoseEstimator, trust: Trust = ()) -> Cropper:
     )
 
 
+def samples_of(cropper: Cropper, source: ImageFiles, most: int) -> list[Sample]:
+    """The inputs of the first images, until there are ``most`` or more."""
+    boxes = source.boxes or {}
+    samples: list[Sample] = []
+    for image_id, name in source.names.items():
+        if len(samples) < most:
+            samples += cropper.samples(Job(source.files[name], boxes.get(image_id, NO_BOXES), image_id))
+    return samples
+
+
 def _crops(cropper: Cropper, count: int, annotations: str, images: str | None) -> Array:
     source = open_source(annotations, images)
     if not isinstance(source, ImageFiles) or not source.has_ids:
         raise UserError(f"annotations={annotations} is no COCO JSON; give one, or leave it out for drawn people")
-    boxes = source.boxes or {}
-    found: list[Array] = []
-    for number, (image_id, name) in enumerate(source.names.items()):
-        if len(found) < count:
-            job = Job(source.files[name], boxes.get(image_id, NO_BOXES), number)
-            found += [sample.image for sample in cropper.samples(job)]
+    found = [sample.image for sample in samples_of(cropper, source, count)]
     if not found:
         raise UserError(
             f"annotations={annotations} has no boxes of people to prove the export on; give a file with people, or "

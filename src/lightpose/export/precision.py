@@ -11,9 +11,9 @@ import numpy as np
 from lightpose.data.coco.onto import onto
 from lightpose.data.coco.results import coco_results
 from lightpose.errors import UserError
+from lightpose.export.inputs import samples_of
 from lightpose.geometry import transform_points
-from lightpose.inference.crops import Cropper, Job
-from lightpose.inference.detections import NO_BOXES
+from lightpose.inference.crops import Cropper
 from lightpose.inference.sources import ImageFiles, open_source
 from lightpose.interop.onnx.graph import HEAD
 from lightpose.interop.onnx.packages import INPUT
@@ -96,12 +96,7 @@ def find_people(cropper: Cropper, skeleton: Skeleton, annotations: str, images: 
     source = open_source(annotations, images)
     if not isinstance(source, ImageFiles) or source.annotated is None:
         raise UserError(f"annotations={annotations} is no COCO JSON with annotations; give one")
-    boxes = source.boxes or {}
-    samples: list[Any] = []
-    for image_id, name in source.names.items():
-        if len(samples) < most:
-            found = cropper.samples(Job(source.files[name], boxes.get(image_id, NO_BOXES), image_id))
-            samples += found
+    samples = samples_of(cropper, source, most)
     truth = _of_images(onto(source.annotated, skeleton).ground_truth(), {sample.image_id for sample in samples})
     if not any(each["num_keypoints"] for each in truth["annotations"]):
         raise UserError(

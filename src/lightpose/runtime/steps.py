@@ -74,6 +74,11 @@ class GraphedStep:
         self.taken: tuple[_CapturedStep, list[Tensor]] | None = None
         """What replays the step of the batch that was taken, and its tensors; None where it takes the ordinary way."""
 
+    @property
+    def given_up(self) -> bool:
+        """Whether no step will be a replay."""
+        return self.failed and not self.graphs
+
     def take(self, batch: Any) -> None:
         """Decide whether the step of this batch will be a replay; None stands for a batch whose step can't be.
 

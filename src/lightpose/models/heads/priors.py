@@ -1,7 +1,7 @@
 """What one-stage heads share: branches of convolutions, the points of priors, and what candidates are made from."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -92,9 +92,3 @@ def points_of(offsets: Tensor, priors: Tensor) -> Tensor:
     """(B, P, K, 2) of offsets (B, P, 2 K) in strides from the prior."""
     points, strides = priors[..., None, :].split([2, 1], -1)
     return points + offsets.unflatten(-1, (-1, 2)) * strides
-
-
-def picked(outputs: Mapping[str, Tensor], places: Tensor) -> dict[str, Tensor]:
-    """Of outputs (B, P, ...) those of the priors ``places`` (B, N)."""
-    rows = torch.arange(places.shape[0], device=places.device)[:, None]
-    return {name: output[rows, places] for name, output in outputs.items()}

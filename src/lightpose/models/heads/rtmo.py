@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightpose.codecs.onestage import CANDIDATES, PEOPLE
+from lightpose.codecs.people import picked
 from lightpose.geometry import Grid
 from lightpose.models.base import Head
 from lightpose.models.heads.priors import (
@@ -15,7 +16,6 @@ from lightpose.models.heads.priors import (
     flat,
     keypoints_of,
     per_level,
-    picked,
     points_of,
     prior_points,
     same_width,
@@ -131,7 +131,8 @@ class RTMOHead(Head):
         """Outputs by name, of the N best candidates of each input."""
         outputs = self.everything(features, regress=False)
         if outputs["scores"].shape[1] > self.candidates:
-            outputs = picked(outputs, outputs["scores"].topk(self.candidates, 1).indices)
+            best = outputs["scores"].topk(self.candidates, 1).indices
+            outputs = {name: picked(output, best) for name, output in outputs.items()}
         shape = outputs["scores"].shape
         points = outputs["priors"][..., :2]
         bins = self.dcc.bins(outputs["boxes"].flatten(0, 1), points.flatten(0, 1), self.padding)
