@@ -95,7 +95,7 @@ def test_one_person_is_not_taken_out_of_whole_images(run, tiny, people, tmp_path
     code, _, err = run(train.main, f"data.train={people}", *tiny, f"output_dir={tmp_path}/run", choice)
     assert code == 1
     assert "a sample of CocoImages is whole images, with everyone in them, but TopDown takes one person" in err
-    assert "use reader=coco, or another estimator" in err
+    assert "use reader=coco or reader=interhand, or another estimator" in err
 
 
 def test_grouping_by_image_needs_to_know_the_images(run, tiny, table, images, tmp_path):
