@@ -2,6 +2,7 @@ import errno
 import json
 import math
 import os
+import re
 from typing import ClassVar
 
 import numpy as np
@@ -128,6 +129,10 @@ def test_learning_rate_is_scaled_on_request(run, people, tiny, tmp_path):
     code, out, err = run(train.main, f"data.train={people}", *options, *logs, *tiny)
     assert code == 0 and "16 / 32" in out + err
     assert "0.0005" in (tmp_path / "run/csv/version_0/metrics.csv").read_text()
+    large = ["data.batch_size=1000", f"output_dir={tmp_path}/large"]
+    code, out, err = run(train.main, f"data.train={people}", *tiny, *options, *large)
+    cut = re.search(r"batch_size=1000 is cut to (\d+)", out + err)
+    assert code == 0 and cut and f"scaled by {cut[1]} / 32" in out + err
 
 
 def test_full_disk_keeps_the_checkpoint_before(run, people, tiny, tmp_path, monkeypatch):

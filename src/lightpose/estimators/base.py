@@ -275,6 +275,7 @@ class PoseEstimator(L.LightningModule):
     def _lr_scale(self) -> float:
         if self.base_batch is None:
             return 1.0
+        self.trainer.fit_loop.setup_data()  # which cuts batches to the samples there are
         per_device: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         effective = per_device * self.trainer.world_size * self.trainer.accumulate_grad_batches
         log.info("learning rate scaled by %d / %d (effective batch / base_batch)", effective, self.base_batch)
