@@ -94,6 +94,26 @@ def test_people_in_another_order_are_the_same_people(maps):
     assert (difference.largest["keypoints"], difference.undecided, difference.keypoints) == (0, 0, 50)
 
 
+def test_maps_of_people_in_another_order_are_compared_person_by_person(maps):
+    """A head that has maps for each of two candidates, of which nobody else is there."""
+    maps[2, 1, 9, 20], maps[3, :, 3, 5], maps[3, :, 12, 8] = 1 - 1e-7, 0, 1
+    other = maps[[0, 1, 3, 2, *range(4, 10)]]
+    other[3, 1, 9, 20] = 1 + 1e-7
+
+    def given(maps):
+        head = {f"{HEAD}heatmap": maps.reshape(5, 2, *maps.shape[1:]), "valid": np.ones((5, 2), bool)}
+        return {**columns(maps, 2), **head}
+
+    def decoded_each(found):
+        return decoded({**found, f"{HEAD}heatmap": found[f"{HEAD}heatmap"].reshape(maps.shape)})
+
+    difference = compare(given(maps), given(other), poses, decoded_each, 0.02, many=True)
+    assert (difference.largest["keypoints"], difference.undecided) == (0, 1)
+    other[5, 0, 0, 0] = 0.9  # which nobody decodes
+    with pytest.raises(UserError, match=r"^head/heatmap of the exported file differs"):
+        compare(given(maps), given(other), poses, decoded_each, 0.02, many=True)
+
+
 def test_somebody_who_is_missing_in_the_file_is_a_fault(maps):
     one, other = columns(maps, 2), columns(maps, 2)
     for name in (*FIELDS, "rows"):

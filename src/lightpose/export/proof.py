@@ -118,7 +118,8 @@ def compare(
         decoded: poses of the head's outputs among some columns.
         tolerance: most input pixels, or mm, between two keypoints.
         many: any number of people may be in an input, in whatever order. Heads that choose candidates themselves put
-            them in an order that rounding decides; their outputs may then differ, if all poses agree.
+            them in an order that rounding decides; their outputs are then compared person by person, and may differ if
+            all poses agree.
         unit: of places.
 
     Raises:
@@ -130,6 +131,8 @@ def compare(
     one, other = poses(expected), poses(found)
     pairs = _pairs(one, other) if many else np.arange(len(one))
     there = pairs >= 0
+    if faults:
+        faults = _faults(*_of_people(expected, found, pairs))
     distances = np.full(one.keypoints.shape[:2], np.inf)
     distances[there] = _distances(one.keypoints[there], other.keypoints[pairs[there]])  # (N, K)
     undecided = distances > tolerance
@@ -183,6 +186,26 @@ def _faults(expected: Columns, found: Columns) -> list[UserError]:
         except UserError as fault:
             faults.append(fault)
     return faults
+
+
+def _of_people(expected: Columns, found: Columns, pairs: Array) -> tuple[Columns, Columns]:
+    """The same columns, but of a head that has a row for each candidate only those of people, in one order.
+
+    Args:
+        expected: of the estimator.
+        found: of the file.
+        pairs: of `_pairs`.
+    """
+    valid, other = (each.get("valid", np.zeros(0)) for each in (expected, found))
+    if valid.ndim != 2 or valid.sum() != len(pairs):  # people are not the candidates that are valid
+        return expected, found
+    there = pairs >= 0
+    mine, theirs = np.argwhere(valid)[there].T, np.argwhere(other)[pairs[there]].T
+    of_candidates = {name for name in expected if name.startswith(HEAD) and expected[name].shape[:2] == valid.shape}
+    return (
+        {name: values[tuple(mine)] if name in of_candidates else values for name, values in expected.items()},
+        {name: values[tuple(theirs)] if name in of_candidates else values for name, values in found.items()},
+    )
 
 
 def _pairs(one: Poses[Array], other: Poses[Array]) -> Array:
