@@ -124,7 +124,11 @@ def composed(name: str) -> tuple[dict[str, Any], Skeleton]:
 
 
 def _enliven(estimator: PoseEstimator) -> None:
-    """Weights that give each input outputs of its own, of about 1, and find people."""
+    """Weights that give each input outputs of its own, of about 1, and find people.
+
+    Layers of the head are scaled one after the other by what they give (arXiv:1511.06422). With larger logits, as
+    training doesn't leave them, rounding would be amplified.
+    """
     for parameter in estimator.net.head.parameters():
         if parameter.ndim > 1 and float(parameter.detach().std()) < 0.05:
             nn.init.normal_(parameter, std=0.1)
@@ -142,9 +146,21 @@ def _enliven(estimator: PoseEstimator) -> None:
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
+    layers = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+    hooks = [each.register_forward_hook(_scale) for each in estimator.net.head.modules() if isinstance(each, layers)]
     with torch.no_grad():
         estimator.net(given)
+    for hook in hooks:
+        hook.remove()
     estimator.eval()
+
+
+def _scale(layer: nn.Module, _: Any, outputs: torch.Tensor) -> torch.Tensor:
+    """Let the outputs of a layer vary by 1."""
+    spread = float(outputs.std())
+    for parameter in layer.parameters():
+        parameter /= spread
+    return outputs / spread
 
 
 if __name__ == "__main__":
