@@ -49,7 +49,13 @@ LEAST = {
 
 TYPES: Mapping[str, Mapping[str, Any]] = {
     "train": {"seed": int, "max_input_pixels": int},
-    "eval": {"batch_size": int, "num_workers": int | None, "flip_test": bool | None, "device": str | None},
+    "eval": {
+        "tracks": bool,
+        "batch_size": int,
+        "num_workers": int | None,
+        "flip_test": bool | None,
+        "device": str | None,
+    },
     "export": {
         "format": str,
         "out": str,
@@ -74,7 +80,17 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
     "convert_mmpose": {"name": str | None, "trust": bool, "overwrite": bool},
     "data_check": {"data.train": str | Sequence[str], "decode": bool},
     "data_preview": {"max_input_pixels": int, "out": str, "count": int, "columns": int, "names": bool, "seed": int},
-    "data_synthetic": {"out": str, "images": int, "seed": int, "image_hw": tuple[int, int]},
+    "data_synthetic": {
+        "out": str,
+        "images": int,
+        "sequences": int | None,
+        "videos": int | None,
+        "people": int,
+        "seconds": float,
+        "fps": float,
+        "seed": int,
+        "image_hw": tuple[int, int],
+    },
 }
 """Command → keys of its own → what they take, where nothing else checks it."""
 
