@@ -3,9 +3,9 @@
     python scripts/bench/tracking.py
     python scripts/bench/tracking.py --people 8 --seconds 30 oks ocsort
 
-Poses are drawn from the truth, so no network is needed. The noise: boxes and keypoints are off by about a fiftieth of the
-person's height, people are missed in one frame of twelve, whoever can hardly be seen isn't found, and poses of nobody
-appear, some of which stay for some frames.
+Poses are drawn from the truth, so no network is needed. The noise: boxes and keypoints are off by about a fiftieth of
+the person's height, people are missed in one frame of twelve, whoever can hardly be seen isn't found, and poses of
+nobody appear, some of which stay for some frames.
 """
 
 import argparse

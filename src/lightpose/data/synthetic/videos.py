@@ -16,6 +16,8 @@ from lightpose.errors import UserError
 from lightpose.structures import Array
 
 MOST_PEOPLE = 255 // PARTS
+LEAST_SEEN = 3
+"""Keypoints that are seen of somebody who is annotated."""
 _NEAR_MM, _FAR_MM = 3400.0, 7500.0
 _CAMERA_MM = 1600.0
 _OUT_MM = 450.0
@@ -37,9 +39,9 @@ def generate_videos(
 
     People walk to and fro before a camera at rest, cross each other, go behind one or two pillars, stand, and leave the
     picture to come back on the same side one to three seconds later. The annotations of a video are COCO keypoint
-    instances as `lightpose.data.synthetic.generate.generate` writes them, of everyone of whom a keypoint can be seen,
-    with a ``track_id``. As in PoseTrack's files, an image has ``vid_id``, ``nframes`` and ``frame_id``, the number of
-    the frame from 1, which is its ``id``, too.
+    instances as `lightpose.data.synthetic.generate.generate` writes them, with a ``track_id``, of everyone of whom at
+    least `LEAST_SEEN` keypoints can be seen. As in PoseTrack's files, an image has ``vid_id``, ``nframes`` and
+    ``frame_id``, the number of the frame from 1, which is its ``id``, too.
 
     Args:
         out: a folder that doesn't exist yet or is empty.
@@ -130,7 +132,7 @@ def _scene(
         found = []
         for place, body in enumerate(bodies):
             annotation = annotation_of(canvas, body, camera, place)
-            if 2 in annotation["keypoints"][2::3]:
+            if annotation["keypoints"][2::3].count(2) >= LEAST_SEEN:
                 found.append({"track_id": place + 1, **annotation})
         photographer.bit_generator.state = light  # the same light, grain and all, in each frame
         yield photographed(photographer, canvas.image), camera, found
