@@ -145,7 +145,7 @@ class _Pillar:
 
     def __init__(self, rng: np.random.Generator, half: float) -> None:
         self.depth = rng.uniform(4000, 5200)
-        middle, width = rng.uniform(-0.6, 0.6) * half * self.depth, rng.uniform(350, 800)
+        middle, width = rng.uniform(-0.6, 0.6) * half * self.depth, rng.uniform(250, 450)
         low, high = middle - width / 2, middle + width / 2
         top = rng.uniform(1900, 2600)
         self._corners = np.array([[x, y, -self.depth] for x, y in ((low, 0.0), (high, 0.0), (high, top), (low, top))])
@@ -203,9 +203,9 @@ class _Walker:
             return
         choice = self._rng.random()
         self._aim = self._inside()
-        if choice < 0.2:
+        if choice < 0.15:
             self._rest_s = self._rng.uniform(0.4, 1.5)
-        elif choice < 0.45:
+        elif choice < 0.35:
             side = np.sign(self._place[0]) or 1.0
             self._aim = np.array([side * (edge + _OUT_MM), self._place[1]])
         elif np.sign(self._aim[0]) == np.sign(self._place[0]):

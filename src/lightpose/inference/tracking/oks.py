@@ -19,10 +19,14 @@ _MOST = 0.6
 """Of the keypoints."""
 _COASTING_S = 1.0
 """For about so long, who isn't seen is thought to go on as before."""
+_STAYING = 0.8
+"""How likely it is that somebody is where they were last seen, relative to that they went on."""
 _BOX_WEIGHT = 0.1
 """Of the middle of the box, relative to a keypoint that is sure; it helps where hardly a keypoint is seen twice."""
 _LEAST_SIDE = 0.25
 """Of a box, relative to its longer side: a person seen from the side isn't as thin as the keypoints."""
+_LEAST_PX = 10.0
+"""The same in pixels, for a single keypoint without a box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,10 @@ class OKSTracker:
         expected = _expected(known, ages_s)
         away = self.spread * ages_s[:, None]
         variances = (2 * self.sigmas) ** 2 + away**2  # (T, K + 1)
-        similarity = np.maximum(_similarity(expected, found, variances), _similarity(known, found, variances))
+        similarity = _similarity(expected, found, variances)
+        late = ages_s > self.recent_s + 1e-9
+        stayed = _similarity(known.map(lambda column: column[late]), found, variances[late])
+        similarity[late] = np.maximum(similarity[late], _STAYING * stayed)
         rows, columns = self._pairs(similarity, 1 + away / (2 * self.sigmas.mean()))
         matched = self._continued(expected, rows, found, columns, ages_s[rows], time_s)
 
@@ -174,7 +181,7 @@ def _people_in(poses: Poses[Array], time_s: float) -> _People:
     boxes = np.nan_to_num(boxes_of(poses))  # may end where somebody is hidden
     high = np.where(sure[..., None], points, -np.inf).max(1, initial=-np.inf)
     low = np.where(sure[..., None], points, np.inf).min(1, initial=np.inf)
-    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], high - low).clip(1.0)  # (N, 2)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], high - low).clip(_LEAST_PX)  # (N, 2)
     sides = sides.clip(_LEAST_SIDE * sides.max(1, initial=0, keepdims=True))
     middles = ((boxes[:, 2:] + boxes[:, :2]) / 2)[:, None]  # (N, 1, 2)
     return _People(
@@ -208,7 +215,7 @@ def _similarity(expected: _People, found: _People, variances: Array) -> Array:
     weights = expected.weights[:, None] * found.weights
     oks = (weights * alike).sum(-1) / weights.sum(-1).clip(1e-9)
     same: Array = expected.categories[:, None] == found.categories
-    return np.where(same, oks * np.sqrt(smaller / areas), 0.0)
+    return np.where(same, oks * (smaller / areas) ** 2, 0.0)
 
 
 def _joined(parts: list[_People]) -> _People:
