@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lightpose.draw import draw_poses, grid
+from lightpose.draw import draw_poses, grid, identity_color
 from lightpose.skeleton import Skeleton
 
 TRIANGLE = Skeleton.build(["top", "left_foot", "right_foot"], links=[["top", "left_foot"], ["top", "right_foot"]])
@@ -86,3 +86,20 @@ def test_keypoints_that_are_likely_hidden_are_black_inside() -> None:
     assert (drawn[60, 240] == TRIANGLE.colors[0]).all() and not drawn[320, 360].any()
     changed = np.argwhere((drawn != plain).any(-1))
     assert (abs(changed - (320, 360)) < 10).all()  # the third one isn't found, and stays a ring
+
+
+def test_who_it_is_gives_links_box_number_and_tail_their_color():
+    image = np.zeros((120, 160, 3), np.uint8)
+    points = np.array([[[40, 60], [80, 90]]], float)
+    skeleton = Skeleton.build(["a", "b"], links=[("a", "b")])
+    tails = {7: np.array([[100, 20], [150, 20]], float)}
+    given = (image, points, np.ones((1, 2)), skeleton, np.array([[30, 50, 90, 100]], float))
+    picture = draw_poses(*given, track_ids=np.array([7]), tails=tails)
+    color = np.array(identity_color(7))
+    for x, y in ((60, 75), (30, 80), (125, 20)):  # link, box, tail
+        assert np.abs(picture[y, x].astype(int) - color).max() < 40, (x, y)
+    without = draw_poses(*given, track_ids=np.array([-1]))
+    assert np.array_equal(without, draw_poses(*given))
+    changed = (picture != without).any(-1)[:48, 25:80]  # above the box
+    assert changed.sum() > 10
+    assert len({identity_color(number) for number in range(1, 30)}) == 29

@@ -1,7 +1,8 @@
 """Poses on pixels."""
 
+import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -21,13 +22,15 @@ def draw_poses(
     threshold: float = 0.3,
     names: bool = False,
     visibility: Array | None = None,
+    track_ids: Array | None = None,
+    tails: Mapping[int, Array] | None = None,
 ) -> Array:
     """A copy of the picture with the poses on it.
 
     A keypoint at or over the threshold is a filled disc, one below it a hollow ring; one that isn't finite or whose
     score isn't positive is left out. A found keypoint that is more likely hidden than visible is black
-    inside. A link is drawn where both ends reach the threshold, each half in its keypoint's colour. Sizes follow the
-    pose and the picture.
+    inside. A link is drawn where both ends reach the threshold, each half in its keypoint's colour; where it is known
+    who it is, links, box and number have the colour of the identity. Sizes follow the pose and the picture.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -38,6 +41,8 @@ def draw_poses(
         threshold: the least score of a keypoint to count as found.
         names: also write each found keypoint's name.
         visibility: (N, K) probability that a keypoint can be seen, where that was predicted.
+        track_ids: (N,) who it is, -1 where that isn't known.
+        tails: track id → (P, 2) image px, the way there.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -46,25 +51,39 @@ def draw_poses(
     limit = 4 * max(canvas.shape[:2])  # OpenCV draws nothing, or nonsense, for coordinates past its integers
     with np.errstate(invalid="ignore"):
         drawable = np.isfinite(keypoints).all(-1) & (np.abs(keypoints) < limit).all(-1) & (scores > 0)
+    for track_id, places in (tails or {}).items():
+        way = np.round(places[np.abs(places).max(1) < limit] * (1 << _SHIFT)).astype(np.int32)
+        width = _width(_unit_px(places[:0], canvas.shape[:2]))
+        cv2.polylines(canvas, [way], False, identity_color(track_id), width, cv2.LINE_AA, _SHIFT)
     for pose, (points, drawn) in enumerate(zip(keypoints, drawable, strict=True)):
         unit = _unit_px(points[drawn], canvas.shape[:2])
+        own = None if track_ids is None or track_ids[pose] < 0 else identity_color(int(track_ids[pose]))
         if boxes_xyxy is not None and np.isfinite(boxes_xyxy[pose]).all():
             low, high = boxes_xyxy[pose].clip(-limit, limit).reshape(2, 2)
-            cv2.rectangle(canvas, _fixed(low), _fixed(high), (255, 255, 255), _width(0.4 * unit), cv2.LINE_AA, _SHIFT)
+            frame = own or (255, 255, 255)
+            cv2.rectangle(canvas, _fixed(low), _fixed(high), frame, _width(0.4 * unit), cv2.LINE_AA, _SHIFT)
         found = drawn & (scores[pose] >= threshold)
         for start, end in skeleton.links:
             if found[start] and found[end]:
                 middle = (points[start] + points[end]) / 2
                 for index in (start, end):
                     ends = _fixed(points[index]), _fixed(middle)
-                    cv2.line(canvas, *ends, skeleton.colors[index], _width(unit), cv2.LINE_AA, _SHIFT)
+                    cv2.line(canvas, *ends, own or skeleton.colors[index], _width(unit), cv2.LINE_AA, _SHIFT)
         for index in np.flatnonzero(drawn).tolist():
             hidden = visibility is not None and bool(visibility[pose, index] < 0.5)
             _mark(canvas, points[index], unit, skeleton.colors[index], bool(found[index]), hidden)
         if names:
             labels = [skeleton.keypoints[index] for index in np.flatnonzero(found)]
             _write_names(canvas, points[found], labels, unit)
+        if own is not None and track_ids is not None and drawn.any():
+            _write_number(canvas, points[drawn].min(0) - 2 * unit, str(track_ids[pose]), unit, own)
     return canvas
+
+
+def identity_color(track_id: int) -> tuple[int, int, int]:
+    """RGB; ids that follow each other look as different as can be."""
+    red, green, blue = colorsys.hsv_to_rgb(track_id * 0.618034 % 1, 0.8, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def grid(images: Sequence[Array], columns: int) -> Array:
@@ -104,6 +123,15 @@ def _mark(canvas: Array, point: Array, unit: float, color: tuple[int, int, int],
             cv2.circle(canvas, _fixed(point), round(0.6 * radius), (0, 0, 0), -1, cv2.LINE_AA, _SHIFT)
     else:
         cv2.circle(canvas, _fixed(point), radius, color, _width(0.5 * unit), cv2.LINE_AA, _SHIFT)
+
+
+def _write_number(canvas: Array, place: Array, number: str, unit: float, color: tuple[int, int, int]) -> None:
+    """In its colour on black, with the lower left corner at a (2,) point, or the nearest in the picture."""
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.45 + 0.1 * unit
+    (width, height), _ = cv2.getTextSize(number, font, scale, 2)
+    x, y = place.clip((0, height), (max(canvas.shape[1] - width, 0), canvas.shape[0])).astype(int).tolist()
+    cv2.putText(canvas, number, (x, y), font, scale, (0, 0, 0), 4, cv2.LINE_AA)
+    cv2.putText(canvas, number, (x, y), font, scale, color, 2, cv2.LINE_AA)
 
 
 def _write_names(canvas: Array, points: Array, names: Sequence[str], unit: float) -> None:

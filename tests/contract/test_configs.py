@@ -38,6 +38,7 @@ GIVEN = {
     *("optimizer", "total_steps"),  # the estimator, to a scheduler
     *("annotations", "images", "transforms", "seed", "boxes"),  # the data module, to a data set
     *("student", "load"),  # `make_distillation`
+    "fps",  # lightpose-predict, to a tracker
 }
 """Arguments that code adds to a ``_partial_``."""
 POINTLESS = {

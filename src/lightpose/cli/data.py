@@ -16,6 +16,7 @@ USAGE = """lightpose-data: make, check and look at data sets.
 
   lightpose-data synthetic out=DIR images=1000 seed=0       draw people, with COCO annotations
   lightpose-data synthetic out=DIR sequences=100 seed=0     people who move, for lifting; no pictures
+  lightpose-data synthetic out=DIR videos=2 people=4        videos of people who move, with who is who
   lightpose-data check data.train=annotations.json ...      report what would be used, dropped, or is wrong
   lightpose-data preview data.train=annotations.json ...    draw training samples as the network sees them
 
@@ -39,13 +40,26 @@ def main() -> None:
 
 
 def synthetic(config: DictConfig) -> None:
-    """Write the embedded data set: JPEG files and COCO annotations, or sequences of keypoints."""
+    """Write the embedded data set: JPEG files and COCO annotations, sequences of keypoints, or videos."""
     from lightpose.data.synthetic.generate import generate
     from lightpose.data.synthetic.sequences import FRAMES, generate_sequences
+    from lightpose.errors import UserError
 
+    if config.sequences is not None and config.videos is not None:
+        raise UserError("sequences= makes keypoints, and videos= pictures; leave one out")
     if config.sequences is not None:
         path = generate_sequences(Path(config.out), config.sequences, config.seed)
         log.info("%d clips of %d frames: %s", config.sequences, FRAMES, path)
+        return
+    if config.videos is not None:
+        from lightpose.data.synthetic.videos import generate_videos
+
+        size = tuple(config.image_hw)
+        with saying(f"out={config.out} holds a part of the videos; delete it"):
+            paths = generate_videos(
+                Path(config.out), config.videos, config.seed, size, config.people, config.seconds, config.fps
+            )
+        log.info("%d videos of %g s with their annotations: %s", len(paths), config.seconds, config.out)
         return
     with saying(f"out={config.out} holds a part of the images; delete it"):
         annotations = generate(Path(config.out), config.images, config.seed, tuple(config.image_hw))

@@ -39,7 +39,7 @@ def evaluate(composed: DictConfig) -> dict[str, float]:
 
 
 def score_file(config: dict[str, Any]) -> dict[str, float]:
-    """OKS figures of a predictions file; no model is needed.
+    """OKS figures of a predictions file, or those of its tracks; no model is needed.
 
     Raises:
         UserError: without annotations.
@@ -50,22 +50,27 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
     from lightpose.data.coco.index import read_coco
     from lightpose.data.coco.onto import onto
     from lightpose.data.coco.results import read_coco_results
+    from lightpose.data.coco.tracks import read_tracks
     from lightpose.errors import UserError
     from lightpose.metrics.oks import evaluate_oks
+    from lightpose.metrics.tracks import evaluate_tracks
 
     if config["annotations"] is None:
         raise UserError("a predictions file is scored against annotations; add annotations=val.json")
-    pointless = [
-        key for key in keys_given() if key.split(".")[0] not in ("predictions", "annotations", "out", "skeleton")
-    ]
+    taken = ("predictions", "annotations", "out", "skeleton", "tracks")
+    pointless = [key for key in keys_given() if key.split(".")[0] not in taken]
     if pointless:
         raise UserError(
             f"a predictions file is scored by OKS as it is; leave out {' and '.join(map('{}='.format, pointless))}"
         )
     skeleton = choose_skeleton(config["skeleton"], [config["annotations"]], CocoDataset)
-    index = onto(read_coco(config["annotations"]), skeleton)
-    predictions = read_coco_results(config["predictions"], index.id_of_text())
-    figures = evaluate_oks(index.ground_truth(), predictions, skeleton.sigmas)
+    if config["tracks"]:
+        index, frames = read_tracks(config["annotations"], skeleton)
+        figures = evaluate_tracks(frames, read_coco_results(config["predictions"], index.id_of_text()), skeleton.sigmas)
+    else:
+        index = onto(read_coco(config["annotations"]), skeleton)
+        predictions = read_coco_results(config["predictions"], index.id_of_text())
+        figures = evaluate_oks(index.ground_truth(), predictions, skeleton.sigmas)
     if config["out"] is not None:
         write_figures(Path(config["out"]), figures)
     return figures
@@ -88,6 +93,11 @@ def score_checkpoint(config: dict[str, Any]) -> dict[str, float]:
     from lightpose.runtime.processes import ending_together, orderly_signals
     from lightpose.trust import DATA
 
+    if config["tracks"]:
+        raise UserError(
+            "tracks=true scores the track_id of a predictions file; give predictions=, which lightpose-predict writes "
+            "with tracker=oks"
+        )
     if any(key.split(".")[0] == "skeleton" for key in keys_given()):
         raise UserError("a checkpoint has a skeleton of its own; leave out skeleton=")
     graph = is_onnx(config["ckpt"])

@@ -27,7 +27,7 @@ def lift_file(config: Mapping[str, Any]) -> None:
     from lightpose.inference.writers import check_out, staged
     from lightpose.skeleton import Skeleton
 
-    pointless = [name for name in ("boxes", "detector", "lift") if config.get(name) is not None]
+    pointless = [name for name in ("boxes", "detector", "tracker", "lift") if config.get(name) is not None]
     if pointless:
         raise UserError(f"a file of poses is lifted as it is; leave out {' and '.join(f'{key}=' for key in pointless)}")
     path, out = Path(str(config["source"])), Path(config["out"])

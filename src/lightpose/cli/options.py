@@ -38,6 +38,7 @@ LEAST = {
     "estimator.base_batch": 1,
     "callbacks.nan_guard.patience": 1,
     "batch_size": 1,
+    "detect_every": 1,
     "num_workers": 0,
     "images": 1,
     "count": 1,
@@ -49,7 +50,13 @@ LEAST = {
 
 TYPES: Mapping[str, Mapping[str, Any]] = {
     "train": {"seed": int, "max_input_pixels": int},
-    "eval": {"batch_size": int, "num_workers": int | None, "flip_test": bool | None, "device": str | None},
+    "eval": {
+        "tracks": bool,
+        "batch_size": int,
+        "num_workers": int | None,
+        "flip_test": bool | None,
+        "device": str | None,
+    },
     "export": {
         "format": str,
         "out": str,
@@ -66,6 +73,7 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
         "lift": str | None,
         "image_hw": tuple[int, int] | None,
         "out": str,
+        "detect_every": int,
         "batch_size": int,
         "num_workers": int | None,
         "draw": bool,
@@ -74,7 +82,17 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
     "convert_mmpose": {"name": str | None, "trust": bool, "overwrite": bool},
     "data_check": {"data.train": str | Sequence[str], "decode": bool},
     "data_preview": {"max_input_pixels": int, "out": str, "count": int, "columns": int, "names": bool, "seed": int},
-    "data_synthetic": {"out": str, "images": int, "seed": int, "image_hw": tuple[int, int]},
+    "data_synthetic": {
+        "out": str,
+        "images": int,
+        "sequences": int | None,
+        "videos": int | None,
+        "people": int,
+        "seconds": float,
+        "fps": float,
+        "seed": int,
+        "image_hw": tuple[int, int],
+    },
 }
 """Command → keys of its own → what they take, where nothing else checks it."""
 

@@ -40,7 +40,9 @@ def predict(composed: DictConfig) -> None:
 
         from lightpose.cli.lift import collected, lift, lift_file, skeleton_given, tell
         from lightpose.cli.setup import resolved
+        from lightpose.cli.tracks import check_detect_every, tracking_of
         from lightpose.data.pixels.image_header import check_on_bad_image
+        from lightpose.inference.following import followed
         from lightpose.inference.frames import Camera
         from lightpose.inference.lifting import Lifter, Seen, sources_of
         from lightpose.inference.overlays import ImageWriter, Overlays, PictureWriter, VideoWriter
@@ -69,6 +71,8 @@ def predict(composed: DictConfig) -> None:
     lifter = None if config["lift"] is None else Lifter(config["lift"], config["device"], config["trust"])
     if lifter is not None:
         sources_of(lifter.skeleton, predictor.skeleton.keypoints)  # before the work
+    check_detect_every(config, source, predictor.estimator.takes_boxes)
+    tracking = tracking_of(config, source, predictor.skeleton)
     boxes, detector = people_of(config, source, predictor.estimator.takes_boxes)
     start, overlays = time.perf_counter(), None
     with saying(f"nothing was written to out={out}"), ExitStack() as stack:
@@ -85,16 +89,23 @@ def predict(composed: DictConfig) -> None:
                 frames = source.frames()
             if isinstance(source, Camera):
                 frames = until_interrupt(frames)
-            results = predictor.stream(frames, box_finder(boxes, detector), config["batch_size"])
+            find = box_finder(boxes, detector)
+            if find is not None and config["detect_every"] > 1:
+                results = followed(predictor, frames, find, config["detect_every"], config["batch_size"])
+            else:
+                results = predictor.stream(frames, find, config["batch_size"])
         results = finite(results, config["ckpt"])
+        if tracking is not None:
+            results = tracking(results)
         people: list[Seen] = []
         if lifter is not None:
             results = collected(results, people)
         elif config["draw"]:
             writer: PictureWriter = ImageWriter(folder / OVERLAYS)
+            tail_frames = 0
             if not isinstance(source, ImageFiles):
-                writer = VideoWriter(folder / OVERLAYS, source.stem, source.fps)
-            overlays = Overlays(writer, predictor.skeleton, config["threshold"])
+                writer, tail_frames = VideoWriter(folder / OVERLAYS, source.stem, source.fps), round(source.fps)
+            overlays = Overlays(writer, predictor.skeleton, config["threshold"], tail_frames)
             results = stack.enter_context(closing(overlays.drawn(results)))
         counted = track(results, "predicting", total=len(source.image_ids) or None)
         images, poses = write_predictions(folder, counted, predictor.skeleton, source.category_ids)

@@ -50,7 +50,7 @@ class Seen:
         image_hw: its size.
         keypoints: (K, 3) x and y in image pixels, and a score; NaN where one isn't known.
         score: of the pose.
-        track_id: who it is, or None.
+        track_id: who it is; -1 where a tracker didn't say, and None where there was no tracker.
     """
 
     image_id: int
@@ -222,10 +222,14 @@ def _derived(keypoints: Array, sources: Sequence[Sequence[int]]) -> Array:
 
 
 def tracks_of(people: Iterable[Seen]) -> list[list[Seen]]:
-    """The frames of each person, in order."""
+    """The frames of each person, in order; those whom a tracker gave no identity are left out."""
     tracks: dict[int | None, dict[int, Seen]] = {}
     crowded: dict[int, int] = {}
+    unknown = 0
     for each in people:
+        if each.track_id == -1:
+            unknown += 1
+            continue
         track = tracks.setdefault(each.track_id, {})
         other = track.get(each.image_id)
         if other is not None:
@@ -240,6 +244,8 @@ def tracks_of(people: Iterable[Seen]) -> list[list[Seen]]:
             min(crowded),
             sum(crowded.values()),
         )
+    if unknown:
+        log.info("%d poses have no identity, and are not lifted", unknown)
     return [[track[frame] for frame in sorted(track)] for track in tracks.values()]
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from lightpose.draw import draw_poses
 from lightpose.inference.frames import Frame
 from lightpose.inference.prefetch import THREADS, prefetch
+from lightpose.inference.tracking.tails import Tails
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Poses
 
@@ -226,24 +227,26 @@ class Overlays:
         writer: where they go.
         skeleton: of the poses.
         threshold: see `lightpose.draw.draw_poses`.
+        tail_frames: of a video, over how many frames those who have an identity draw a tail behind them.
     """
 
-    def __init__(self, writer: PictureWriter, skeleton: Skeleton, threshold: float) -> None:
+    def __init__(self, writer: PictureWriter, skeleton: Skeleton, threshold: float, tail_frames: int = 0) -> None:
         self.writer, self.skeleton, self.threshold = writer, skeleton, threshold
+        self.tails = Tails(tail_frames, threshold)
         self.failed: list[str] = []
         self.given_up = False
 
     def drawn(self, results: Iterable[tuple[Frame, Poses[Array]]]) -> Generator[tuple[Frame, Poses[Array]]]:
         """Pass results on, each drawn by a thread; close it to stop them."""
 
-        def placed() -> Iterator[tuple[Path, tuple[Frame, Poses[Array]]]]:
+        def placed() -> Iterator[tuple[Path, Frame, Poses[Array], dict[int, Array]]]:
             for frame, found in results:
-                yield self.writer.place(frame), (frame, found)
+                yield self.writer.place(frame), frame, found, self.tails(frame.image_id, found)
 
         return prefetch(self._draw, placed(), 2 * self.writer.threads, self.writer.threads)
 
-    def _draw(self, item: tuple[Path, tuple[Frame, Poses[Array]]]) -> tuple[Frame, Poses[Array]]:
-        place, (frame, found) = item
+    def _draw(self, item: tuple[Path, Frame, Poses[Array], dict[int, Array]]) -> tuple[Frame, Poses[Array]]:
+        place, frame, found, tails = item
         if not self.given_up:
             try:
                 picture = draw_poses(
@@ -254,6 +257,8 @@ class Overlays:
                     boxes_xyxy=found.boxes_xyxy,
                     threshold=self.threshold,
                     visibility=found.visibility,
+                    track_ids=found.track_ids,
+                    tails=tails,
                 )
             except Exception as error:  # whatever it is, the predictions are worth more
                 self.failed.append(frame.name)

@@ -4,6 +4,7 @@ The body's frame has its origin at the pelvis, x to the person's left, y up and 
 hangs straight down has all angles zero.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -93,50 +94,99 @@ def turn(axis: int, degrees: float) -> Array:
     return matrix
 
 
+@dataclass(frozen=True, slots=True)
+class Build:
+    """How large somebody is.
+
+    Attributes:
+        size: factor of what is no bone.
+        length: bone → mm.
+    """
+
+    size: float
+    length: Mapping[str, float]
+
+    @classmethod
+    def sample(cls, rng: np.random.Generator) -> Self:
+        """A random one."""
+        size = rng.uniform(0.86, 1.1)
+        lengths = np.array([180, 95, 490, 285, 255, 425, 415]) * size * rng.uniform(0.93, 1.07, 7)
+        names = ("shoulder", "hip", "spine", "upper_arm", "forearm", "thigh", "shin")
+        return cls(size, dict(zip(names, lengths, strict=True)))
+
+
 def sample_body(rng: np.random.Generator) -> Body:
     """A body of random build in a random natural pose, in its own frame."""
-    size = rng.uniform(0.86, 1.1)
-    length = dict(
-        zip(
-            ("shoulder", "hip", "spine", "upper_arm", "forearm", "thigh", "shin"),
-            np.array([180, 95, 490, 285, 255, 425, 415]) * size * rng.uniform(0.93, 1.07, 7),
-            strict=True,
-        )
-    )
+    build = Build.sample(rng)
     bent = rng.random() < 0.18
     torso = turn(0, rng.uniform(30, 75) if bent else rng.normal(4, 8))
     torso = turn(2, rng.normal(0, 8)) @ torso @ turn(1, rng.normal(0, 14))
     look = turn(1, np.clip(rng.normal(0, 28), -65, 65)) @ turn(0, rng.normal(-15 if bent else 4, 13))
     head = torso @ look @ turn(2, rng.normal(0, 8))
-
-    points = np.zeros((NUM_POINTS, 3))
-    points[NECK] = torso @ [0, length["spine"], 0]
-    points[HEAD] = points[NECK] + torso @ [0, 75 * size, 10 * size] + head @ [0, 105 * size, 15 * size]
-    points[:5] = points[HEAD] + FACE * size @ head.T
-
     arms = [ARMS[i][1] for i in rng.choice(len(ARMS), 2, p=[share for share, _ in ARMS])]
     if rng.random() < 0.3:
         arms[1] = arms[0]
     pick = LEGS[rng.choice(len(LEGS), p=[share for share, *_ in LEGS])]
     legs = pick[1:] if rng.random() < 0.5 else pick[:0:-1]
+    angles = [
+        [[rng.uniform(*limits) for limits in limb] for limb in (arm, leg)] for arm, leg in zip(arms, legs, strict=True)
+    ]
+    points = posed(build, torso, head, angles)
+    return Body(points, head, build.size * rng.uniform(0.9, 1.2))
+
+
+def walking_body(build: Build, girth: float, phase: float, swing: float) -> Body:
+    """A body in the middle of a step, in its own frame.
+
+    Args:
+        build: of the body.
+        girth: see `Body`.
+        phase: where in the two steps of a cycle, in radians.
+        swing: how far arms and legs go, from 0 (standing) to 1.
+    """
+    torso = turn(0, 2 + 3 * swing)
+    angles = []
+    for shift in (0, np.pi):  # left, right
+        forwards, rising = np.sin(phase + shift), max(np.cos(phase + shift), 0)
+        arm = [-24 * swing * forwards, 8, 5, 12 + 14 * swing]
+        leg = [2 + 26 * swing * forwards, 2, 0, 4 + 46 * swing * rising]
+        angles.append([arm, leg])
+    return Body(posed(build, torso, torso, angles), torso, girth)
+
+
+def posed(build: Build, torso: Array, head: Array, angles: Sequence[Sequence[Sequence[float]]]) -> Array:
+    """(NUM_POINTS, 3) mm in the body's frame.
+
+    Args:
+        build: of the body.
+        torso: (3, 3) rotation.
+        head: (3, 3) rotation.
+        angles: flexion, abduction, twist and bend, in degrees, of an arm and a leg, on the left and on the right.
+    """
+    size, length = build.size, build.length
+    points = np.zeros((NUM_POINTS, 3))
+    points[NECK] = torso @ [0, length["spine"], 0]
+    points[HEAD] = points[NECK] + torso @ [0, 75 * size, 10 * size] + head @ [0, 105 * size, 15 * size]
+    points[:5] = points[HEAD] + FACE * size @ head.T
     for i, side in enumerate((1.0, -1.0)):  # left, right
+        arm, leg = angles[i]
         points[5 + i] = points[NECK] + torso @ [side * length["shoulder"], -35 * size, 0]
         points[11 + i] = [side * length["hip"], 0, 0]
         points[LEFT_CHEST + i] = points[NECK] + torso @ [side * 75 * size, -150 * size, 0]
         points[LEFT_PELVIS + i] = [side * 70 * size, 25 * size, 0]
-        upper, lower = _limb(rng, arms[i], side, torso, bend_sign=-1)
+        upper, lower = _limb(arm, side, torso, bend_sign=-1)
         points[7 + i] = points[5 + i] + upper @ [0, -length["upper_arm"], 0]
         points[9 + i] = points[7 + i] + lower @ [0, -length["forearm"], 0]
         points[LEFT_HAND + i] = points[9 + i] + lower @ [0, -95 * size, 0]
-        upper, lower = _limb(rng, legs[i], side, np.eye(3), bend_sign=1)
+        upper, lower = _limb(leg, side, np.eye(3), bend_sign=1)
         points[13 + i] = points[11 + i] + upper @ [0, -length["thigh"], 0]
         points[15 + i] = points[13 + i] + lower @ [0, -length["shin"], 0]
         points[LEFT_TOE + i] = points[15 + i] + lower @ [side * 25 * size, -60 * size, 165 * size]
-    return Body(points, head, size * rng.uniform(0.9, 1.2))
+    return points
 
 
-def _limb(rng: np.random.Generator, ranges: Limb, side: float, parent: Array, bend_sign: float) -> tuple[Array, Array]:
+def _limb(angles: Sequence[float], side: float, parent: Array, bend_sign: float) -> tuple[Array, Array]:
     """Rotations of the upper and the lower bone of an arm (bends forwards, -1) or a leg (bends backwards, 1)."""
-    flexion, abduction, twist, bend = (rng.uniform(*limits) for limits in ranges)
+    flexion, abduction, twist, bend = angles
     upper = parent @ turn(0, -flexion) @ turn(2, side * abduction) @ turn(1, -side * twist)
     return upper, upper @ turn(0, bend_sign * bend)

@@ -29,6 +29,13 @@ from lightpose.structures import Array
 _PEOPLE_SHARES = (0.36, 0.28, 0.16, 0.10, 0.06, 0.04)  # of pictures with 1, 2, ... 6 people
 _STANDING_MM = 1700.0
 _LARGEST = 8192
+CATEGORY = {
+    "id": 1,
+    "name": "person",
+    "supercategory": "person",
+    "keypoints": list(KEYPOINTS),
+    "skeleton": [[start + 1, end + 1] for start, end in LINKS],
+}
 
 
 def generate(out: Path, images: int, seed: int, image_hw: tuple[int, int] = (240, 320)) -> Path:
@@ -51,14 +58,9 @@ def generate(out: Path, images: int, seed: int, image_hw: tuple[int, int] = (240
     Raises:
         UserError: for fewer than one image, a size that is none, or a folder that holds something.
     """
-    if not all(0 < side <= _LARGEST for side in image_hw):
-        raise UserError(
-            f"image_hw={list(image_hw)} is no size of pictures; expected two sides of 1 to {_LARGEST} pixels"
-        )
     if images < 1:
         raise UserError(f"images={images}, but a data set has at least one; give e.g. images=1000")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"out={out} exists and isn't an empty folder; choose another folder or delete it")
+    check_place(out, image_hw)
     (out / "images").mkdir(parents=True, exist_ok=True)
 
     image_entries: list[dict[str, Any]] = []
@@ -80,19 +82,26 @@ def generate(out: Path, images: int, seed: int, image_hw: tuple[int, int] = (240
         for person in people:
             annotations.append({"id": len(annotations) + 1, "image_id": index + 1, **person})
 
-    category = {
-        "id": 1,
-        "name": "person",
-        "supercategory": "person",
-        "keypoints": list(KEYPOINTS),
-        "skeleton": [[start + 1, end + 1] for start, end in LINKS],
-    }
     info = {"description": "lightpose synthetic people", "seed": seed}
     path = out / "annotations.json"
     path.write_text(
-        json.dumps({"info": info, "images": image_entries, "annotations": annotations, "categories": [category]})
+        json.dumps({"info": info, "images": image_entries, "annotations": annotations, "categories": [CATEGORY]})
     )
     return path
+
+
+def check_place(out: Path, image_hw: tuple[int, int]) -> None:
+    """Refuse a folder that holds something, and a size of pictures that is none.
+
+    Raises:
+        UserError: for either.
+    """
+    if not all(0 < side <= _LARGEST for side in image_hw):
+        raise UserError(
+            f"image_hw={list(image_hw)} is no size of pictures; expected two sides of 1 to {_LARGEST} pixels"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"out={out} exists and isn't an empty folder; choose another folder or delete it")
 
 
 def draw_scene(rng: np.random.Generator, image_hw: tuple[int, int]) -> tuple[Array, Camera, list[dict[str, Any]]]:
@@ -106,7 +115,7 @@ def draw_scene(rng: np.random.Generator, image_hw: tuple[int, int]) -> tuple[Arr
         paint_person(canvas, body, Look.sample(rng), camera, person)
         if hidden_by_object[person]:
             paint_occluder(canvas, rng, body, camera)
-    people = [_annotation(canvas, body, camera, person) for person, body in enumerate(bodies)]
+    people = [annotation_of(canvas, body, camera, person) for person, body in enumerate(bodies)]
     return photographed(rng, canvas.image), camera, [person for person in people if person["area"]]
 
 
@@ -153,7 +162,7 @@ def _cover(first_xyxy: Array, second_xyxy: Array) -> float:
     return float(np.prod(overlap.clip(0)) / smaller)
 
 
-def _annotation(canvas: Painting, body: Body, camera: Camera, person: int) -> dict[str, Any]:
+def annotation_of(canvas: Painting, body: Body, camera: Camera, person: int) -> dict[str, Any]:
     """A COCO annotation, but for its ids."""
     height, width = canvas.labels.shape
     mask = (canvas.labels > person * PARTS) & (canvas.labels <= (person + 1) * PARTS)
