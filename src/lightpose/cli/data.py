@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from lightpose.cli import app
+from lightpose.cli.suggest import suggest
 from lightpose.runtime.signals import saying
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ USAGE = """lightpose-data: make, convert, check and look at data sets.
   lightpose-data synthetic out=DIR images=1000 seed=0       draw people, with COCO annotations
   lightpose-data synthetic out=DIR sequences=100 seed=0     people who move, for lifting; no pictures
   lightpose-data convert source=data.yaml out=train.json    labels of other tools as a COCO file, to train on
+  lightpose-data suggest ckpt=best.ckpt source=clip.mp4     frames to label next, with poses to correct
   lightpose-data check data.train=annotations.json ...      report what would be used, dropped, or is wrong
   lightpose-data preview data.train=annotations.json ...    draw training samples as the network sees them
 
@@ -30,7 +32,7 @@ Each takes --help."""
 
 def main() -> None:
     """Entry point of the console script."""
-    tasks = {"synthetic": synthetic, "convert": convert, "check": check, "preview": preview}
+    tasks = {"synthetic": synthetic, "convert": convert, "suggest": suggest, "check": check, "preview": preview}
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(USAGE)
