@@ -49,16 +49,13 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     ckpt = options.ckpt or trained(options.out)
-    rows, counts = [], (options.count // 2, options.count, 2 * options.count)
+    rows = []
     for kind in options.kinds.split(","):
         folder = options.out / kind
         odd = make_video(folder, kind)
-        row = [kind, len(odd) / FRAMES]
-        for count in counts:
-            chosen = suggested(ckpt, folder, count)
-            row.append(len(chosen & odd) / len(chosen))
-        rows.append(row)
-    print_table(["", "of the video|.0%", *(f"of {count} suggested|.0%" for count in counts)], rows)
+        chosen = suggested(ckpt, folder, options.count)
+        rows.append([kind, len(odd) / FRAMES, len(chosen & odd) / len(chosen)])
+    print_table(["", "of the video|.0%", f"of {options.count} suggested|.0%"], rows)
 
 
 def trained(out: Path) -> Path:
