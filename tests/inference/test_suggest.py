@@ -42,6 +42,16 @@ def test_one_is_taken_of_each_look_and_it_is_the_least_sure():
         assert sure[row] == sure[look == look[row]].min()
 
 
+def test_a_kind_that_the_model_never_saw_takes_most_places_and_not_all():
+    """However alike its frames are, and however many looks the others have."""
+    rng = np.random.default_rng(0)
+    odd = np.arange(300) % 10 == 0
+    features = np.where(odd[:, None], rng.normal(5, 0.01, (300, 8)), rng.normal(0, 1, (300, 8)))
+    sure = np.where(odd, rng.uniform(0.0, 0.1, 300), rng.uniform(0.3, 0.6, 300))
+    rows, _ = choose(sure, np.zeros(300), features, 20)
+    assert 0.5 <= odd[rows].mean() < 1
+
+
 def test_all_frames_where_there_are_few_and_any_where_all_look_alike():
     rows, _ = choose(np.array([0.3, 0.1, 0.2]), np.zeros(3), np.ones((3, 4)), 10)
     assert rows.tolist() == [0, 1, 2]
@@ -74,7 +84,7 @@ def test_jumps_are_of_the_same_person():
 def test_nobody_is_doubtful_only_beside_somebody():
     somebody, nobody = poses([(1, 1), (50, 1)], [0.9, 0.6]), poses()
     found = sureness([somebody, nobody, somebody, somebody, nobody, nobody, nobody])
-    assert np.allclose(found, [0.6, 0, 0.6, 0.6, 0, 0.6, 0.6])
+    assert np.allclose(found, [0.75, 0, 0.75, 0.75, 0, 0.75, 0.75])
     assert sureness([nobody, nobody]).tolist() == [0, 0]
 
 

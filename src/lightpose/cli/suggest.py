@@ -55,7 +55,7 @@ def suggest(composed: DictConfig) -> None:
             pass
         sure = sureness(seen.poses)
         jumped = outliers(jumps(seen.poses, seen.image_ids)) if not isinstance(source, ImageFiles) else 0 * sure
-        rows, by_jump = choose(sure, jumped, np.stack(seen.features), config["count"], config["seed"])
+        rows, by_jump = choose(sure, jumped, np.stack(seen.features), config["count"])
         chosen = {seen.image_ids[row]: seen.poses[row] for row in rows.tolist()}
         (folder / "images").mkdir()
         pictures = [

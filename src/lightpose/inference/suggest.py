@@ -15,7 +15,7 @@ from lightpose.inference.frames import Frame
 from lightpose.inference.prefetch import batched
 from lightpose.structures import Array, Poses
 
-POOL, JUMPING = 3.0, 0.5
+POOL, JUMPING = 2.0, 0.5
 """Of how many doubtful frames, and of how many with a jump at most, some are chosen: multiples of their ``count``."""
 _LEAST_JUMP, _DEVIATIONS = 0.3, 6.0
 """A jump is farther than this share of the person's size, and than so many deviations from the median of the video."""
@@ -74,12 +74,12 @@ def looks(predictor: Any, images: Sequence[Array]) -> Array:
 
 
 def sureness(poses: Sequence[Poses[Array]]) -> Array:
-    """(F,) mean score of the keypoints of the least sure person in each frame.
+    """(F,) mean score of the keypoints of all people in each frame.
 
     A frame without a person is as sure as the median, unless there is one in the frame before or after: then 0.
     """
     counts = np.array([len(each) for each in poses])
-    found = np.array([each.keypoint_scores.mean(-1).min() if len(each) else np.nan for each in poses], np.float64)
+    found = np.array([each.keypoint_scores.mean() if len(each) else np.nan for each in poses], np.float64)
     empty = counts == 0
     beside = np.concatenate([[0], counts[:-1]]) + np.concatenate([counts[1:], [0]]) > 0
     middle = float(np.median(found[~empty])) if not empty.all() else 0.0
@@ -118,18 +118,19 @@ def outliers(moved: Array) -> Array:
     return np.maximum(moved - max(_LEAST_JUMP, middle + _DEVIATIONS * spread), 0.0)
 
 
-def choose(sure: Array, jumped: Array, features: Array, count: int, seed: int = 0) -> tuple[Array, Array]:
+def choose(sure: Array, jumped: Array, features: Array, count: int) -> tuple[Array, Array]:
     """Frames to label: doubtful ones, of different looks.
 
     Of the `POOL` · ``count`` frames that are least sure, and of at most `JUMPING` · ``count`` with the farthest jumps,
-    k-means makes ``count`` groups by their features; of each the most doubtful frame is taken.
+    k-means makes half as many groups as are wanted by their features. A group has places in proportion to its doubt,
+    the sum of what its frames lack to the median (Sainte-Laguë), and these go to the most doubtful frames of as many
+    groups within it.
 
     Args:
         sure: (F,), see `sureness`.
         jumped: (F,), see `outliers`.
         features: (F, C), see `looks`.
         count: how many.
-        seed: of k-means.
 
     Returns:
         (n,) increasing rows, and (n,) whether each was taken for its jump; n is ``count``, or F if that is less.
@@ -138,18 +139,38 @@ def choose(sure: Array, jumped: Array, features: Array, count: int, seed: int = 
     by_doubt = np.argsort(sure, kind="stable")
     by_jump = np.argsort(-jumped, kind="stable")[: int(JUMPING * count)]
     by_jump = by_jump[jumped[by_jump] > 0]
-    pool = np.unique(np.concatenate([by_doubt[: max(int(POOL * count), count)], by_jump]))
-    rank = np.empty(len(sure))
-    rank[by_doubt] = np.arange(len(sure))
-    rank[by_jump] = np.minimum(rank[by_jump], np.arange(len(by_jump)))  # as doubtful as the least sure
-    taken = np.zeros(len(pool), bool)
-    if len(pool) > count:
-        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
-            warnings.simplefilter("ignore")  # of empty groups, as where frames are the same
-            _, group = kmeans2(features[pool].astype(np.float64), count, minit="++", seed=seed)
-        order = np.lexsort((rank[pool], group))
-        taken[order[np.unique(group[order], return_index=True)[1]]] = True
-    rest = np.flatnonzero(~taken)  # empty groups leave places to the most doubtful of all others
-    taken[rest[np.argsort(rank[pool[rest]], kind="stable")[: count - int(taken.sum())]]] = True
-    rows = pool[taken]
+    pool = np.unique(np.concatenate([by_doubt[: int(POOL * count)], by_jump]))
+    doubt = np.maximum(np.median(sure) - sure, 0.0)
+    doubt[by_jump] = np.maximum(doubt[by_jump], doubt.max())  # as much as the least sure
+    features = features.astype(np.float64)
+    groups = _groups(features[pool], -(-count // 2))
+    sizes = np.bincount(groups)
+    weights = np.bincount(groups, doubt[pool] + 1e-9)
+    places = np.zeros_like(sizes)
+    for _ in range(count):
+        places[np.where(places < sizes, weights / (places + 0.5), -1.0).argmax()] += 1
+    chosen: list[int] = []
+    for group, wanted in enumerate(places.tolist()):
+        chosen += _most_doubtful(pool[groups == group], doubt, features, wanted)
+    rows = np.sort(np.array(chosen, np.int64))
     return rows, np.isin(rows, by_jump)
+
+
+def _most_doubtful(rows: Array, doubt: Array, features: Array, count: int) -> list[int]:
+    """The most doubtful frame of each of ``count`` groups; those without a group leave places to the others."""
+    ordered = rows[np.argsort(-doubt[rows], kind="stable")]
+    if not count or count >= len(rows):
+        return ordered[:count].tolist()
+    first = np.unique(_groups(features[ordered], count), return_index=True)[1]
+    rest = np.delete(ordered, first)
+    return [*ordered[first].tolist(), *rest[: count - len(first)].tolist()]
+
+
+def _groups(features: Array, count: int) -> Array:
+    """(N,) number of the group of each of N frames that look alike, by k-means."""
+    if len(features) <= count:
+        return np.arange(len(features))
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore")  # of empty groups, as where frames are the same
+        groups: Array = kmeans2(features, count, minit="++", seed=0)[1]
+    return groups
