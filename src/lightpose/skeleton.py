@@ -184,6 +184,7 @@ class Skeleton:
     def from_coco_category(cls, category: Mapping[str, Any], sigmas: Sequence[float] | None = None) -> Self:
         """The skeleton of one entry of a COCO file's ``categories``.
 
+        Beyond COCO it may have ``sigmas`` and ``swap_pairs``, as `build` takes them.
         Its links count from 1; or from 0, if there is a 0. Those that join no two keypoints are left out, see
         `coco_links`. Where the file gives no sigmas and the keypoints are COCO's 17 or one of the named skeletons,
         callers pass them.
@@ -201,6 +202,7 @@ class Skeleton:
             name=str(category.get("name", "custom")),
             links=coco_links(category.get("skeleton"), category["keypoints"])[0],
             sigmas=sigmas if sigmas is not None else category.get("sigmas"),
+            swap_pairs=category.get("swap_pairs"),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -115,6 +115,23 @@ def test_a_file_of_poses_becomes_joints_in_mm(lift, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["predictions_3d.json"]
 
 
+def test_joints_of_each_track_become_a_table_of_markers(lift, video, tmp_path):
+    path = write(tmp_path / "poses.json", [person(frame, track) for frame in (1, 2, 4) for track in (7, 4)])
+    given = [f"source={path}", "skeleton=coco17", "draw=false", "formats=[trc]"]
+    code, _, err = lift(*given, "image_hw=[480,640]")
+    assert code == 1 and "images=clip.mp4" in err and not (tmp_path / "out").exists()
+    code, _, err = lift(*given[:-1], f"images={video}", "formats=[trc,slp]")
+    assert code == 1 and "formats=[slp] is of poses that are found in pictures" in err
+    code, _, err = lift(*given, f"images={video}")
+    assert code == 0, err
+    names = {"predictions_3d.json", "predictions_3d_track4.trc", "predictions_3d_track7.trc"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    rows = [line.split("\t") for line in (tmp_path / "out/predictions_3d_track4.trc").read_text().splitlines()]
+    joints = [pose["keypoints"] for pose in content(tmp_path)["poses"] if pose["track_id"] == 4]
+    table = [np.array(row[2:], float).reshape(17, 3) * [1, -1, -1] for row in rows[6:] if row[2]]
+    assert np.abs(np.array(table) - joints).max() < 0.01  # the JSON has two digits
+
+
 def test_names_come_from_the_table_beside_the_file(lift, tmp_path):
     path = write(tmp_path / "poses.json", [person(1)])
     code, _, err = lift(f"source={path}", "image_hw=[480,640]", "draw=false")

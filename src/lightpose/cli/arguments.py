@@ -16,6 +16,8 @@ PATHS = {
     "export": frozenset({"ckpt", "annotations", "images", "out"}),
     "predict": frozenset({"ckpt", "lift", "source", "images", "boxes", "out", "detector.weights"}),
     "convert_mmpose": frozenset({"src", "out"}),
+    "data_convert": frozenset({"source", "out", "images"}),
+    "data_suggest": frozenset({"ckpt", "source", "boxes", "out", "detector.weights"}),
     "data_check": frozenset({"data.train", "data.images"}),
     "data_preview": frozenset([*_TRAIN, "out"]),
     "data_synthetic": frozenset({"out"}),

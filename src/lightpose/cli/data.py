@@ -1,22 +1,30 @@
-"""``lightpose-data``: make, check and look at data sets."""
+"""``lightpose-data``: make, convert, check and look at data sets."""
 
 import logging
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from lightpose.cli import app
+from lightpose.cli.suggest import suggest
 from lightpose.runtime.signals import saying
+
+if TYPE_CHECKING:
+    from lightpose.structures import Array
 
 log = logging.getLogger(__name__)
 
-USAGE = """lightpose-data: make, check and look at data sets.
+USAGE = """lightpose-data: make, convert, check and look at data sets.
 
   lightpose-data synthetic out=DIR images=1000 seed=0       draw people, with COCO annotations
   lightpose-data synthetic out=DIR sequences=100 seed=0     people who move, for lifting; no pictures
   lightpose-data synthetic out=DIR videos=2 people=4        videos of people who move, with who is who
+  lightpose-data convert source=data.yaml out=train.json    labels of other tools as a COCO file, to train on
+  lightpose-data suggest ckpt=best.ckpt source=clip.mp4     frames to label next, with poses to correct
   lightpose-data check data.train=annotations.json ...      report what would be used, dropped, or is wrong
   lightpose-data preview data.train=annotations.json ...    draw training samples as the network sees them
 
@@ -25,7 +33,7 @@ Each takes --help."""
 
 def main() -> None:
     """Entry point of the console script."""
-    tasks = {"synthetic": synthetic, "check": check, "preview": preview}
+    tasks = {"synthetic": synthetic, "convert": convert, "suggest": suggest, "check": check, "preview": preview}
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(USAGE)
@@ -64,6 +72,29 @@ def synthetic(config: DictConfig) -> None:
     with saying(f"out={config.out} holds a part of the images; delete it"):
         annotations = generate(Path(config.out), config.images, config.seed, tuple(config.image_hw))
     log.info("%d images: %s", config.images, annotations)
+
+
+def convert(config: DictConfig) -> None:
+    """Write COCO files from labels of another tool, and say what was kept and what lost."""
+    from lightpose.inference.video import read_frames, read_timeline
+    from lightpose.interop.datasets import convert as datasets
+
+    def video_frames(path: Path) -> "Iterator[tuple[int, Array]]":
+        return ((number - 1, image) for number, image in read_frames(str(path), read_timeline(str(path))))
+
+    with saying(f"nothing was written to out={config.out}"):
+        made = datasets.convert(
+            str(config.source), str(config.out), video_frames, config.images, config.on_bad_image, config.overwrite
+        )
+    for path, (pictures, people) in made.files.items():
+        log.info("%s: %d pictures, %d people or animals", path, pictures, people)
+    if made.images is not None:
+        log.info("%s: pictures that were no files", made.images)
+    log.info("%s, %d keypoints: %s", made.tool, len(made.keypoints), app.visible(", ".join(made.keypoints)))
+    for what, count in made.lost.items():
+        log.info("not kept: %d %s", count, app.visible(what))
+    for note in made.notes:
+        log.info("%s", note)
 
 
 def check(composed: DictConfig) -> None:

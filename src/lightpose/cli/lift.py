@@ -9,6 +9,7 @@ from lightpose.errors import UserError
 from lightpose.runtime.signals import saying
 
 if TYPE_CHECKING:
+    from lightpose.inference.formats.write import Formats
     from lightpose.inference.frames import Frame
     from lightpose.inference.lifting import Lifted, Lifter, Seen
     from lightpose.inference.sources import Source
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 def lift_file(config: Mapping[str, Any]) -> None:
     """Lift a file of poses as configured, and write the results to ``out``."""
     from lightpose.cli.setup import recognise
+    from lightpose.inference.formats.write import OWN, Formats
     from lightpose.inference.lifting import Lifter
     from lightpose.inference.pose_files import names_beside, read_poses
     from lightpose.inference.sources import open_source
@@ -32,13 +34,20 @@ def lift_file(config: Mapping[str, Any]) -> None:
         raise UserError(f"a file of poses is lifted as it is; leave out {' and '.join(f'{key}=' for key in pointless)}")
     path, out = Path(str(config["source"])), Path(config["out"])
     pictures = None if config["images"] is None else open_source(config["images"])
+    formats = Formats(config["formats"], pictures, lifts=True)
+    idle = sorted(set(formats.names) - {*OWN, "trc"})
+    if idle:
+        raise UserError(
+            f"formats=[{','.join(idle)}] is of poses that are found in pictures; a file of poses is only lifted, which "
+            "formats=[trc] can hold"
+        )
     plane = skeleton_given(config) or recognise(Skeleton.build(names_beside(path)))
     people = read_poses(path, plane.keypoints, sizes(config["image_hw"], pictures, path))
     given = [Path(str(config[name])) for name in ("ckpt", "source", "images") if config[name] is not None]
     check_out(out, given, config["draw"])
     lifter = Lifter(config["ckpt"], config["device"], config["trust"])
     with saying(f"nothing was written to out={out}"), staged(out) as folder:
-        drawn = lift(people, lifter, plane, folder, config, pictures)
+        drawn = lift(people, lifter, plane, folder, config, pictures, formats)
     tell(out, drawn)
 
 
@@ -49,6 +58,7 @@ def lift(
     folder: Path,
     config: Mapping[str, Any],
     pictures: "Source | None",
+    formats: "Formats",
 ) -> bool:
     """Lift, write and, if wanted, draw; whether there are pictures.
 
@@ -59,6 +69,7 @@ def lift(
         folder: where to.
         config: of the command.
         pictures: what the keypoints were found in, to draw beside it; None where that isn't known.
+        formats: which other files there are to be.
     """
     from lightpose.inference.lifting import content_of
     from lightpose.inference.pose_files import write_lifted
@@ -66,6 +77,7 @@ def lift(
 
     lifted = lifter(people, plane.keypoints, config["batch_size"])
     write_lifted(folder / LIFTED, content_of(lifted, lifter.skeleton))
+    formats.write_lifted(folder, lifted, lifter.skeleton)
     frames = len({each.seen.image_id for each in lifted})
     log.info("%d poses in %d frames lifted to space, in mm from %s", len(lifted), frames, lifter.root_name)
     if not config["draw"]:

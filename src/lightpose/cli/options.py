@@ -80,6 +80,8 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
         "threshold": float,
     },
     "convert_mmpose": {"name": str | None, "trust": bool, "overwrite": bool},
+    "data_convert": {"source": str, "out": str, "images": str | None, "on_bad_image": str, "overwrite": bool},
+    "data_suggest": {"source": str | int, "out": str, "count": int, "batch_size": int, "threshold": float},
     "data_check": {"data.train": str | Sequence[str], "decode": bool},
     "data_preview": {"max_input_pixels": int, "out": str, "count": int, "columns": int, "names": bool, "seed": int},
     "data_synthetic": {

@@ -43,13 +43,14 @@ def predict(composed: DictConfig) -> None:
         from lightpose.cli.tracks import check_detect_every, tracking_of
         from lightpose.data.pixels.image_header import check_on_bad_image
         from lightpose.inference.following import followed
+        from lightpose.inference.formats.write import Formats
         from lightpose.inference.frames import Camera
         from lightpose.inference.lifting import Lifter, Seen, sources_of
         from lightpose.inference.overlays import ImageWriter, Overlays, PictureWriter, VideoWriter
         from lightpose.inference.pose_files import is_poses
         from lightpose.inference.predictor import Predictor
         from lightpose.inference.sources import ImageFiles, open_source
-        from lightpose.inference.writers import OVERLAYS, PREDICTIONS, check_out, staged, write_predictions
+        from lightpose.inference.writers import OVERLAYS, check_out, staged, write_predictions
 
     config = resolved(composed)
     check_on_bad_image(config["on_bad_image"])
@@ -63,6 +64,7 @@ def predict(composed: DictConfig) -> None:
         raise UserError(
             f"images= says where the images of a COCO JSON are, and source={config['source']} is none; leave it out"
         )
+    formats = Formats(config["formats"], source, config["lift"] is not None)
     check_out(out, inputs(config, source), config["draw"])
     cv2.setNumThreads(0)  # the predictor's threads share the cores
     predictor = Predictor(
@@ -97,6 +99,7 @@ def predict(composed: DictConfig) -> None:
         results = finite(results, config["ckpt"])
         if tracking is not None:
             results = tracking(results)
+        results = formats.collected(results)
         people: list[Seen] = []
         if lifter is not None:
             results = collected(results, people)
@@ -109,13 +112,14 @@ def predict(composed: DictConfig) -> None:
             results = stack.enter_context(closing(overlays.drawn(results)))
         counted = track(results, "predicting", total=len(source.image_ids) or None)
         images, poses = write_predictions(folder, counted, predictor.skeleton, source.category_ids)
+        written = formats.write(folder, predictor.skeleton)
         drawn = overlays is not None and overlays.close()
         if lifter is not None:
             pictures = None if isinstance(source, Camera) else source  # what a camera showed is gone
-            drawn = lift(people, lifter, predictor.skeleton, folder, config, pictures)
+            drawn = lift(people, lifter, predictor.skeleton, folder, config, pictures, formats)
     seconds = time.perf_counter() - start
     log.info("%d images, %d poses in %.1f s (%.1f images/s)", images, poses, seconds, images / seconds)
-    for name in PREDICTIONS:
+    for name in written:
         log.info("%s", out / name)
     if lifter is not None:
         tell(out, drawn)

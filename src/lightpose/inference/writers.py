@@ -24,6 +24,14 @@ WRITTEN_AT_ONCE = 64
 
 PREDICTIONS = ("predictions.json", "predictions.csv")
 LIFTED = "predictions_3d.json"
+FURTHER = (
+    "predictions_dlc.csv",
+    "predictions_dlc.h5",
+    "predictions.slp",
+    "predictions.nwb",
+    "predictions_3d.trc",
+)
+"""Files of other tools, see `lightpose.inference.formats`."""
 OVERLAYS = "overlays"
 
 
@@ -40,7 +48,7 @@ def check_out(out: Path, inputs: Iterable[Path], draw: bool) -> None:
     """
     # Unlike a Path's methods, these take a name that is too long for that of nothing; it is refused later.
     is_there, is_folder = os.path.exists, os.path.isdir
-    results = *PREDICTIONS, LIFTED
+    results = *PREDICTIONS, LIFTED, *FURTHER
     for name in results:
         if is_folder(out / name):
             raise UserError(f"{out / name} is a folder, where a file is to be written; give another out=")

@@ -38,8 +38,9 @@ class CocoIndex:
 
     Attributes:
         path: the file.
-        categories: the file's categories that have keypoints, or all of them where none has: ``id``, and where the file
-            gives them ``name``, ``keypoints``, ``skeleton`` and ``sigmas``, the last two as they stand there.
+        categories: the file's categories that have keypoints, or all of them where none has: ``id``, and where the
+            file gives them ``name``, ``keypoints``, ``skeleton``, ``sigmas`` and ``swap_pairs``, the last three as they
+            stand there.
         keypoint_names: K names, those of all categories joined by name; nothing where the file gives none.
         dropped: reason → number of annotations that are not in the columns at all.
         mended: what was filled or corrected → number of annotations.

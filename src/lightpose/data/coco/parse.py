@@ -324,8 +324,8 @@ def _categories(path: Path, entries: Sequence[Any]) -> tuple[list[dict[str, Any]
 
 
 def _category(path: Path, place: int, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a category is used; ``skeleton`` and ``sigmas`` as they stand in the file."""
-    category = {key: entry[key] for key in ("skeleton", "sigmas") if entry.get(key) is not None}
+    """What of a category is used; ``skeleton``, ``sigmas`` and ``swap_pairs`` as they stand in the file."""
+    category = {key: entry[key] for key in ("skeleton", "sigmas", "swap_pairs") if entry.get(key) is not None}
     if entry.get("name") is not None:
         name = entry["name"]
         category["name"] = plain_text(name if isinstance(name, str) else shown(name))
