@@ -16,7 +16,7 @@ from videos import CODECS, COUNT, packets, shown_number, write_video
 from lightpose.errors import UserError
 from lightpose.inference import video as module
 from lightpose.inference.sources import open_source
-from lightpose.inference.video import read_timeline
+from lightpose.inference.timeline import read_timeline
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_damage_of_the_container_never_goes_on_for_ever(films, monkeypatch):
             failures += 1
             raise av.InvalidDataError(1, "damaged")
 
-    assert list(module._packets(Container(), None)) == []
+    assert list(module.packets(Container(), None)) == []
     assert failures == 100
 
 

@@ -41,12 +41,13 @@ def predict(composed: DictConfig) -> None:
         from lightpose.cli.lift import collected, lift, lift_file, skeleton_given, tell
         from lightpose.cli.setup import resolved
         from lightpose.data.pixels.image_header import check_on_bad_image
-        from lightpose.inference.frames import Camera
+        from lightpose.inference.frames import Camera, Video
         from lightpose.inference.lifting import Lifter, Seen, sources_of
-        from lightpose.inference.overlays import ImageWriter, Overlays, PictureWriter, VideoWriter
+        from lightpose.inference.overlays import ImageWriter, Overlays, PictureWriter
         from lightpose.inference.pose_files import is_poses
         from lightpose.inference.predictor import Predictor
         from lightpose.inference.sources import ImageFiles, open_source
+        from lightpose.inference.video_writer import VideoWriter
         from lightpose.inference.writers import OVERLAYS, PREDICTIONS, check_out, staged, write_predictions
 
     config = resolved(composed)
@@ -93,7 +94,9 @@ def predict(composed: DictConfig) -> None:
         elif config["draw"]:
             writer: PictureWriter = ImageWriter(folder / OVERLAYS)
             if not isinstance(source, ImageFiles):
-                writer = VideoWriter(folder / OVERLAYS, source.stem, source.fps)
+                writer = VideoWriter(
+                    folder / OVERLAYS, source.stem, source.fps, source if isinstance(source, Video) else None
+                )
             overlays = Overlays(writer, predictor.skeleton, config["threshold"])
             results = stack.enter_context(closing(overlays.drawn(results)))
         counted = track(results, "predicting", total=len(source.image_ids) or None)

@@ -14,7 +14,8 @@ from lightpose.data.coco.json_values import whole_number
 from lightpose.data.pixels.decode import read_image
 from lightpose.errors import UserError
 from lightpose.inference.prefetch import AHEAD, prefetch
-from lightpose.inference.video import Timeline, read_frames
+from lightpose.inference.timeline import Timeline
+from lightpose.inference.video import read_frames
 from lightpose.structures import Array
 
 log = logging.getLogger(__name__)
@@ -29,12 +30,14 @@ class Frame:
         image: (H, W, 3) uint8 RGB, or the path of a file.
         image_id: the COCO file's id, or 1, 2, ... in order.
         image_bits: of a 16-bit file, see `lightpose.data.pixels.decode.read_image`.
+        time_s: when a frame of a video is shown, counted from its first; None for other pictures.
     """
 
     name: str
     image: Array | Path
     image_id: int
     image_bits: int = 16
+    time_s: float | None = None
 
     def pixels(self) -> Array:
         """(H, W, 3) uint8 RGB; a file is read.
@@ -79,10 +82,12 @@ class Video(_Numbered):
     Attributes:
         path: of the file.
         timeline: which frames it has.
+        hwaccel: see `lightpose.inference.video.opened`.
     """
 
     path: str
     timeline: Timeline
+    hwaccel: str | None = None
     has_ids: bool = True
     boxes: None = None
     category_ids: None = None
@@ -114,7 +119,7 @@ class Video(_Numbered):
         Raises:
             UserError: when there is not even one.
         """
-        decoded = read_frames(self.path, self.timeline)
+        decoded = read_frames(self.path, self.timeline, self.hwaccel)
         given = last = 0
         missing: list[tuple[int, int]] = []
         ahead_of_us = prefetch(lambda _: next(decoded, None), repeat(None), ahead, threads=1)
@@ -126,7 +131,7 @@ class Video(_Numbered):
                 if number > last + 1:
                     missing.append((last + 1, number - 1))
                 given, last = given + 1, number
-                yield Frame(frame_name(self.stem, number), image, number)
+                yield Frame(frame_name(self.stem, number), image, number, time_s=self.timeline.time_s(number))
         if last < self.timeline.announced:
             missing.append((last + 1, self.timeline.announced))
         if not given:

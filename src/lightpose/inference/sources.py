@@ -19,7 +19,8 @@ from lightpose.errors import UserError
 from lightpose.inference.detections import Detections, by_image
 from lightpose.inference.frames import Camera, Frame, Video, open_camera
 from lightpose.inference.prefetch import AHEAD, prefetch
-from lightpose.inference.video import read_timeline
+from lightpose.inference.timeline import read_timeline
+from lightpose.inference.video import opened
 from lightpose.structures import Array
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class ImageFiles:
 Source = ImageFiles | Video | Camera
 
 
-def open_source(source: str | int, images: str | None = None) -> Source:
+def open_source(source: str | int, images: str | None = None, hwaccel: str | None = None) -> Source:
     """What ``source`` names: an image, a folder of images, a glob, a COCO JSON, a video file or a camera's number.
 
     Of folders and globs, files whose names begin with a dot are left out.
@@ -119,6 +120,7 @@ def open_source(source: str | int, images: str | None = None) -> Source:
     Args:
         source: path, pattern or number.
         images: folder of the images that a COCO JSON lists; looked for near it if None.
+        hwaccel: what decodes a video file, see `lightpose.inference.video.opened`.
 
     Raises:
         UserError: when it is missing, empty or of an unknown kind.
@@ -141,7 +143,10 @@ def open_source(source: str | int, images: str | None = None) -> Source:
     if path.suffix.lower() == ".json":
         return _coco_images(path, images)
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        return Video(str(path), read_timeline(str(path)))
+        if hwaccel is not None:
+            with opened(str(path), hwaccel=hwaccel):  # or say at once that it can't
+                pass
+        return Video(str(path), read_timeline(str(path)), hwaccel)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return _image_files([path], text)
     known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
