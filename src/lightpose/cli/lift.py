@@ -86,8 +86,7 @@ def draw(
     pictures: "Source | None",
 ) -> bool:
     """A picture for each frame, or a video of them; without ``pictures`` only of frames with people."""
-    from rich.progress import track
-
+    from lightpose.cli.progress import counted
     from lightpose.inference.frames import Video
     from lightpose.inference.overlays import ImageWriter, PictureWriter
     from lightpose.inference.stick_figures import StickFigures
@@ -103,7 +102,7 @@ def draw(
         writer = VideoWriter(folder / OVERLAYS, pictures.stem, pictures.fps, pictures)
     frames = without_pixels(of_frame) if pictures is None else pictures.frames()
     total = len(of_frame) if pictures is None else len(pictures.image_ids) or None
-    for frame in track(frames, "drawing", total=total):
+    for frame in counted(frames, "drawing", total, "frames"):
         image = frame.pixels() if pictures is not None else None
         writer.write(frame, writer.place(frame), figures(of_frame.get(frame.image_id, []), image))
     writer.close()

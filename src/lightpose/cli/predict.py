@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightpose.inference.detectors import Detector
     from lightpose.inference.frames import Frame
     from lightpose.inference.predictor import Find
+    from lightpose.inference.smoothing import Smoother
     from lightpose.inference.sources import Source
     from lightpose.structures import Array, Poses
 
@@ -36,11 +37,12 @@ def predict(composed: DictConfig) -> None:
     """Predict as configured, and write the results to ``out``."""
     with quick_imports():
         import cv2
-        from rich.progress import track
 
         from lightpose.cli.lift import collected, lift, lift_file, skeleton_given, tell
+        from lightpose.cli.progress import counted
         from lightpose.cli.setup import resolved
         from lightpose.data.pixels.image_header import check_on_bad_image
+        from lightpose.inference.early_end import EarlyEnd
         from lightpose.inference.frames import Camera, Video
         from lightpose.inference.lifting import Lifter, Seen, sources_of
         from lightpose.inference.overlays import ImageWriter, Overlays, PictureWriter
@@ -71,9 +73,11 @@ def predict(composed: DictConfig) -> None:
     if lifter is not None:
         sources_of(lifter.skeleton, predictor.skeleton.keypoints)  # before the work
     boxes, detector = people_of(config, source, predictor.estimator.takes_boxes)
+    smoother = smoother_of(config, source)
     start, overlays = time.perf_counter(), None
+    early = None if isinstance(source, ImageFiles) else EarlyEnd()
     with saying(f"nothing was written to out={out}"), ExitStack() as stack:
-        folder = stack.enter_context(staged(out))
+        folder = stack.enter_context(staged(out, early))
         if isinstance(source, ImageFiles) and detector is None:
             results = predictor.stream_files(
                 source, boxes, config["batch_size"], config["num_workers"], config["on_bad_image"]
@@ -86,8 +90,14 @@ def predict(composed: DictConfig) -> None:
                 frames = source.frames()
             if isinstance(source, Camera):
                 frames = until_interrupt(frames)
+            elif early is not None:
+                react_by(early.stop)
             results = predictor.stream(frames, box_finder(boxes, detector), config["batch_size"])
         results = finite(results, config["ckpt"])
+        if early is not None:
+            results = early.guarded(results)
+        if smoother is not None:
+            results = smoother(results)
         people: list[Seen] = []
         if lifter is not None:
             results = collected(results, people)
@@ -99,12 +109,18 @@ def predict(composed: DictConfig) -> None:
                 )
             overlays = Overlays(writer, predictor.skeleton, config["threshold"])
             results = stack.enter_context(closing(overlays.drawn(results)))
-        counted = track(results, "predicting", total=len(source.image_ids) or None)
-        images, poses = write_predictions(folder, counted, predictor.skeleton, source.category_ids)
+        unit = "images" if isinstance(source, ImageFiles) else "frames"
+        results = counted(results, "predicting", len(source.image_ids) or None, unit)
+        make_room = overlays.make_room if overlays is not None else lambda: False
+        images, poses = write_predictions(folder, results, predictor.skeleton, source.category_ids, make_room, early)
+        if early is None or early.cause is None:
+            react_by(None)
         drawn = overlays is not None and overlays.close()
-        if lifter is not None:
+        if lifter is not None and (early is None or early.cause is None):
             pictures = None if isinstance(source, Camera) else source  # what a camera showed is gone
             drawn = lift(people, lifter, predictor.skeleton, folder, config, pictures)
+    if early is not None and early.cause is not None:
+        early.tell(images)
     seconds = time.perf_counter() - start
     log.info("%d images, %d poses in %.1f s (%.1f images/s)", images, poses, seconds, images / seconds)
     for name in PREDICTIONS:
@@ -178,6 +194,29 @@ def people_of(
             "detector=whole_image to pose each whole image as one person"
         )
     return boxes, None
+
+
+def smoother_of(config: dict[str, Any], source: "Source") -> "Smoother | None":
+    """What makes poses smoother from frame to frame.
+
+    Raises:
+        UserError: where there are no frames, or for its options.
+    """
+    from lightpose.checkpoint import assemble
+    from lightpose.cli.options import check_options, preparing
+    from lightpose.inference.sources import ImageFiles
+
+    if config.get("smoothing") is None:
+        return None
+    if isinstance(source, ImageFiles):
+        raise UserError(
+            f"smoothing= is for the frames of a video or a camera, and source={config['source']} is pictures; leave it "
+            "out"
+        )
+    with preparing("smoothing"):
+        check_options(config["smoothing"], "smoothing")
+        made: Smoother = assemble(config["smoothing"])
+        return made
 
 
 def box_finder(boxes: "Mapping[int, Detections] | None", detector: "Detector | None") -> "Find | None":

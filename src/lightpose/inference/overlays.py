@@ -200,8 +200,18 @@ class Overlays:
             if not self.kept:
                 self.remove()
 
+    def make_room(self) -> bool:
+        """Give up the overlays for the sake of the predictions; whether there were any."""
+        some = self.writer.path.exists()
+        if some:
+            log.warning("There will be no overlays, as the predictions need their space")
+            self.given_up = True
+            self.writer.abandon()
+            self.remove()
+        return some
+
     def remove(self) -> None:
-        """Give up the overlays, also those there are, to make room."""
+        """Give up the overlays, also those there are."""
         self.given_up, self.kept = True, False
         with suppress(OSError):
             if self.writer.path.is_dir():

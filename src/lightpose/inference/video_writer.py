@@ -5,6 +5,7 @@ import math
 from contextlib import closing, suppress
 from fractions import Fraction
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -56,6 +57,7 @@ class VideoWriter:
         self._sound: Sound | None = None
         self._stream: Any = None
         self._time_base = _TICK
+        self._one_at_a_time, self._left_off = Lock(), False
         self._first = 0
         self._last: tuple[int, int] | None = None  # number and tick
 
@@ -70,6 +72,12 @@ class VideoWriter:
             OSError: when it can't be written.
             ValueError: when FFmpeg encodes no video of that size.
         """
+        with self._one_at_a_time:
+            if self._left_off:
+                raise ValueError("it has been left off")
+            self._write(frame, image)
+
+    def _write(self, frame: Frame, image: Array) -> None:
         import av
 
         if self._container is None:
@@ -119,7 +127,8 @@ class VideoWriter:
 
     def abandon(self) -> bool:
         """Leave off after a failure; whether what was written before can be played."""
-        with suppress(OSError):  # the one that was told
+        with self._one_at_a_time, suppress(OSError):  # the one that was told
+            self._left_off = True
             if self._container is not None:
                 self._container.close()
         self._container = self._stream = self._sound = None
