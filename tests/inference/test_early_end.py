@@ -184,7 +184,7 @@ def test_a_signal_ends_results_after_the_one_that_comes_next():
 
 @pytest.mark.slow
 def test_ctrl_c_in_a_video_leaves_what_was_done(checkpoint, tmp_path):
-    film = write_video(tmp_path / "film.mp4", "libx264", times=range(6000), sound="aac")
+    film = write_video(tmp_path / "film.mp4", "libx264", times=range(3000), sound="aac")
     arguments = [f"ckpt={checkpoint}", f"source={film}", "device=cpu", "batch_size=8", f"out={tmp_path / 'out'}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "lightpose.cli.predict", *arguments],
@@ -203,7 +203,7 @@ def test_ctrl_c_in_a_video_leaves_what_was_done(checkpoint, tmp_path):
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 130
     done = int(re.search(r"stopped by Ctrl-C: the predictions of the first (\d+) frames", said)[1])
-    assert 0 < done < 6000
+    assert 0 < done < 3000
     assert both(tmp_path / "out") == (list(range(1, done + 1)),) * 2
     overlay = tmp_path / "out" / "overlays" / "film.mp4"
     assert [frame.image_id for frame in open_source(str(overlay)).frames()] == list(range(1, done + 1))

@@ -68,6 +68,7 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
         "out": str,
         "batch_size": int,
         "num_workers": int | None,
+        "hwaccel": str | None,
         "draw": bool,
         "threshold": float,
     },

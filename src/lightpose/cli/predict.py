@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +42,9 @@ def predict(composed: DictConfig) -> None:
         from lightpose.cli.setup import resolved
         from lightpose.data.pixels.image_header import check_on_bad_image
         from lightpose.inference.early_end import EarlyEnd
-        from lightpose.inference.frames import Camera, Video
+        from lightpose.inference.frames import Video
         from lightpose.inference.lifting import Lifter, Seen, sources_of
+        from lightpose.inference.live import Camera, Stream
         from lightpose.inference.overlays import ImageWriter, Overlays, PictureWriter
         from lightpose.inference.pose_files import is_poses
         from lightpose.inference.predictor import Predictor
@@ -59,7 +59,7 @@ def predict(composed: DictConfig) -> None:
         return
     if skeleton_given(config) is not None or config["image_hw"] is not None:
         raise UserError("skeleton= and image_hw= tell of a file of poses, and source= is none; leave them out")
-    source, out = open_source(config["source"], config["images"]), Path(config["out"])
+    source, out = open_source(config["source"], config["images"], config["hwaccel"]), Path(config["out"])
     if config["images"] is not None and not (isinstance(source, ImageFiles) and source.has_ids):
         raise UserError(
             f"images= says where the images of a COCO JSON are, and source={config['source']} is none; leave it out"
@@ -88,8 +88,8 @@ def predict(composed: DictConfig) -> None:
                 frames = source.frames(on_bad_image=config["on_bad_image"], image_bits=predictor.image_bits)
             else:
                 frames = source.frames()
-            if isinstance(source, Camera):
-                frames = until_interrupt(frames)
+            if isinstance(source, Camera | Stream):
+                until_interrupt(source.stopped)
             elif early is not None:
                 react_by(early.stop)
             results = predictor.stream(frames, box_finder(boxes, detector), config["batch_size"])
@@ -117,7 +117,7 @@ def predict(composed: DictConfig) -> None:
             react_by(None)
         drawn = overlays is not None and overlays.close()
         if lifter is not None and (early is None or early.cause is None):
-            pictures = None if isinstance(source, Camera) else source  # what a camera showed is gone
+            pictures = None if isinstance(source, Camera | Stream) else source  # what a camera showed is gone
             drawn = lift(people, lifter, predictor.skeleton, folder, config, pictures)
     if early is not None and early.cause is not None:
         early.tell(images)
@@ -228,12 +228,10 @@ def box_finder(boxes: "Mapping[int, Detections] | None", detector: "Detector | N
     return None if boxes is None else lambda frames: [boxes.get(frame.image_id, NO_BOXES) for frame in frames]
 
 
-def until_interrupt(frames: "Iterable[Frame]") -> "Iterator[Frame]":
-    """The frames until Ctrl-C, which ends the recording and not the program."""
-    stopped = threading.Event()
+def until_interrupt(stopped: threading.Event) -> None:
+    """From now on Ctrl-C ends the recording and not the program."""
     react_by(lambda _: stopped.set())
     log.info("Ctrl-C ends the recording")
-    return takewhile(lambda _: not stopped.is_set(), frames)
 
 
 if __name__ == "__main__":

@@ -195,8 +195,8 @@ class Overlays:
         except Exception as error:  # as above
             if not self.given_up:
                 self.given_up, self.kept = True, self.writer.abandon()
-                what = "The overlay video ends early" if self.kept else "There will be no overlays"
-                log.warning("%s, as they can't be written: %s. The predictions go on", what, error)
+                what = "The overlay video ends early, as it" if self.kept else "There will be no overlays, as they"
+                log.warning("%s can't be written: %s. The predictions go on", what, error)
             if not self.kept:
                 self.remove()
 
