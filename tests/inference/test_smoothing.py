@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scipy.signal import savgol_filter
 
+from lightpose.cli.predict import main
+from lightpose.data.coco.results import read_coco_results
 from lightpose.errors import UserError
 from lightpose.inference.frames import Frame
 from lightpose.inference.smoothing import OneEuro, SavitzkyGolay
@@ -220,3 +222,22 @@ def test_as_few_frames_wait_as_is_said(smoother):
 def test_options_that_make_no_sense_are_refused(kind, options, message):
     with pytest.raises(UserError, match=message):
         kind(**options)
+
+
+def test_the_command_smooths_a_video_and_refuses_pictures(run, checkpoint, video, folder, tmp_path):
+    def predicted(*options):
+        arguments = [f"ckpt={checkpoint}", "device=cpu", f"out={tmp_path / 'out'}", "draw=false", *options]
+        code, _, err = run(main, *arguments)
+        if code:
+            return err
+        return np.array([each["keypoints"] for each in read_coco_results(tmp_path / "out" / "predictions.json")])
+
+    plain = predicted(f"source={video}").reshape(40, 3, 3)
+    made = predicted(f"source={video}", "smoothing=savgol", "smoothing.window=5", "smoothing.threshold=-1000000")
+    times = np.arange(40) / 12
+    expected, _ = SavitzkyGolay(5).arrays(plain[..., :2], times)
+    np.testing.assert_allclose(made.reshape(40, 3, 3)[..., :2], expected, atol=0.01)
+    assert "smoothing= is for the frames of a video" in predicted(f"source={folder}", "smoothing=one_euro")
+    wrong = predicted(f"source={video}", "smoothing=savgol", "smoothing.window=4")
+    assert "smoothing.window=4 must be an odd number" in wrong
+    assert "did you mean smoothing.window" in predicted(f"source={video}", "smoothing=savgol", "smoothing.windwo=5")

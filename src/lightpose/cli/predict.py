@@ -44,7 +44,7 @@ def predict(composed: DictConfig) -> None:
         from lightpose.inference.early_end import EarlyEnd
         from lightpose.inference.frames import Video
         from lightpose.inference.lifting import Lifter, Seen, sources_of
-        from lightpose.inference.live import Camera, Stream
+        from lightpose.inference.live import Live
         from lightpose.inference.overlays import ImageWriter, Overlays, PictureWriter
         from lightpose.inference.pose_files import is_poses
         from lightpose.inference.predictor import Predictor
@@ -88,16 +88,16 @@ def predict(composed: DictConfig) -> None:
                 frames = source.frames(on_bad_image=config["on_bad_image"], image_bits=predictor.image_bits)
             else:
                 frames = source.frames()
-            if isinstance(source, Camera | Stream):
+            if isinstance(source, Live):
                 until_interrupt(source.stopped)
             elif early is not None:
                 react_by(early.stop)
             results = predictor.stream(frames, box_finder(boxes, detector), config["batch_size"])
         results = finite(results, config["ckpt"])
-        if early is not None:
-            results = early.guarded(results)
         if smoother is not None:
             results = smoother(results)
+        if early is not None:
+            results = early.guarded(results)
         people: list[Seen] = []
         if lifter is not None:
             results = collected(results, people)
@@ -109,7 +109,7 @@ def predict(composed: DictConfig) -> None:
                 )
             overlays = Overlays(writer, predictor.skeleton, config["threshold"])
             results = stack.enter_context(closing(overlays.drawn(results)))
-        unit = "images" if isinstance(source, ImageFiles) else "frames"
+        unit = "images" if early is None else "frames"
         results = counted(results, "predicting", len(source.image_ids) or None, unit)
         make_room = overlays.make_room if overlays is not None else lambda: False
         images, poses = write_predictions(folder, results, predictor.skeleton, source.category_ids, make_room, early)
@@ -117,7 +117,7 @@ def predict(composed: DictConfig) -> None:
             react_by(None)
         drawn = overlays is not None and overlays.close()
         if lifter is not None and (early is None or early.cause is None):
-            pictures = None if isinstance(source, Camera | Stream) else source  # what a camera showed is gone
+            pictures = None if isinstance(source, Live) else source  # what it showed is gone
             drawn = lift(people, lifter, predictor.skeleton, folder, config, pictures)
     if early is not None and early.cause is not None:
         early.tell(images)
