@@ -15,8 +15,10 @@ from lightpose.cli.predict import main
 from lightpose.data.coco.results import read_coco_results
 from lightpose.errors import UserError
 from lightpose.inference import overlays as module
+from lightpose.inference import video_writer
 from lightpose.inference.frames import Frame
-from lightpose.inference.overlays import SafePaths, VideoWriter, video_rate
+from lightpose.inference.overlays import SafePaths
+from lightpose.inference.video_writer import VideoWriter, video_rate
 from lightpose.inference.writers import check_out, staged
 
 
@@ -221,7 +223,7 @@ def test_a_disk_that_fills_costs_all_overlays_and_no_prediction(
 
 
 def test_without_an_encoder_there_are_predictions(predict, video, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_VIDEO_CODECS", ("nothing",))
+    monkeypatch.setattr(video_writer, "_CODECS", ("nothing",))
     code, said = predict(f"source={video}")
     assert code == 0
     assert len(read_coco_results(tmp_path / "out" / "predictions.json")) == 40
@@ -243,7 +245,7 @@ def test_every_rate_is_one_that_codecs_take(fps):
     ("fps", "hw"), [(66.667, (48, 64)), (1000, (47, 63)), (23.976, (49, 65)), (0.5, (1, 1)), (30, (3, 200))]
 )
 def test_videos_of_any_rate_and_size_play(tmp_path, monkeypatch, fps, hw, codec):
-    monkeypatch.setattr(module, "_VIDEO_CODECS", (codec, "mpeg4"))
+    monkeypatch.setattr(video_writer, "_CODECS", (codec, "mpeg4"))
     writer = VideoWriter(tmp_path / "new", "../film", fps)
     assert writer.path == tmp_path / "new" / ".._film.mp4"
     for number in (3, 4, 6, 7):

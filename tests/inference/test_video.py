@@ -16,7 +16,7 @@ from videos import CODECS, COUNT, packets, shown_number, write_video
 from lightpose.errors import UserError
 from lightpose.inference import video as module
 from lightpose.inference.sources import open_source
-from lightpose.inference.video import read_timeline
+from lightpose.inference.timeline import read_timeline
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_damage_of_the_container_never_goes_on_for_ever(films, monkeypatch):
             failures += 1
             raise av.InvalidDataError(1, "damaged")
 
-    assert list(module._packets(Container(), None)) == []
+    assert list(module.packets(Container(), None)) == []
     assert failures == 100
 
 
@@ -240,6 +240,28 @@ def test_stamps_and_numbers_of_a_timeline(films):
     assert timeline.fps == 30
     assert timeline.numbers.tolist() == list(range(1, 41))
     assert all(33 <= later - earlier <= 34 for earlier, later in pairwise(timeline.stamps))
+
+
+@pytest.mark.parametrize("name", ["nonsense", "vaapi:/dev/none", "drm"])
+def test_hardware_that_cant_decode_is_an_error_and_never_the_cpu_instead(films, name):
+    with pytest.raises(UserError, match=rf"hwaccel={name} can't decode .*h264\.mp4 here .*hwaccel=null for the CPU"):
+        open_source(str(films["h264.mp4"]), hwaccel=name)
+
+
+def test_a_codec_that_hardware_leaves_to_the_cpu_is_an_error(films, monkeypatch):
+    monkeypatch.setattr(module, "_hardware", lambda name: None)
+    with pytest.raises(UserError, match=r"hwaccel=cuda can't decode .*mjpeg\.avi here \(it doesn't decode mjpeg\)"):
+        open_source(str(films["mjpeg.avi"]), hwaccel="cuda")
+
+
+def test_frames_have_the_times_of_the_container(films):
+    for name in CODECS:
+        with av.open(str(films[name])) as container:
+            times = [frame.time for frame in container.decode(video=0)]
+        if name == "mpeg4.avi":  # FFmpeg counts the decoder's delay in
+            times = [number / 30 for number in range(COUNT)]
+        found = [frame.time_s for frame in open_source(str(films[name])).frames()]
+        assert found == pytest.approx([time - times[0] for time in times], abs=2e-3), name
 
 
 @pytest.fixture(autouse=True)

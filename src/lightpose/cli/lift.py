@@ -98,11 +98,11 @@ def draw(
     pictures: "Source | None",
 ) -> bool:
     """A picture for each frame, or a video of them; without ``pictures`` only of frames with people."""
-    from rich.progress import track
-
+    from lightpose.cli.progress import counted
     from lightpose.inference.frames import Video
-    from lightpose.inference.overlays import ImageWriter, PictureWriter, VideoWriter
+    from lightpose.inference.overlays import ImageWriter, PictureWriter
     from lightpose.inference.stick_figures import StickFigures
+    from lightpose.inference.video_writer import VideoWriter
     from lightpose.inference.writers import OVERLAYS
 
     of_frame: dict[int, list[Lifted]] = {}
@@ -111,10 +111,10 @@ def draw(
     figures = StickFigures(lifted, skeleton, plane, threshold)
     writer: PictureWriter = ImageWriter(folder / OVERLAYS)
     if isinstance(pictures, Video):
-        writer = VideoWriter(folder / OVERLAYS, pictures.stem, pictures.fps)
+        writer = VideoWriter(folder / OVERLAYS, pictures.stem, pictures.fps, pictures)
     frames = without_pixels(of_frame) if pictures is None else pictures.frames()
     total = len(of_frame) if pictures is None else len(pictures.image_ids) or None
-    for frame in track(frames, "drawing", total=total):
+    for frame in counted(frames, "drawing", total, "frames"):
         image = frame.pixels() if pictures is not None else None
         writer.write(frame, writer.place(frame), figures(of_frame.get(frame.image_id, []), image))
     writer.close()

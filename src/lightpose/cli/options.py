@@ -76,6 +76,7 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
         "detect_every": int,
         "batch_size": int,
         "num_workers": int | None,
+        "hwaccel": str | None,
         "draw": bool,
         "threshold": float,
     },

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,11 @@ if TYPE_CHECKING:
     from lightpose.inference.detections import Detections
     from lightpose.inference.detectors import Detector
     from lightpose.inference.frames import Frame
-    from lightpose.inference.predictor import Find
+    from lightpose.inference.overlays import Overlays
+    from lightpose.inference.predictor import Find, Predictor
+    from lightpose.inference.smoothing import Smoother
     from lightpose.inference.sources import Source
+    from lightpose.skeleton import Skeleton
     from lightpose.structures import Array, Poses
 
 log = logging.getLogger(__name__)
@@ -36,17 +38,16 @@ def predict(composed: DictConfig) -> None:
     """Predict as configured, and write the results to ``out``."""
     with quick_imports():
         import cv2
-        from rich.progress import track
 
         from lightpose.cli.lift import collected, lift, lift_file, skeleton_given, tell
+        from lightpose.cli.progress import counted
         from lightpose.cli.setup import resolved
         from lightpose.cli.tracks import check_detect_every, tracking_of
         from lightpose.data.pixels.image_header import check_on_bad_image
-        from lightpose.inference.following import followed
+        from lightpose.inference.early_end import EarlyEnd
         from lightpose.inference.formats.write import Formats
-        from lightpose.inference.frames import Camera
         from lightpose.inference.lifting import Lifter, Seen, sources_of
-        from lightpose.inference.overlays import ImageWriter, Overlays, PictureWriter, VideoWriter
+        from lightpose.inference.live import Live
         from lightpose.inference.pose_files import is_poses
         from lightpose.inference.predictor import Predictor
         from lightpose.inference.sources import ImageFiles, open_source
@@ -59,7 +60,7 @@ def predict(composed: DictConfig) -> None:
         return
     if skeleton_given(config) is not None or config["image_hw"] is not None:
         raise UserError("skeleton= and image_hw= tell of a file of poses, and source= is none; leave them out")
-    source, out = open_source(config["source"], config["images"]), Path(config["out"])
+    source, out = open_source(config["source"], config["images"], config["hwaccel"]), Path(config["out"])
     if config["images"] is not None and not (isinstance(source, ImageFiles) and source.has_ids):
         raise UserError(
             f"images= says where the images of a COCO JSON are, and source={config['source']} is none; leave it out"
@@ -75,48 +76,38 @@ def predict(composed: DictConfig) -> None:
         sources_of(lifter.skeleton, predictor.skeleton.keypoints)  # before the work
     check_detect_every(config, source, predictor.estimator.takes_boxes)
     tracking = tracking_of(config, source, predictor.skeleton)
+    smoother = smoother_of(config, source)
     boxes, detector = people_of(config, source, predictor.estimator.takes_boxes)
-    start, overlays = time.perf_counter(), None
+    start, overlays, people = time.perf_counter(), None, list[Seen]()
+    early = None if isinstance(source, ImageFiles) else EarlyEnd()
     with saying(f"nothing was written to out={out}"), ExitStack() as stack:
-        folder = stack.enter_context(staged(out))
-        if isinstance(source, ImageFiles) and detector is None:
-            results = predictor.stream_files(
-                source, boxes, config["batch_size"], config["num_workers"], config["on_bad_image"]
-            )
-        else:
-            frames: Iterable[Frame]
-            if isinstance(source, ImageFiles):
-                frames = source.frames(on_bad_image=config["on_bad_image"], image_bits=predictor.image_bits)
-            else:
-                frames = source.frames()
-            if isinstance(source, Camera):
-                frames = until_interrupt(frames)
-            find = box_finder(boxes, detector)
-            if find is not None and config["detect_every"] > 1:
-                results = followed(predictor, frames, find, config["detect_every"], config["batch_size"])
-            else:
-                results = predictor.stream(frames, find, config["batch_size"])
-        results = finite(results, config["ckpt"])
-        if tracking is not None:
-            results = tracking(results)
+        folder = stack.enter_context(staged(out, early))
+        if isinstance(source, Live):
+            until_interrupt(source.stopped)
+        elif early is not None:
+            react_by(early.stop)
+        results = finite(found(config, predictor, source, boxes, detector), config["ckpt"])
+        for step in (tracking, smoother, None if early is None else early.guarded):
+            results = results if step is None else step(results)
         results = formats.collected(results)
-        people: list[Seen] = []
         if lifter is not None:
             results = collected(results, people)
         elif config["draw"]:
-            writer: PictureWriter = ImageWriter(folder / OVERLAYS)
-            tail_frames = 0
-            if not isinstance(source, ImageFiles):
-                writer, tail_frames = VideoWriter(folder / OVERLAYS, source.stem, source.fps), round(source.fps)
-            overlays = Overlays(writer, predictor.skeleton, config["threshold"], tail_frames)
+            overlays = overlays_in(folder / OVERLAYS, config, source, predictor.skeleton)
             results = stack.enter_context(closing(overlays.drawn(results)))
-        counted = track(results, "predicting", total=len(source.image_ids) or None)
-        images, poses = write_predictions(folder, counted, predictor.skeleton, source.category_ids)
-        written = formats.write(folder, predictor.skeleton)
+        unit = "images" if early is None else "frames"
+        results = counted(results, "predicting", len(source.image_ids) or None, unit)
+        make_room = overlays.make_room if overlays is not None else lambda: False
+        images, poses = write_predictions(folder, results, predictor.skeleton, source.category_ids, make_room, early)
+        if early is not None and early.cause is None:
+            react_by(None)
         drawn = overlays is not None and overlays.close()
-        if lifter is not None:
-            pictures = None if isinstance(source, Camera) else source  # what a camera showed is gone
+        written = formats.write(folder, predictor.skeleton, early)
+        if lifter is not None and (early is None or early.cause is None):
+            pictures = None if isinstance(source, Live) else source  # what it showed is gone
             drawn = lift(people, lifter, predictor.skeleton, folder, config, pictures, formats)
+    if early is not None and early.cause is not None:
+        early.tell(images)
     seconds = time.perf_counter() - start
     log.info("%d images, %d poses in %.1f s (%.1f images/s)", images, poses, seconds, images / seconds)
     for name in written:
@@ -125,6 +116,41 @@ def predict(composed: DictConfig) -> None:
         tell(out, drawn)
     elif drawn:
         log.info("%s", out / OVERLAYS)
+
+
+def found(
+    config: Mapping[str, Any],
+    predictor: "Predictor",
+    source: "Source",
+    boxes: "Mapping[int, Detections] | None",
+    detector: "Detector | None",
+) -> "Iterator[tuple[Frame, Poses[Array]]]":
+    """The poses of each picture of a source, as they are found."""
+    from lightpose.inference.following import followed
+    from lightpose.inference.sources import ImageFiles
+
+    size, skip = config["batch_size"], config["on_bad_image"]
+    if isinstance(source, ImageFiles) and detector is None:
+        return predictor.stream_files(source, boxes, size, config["num_workers"], skip)
+    find = box_finder(boxes, detector)
+    if isinstance(source, ImageFiles):
+        return predictor.stream(source.frames(on_bad_image=skip, image_bits=predictor.image_bits), find, size)
+    if find is not None and config["detect_every"] > 1:
+        return followed(predictor, source.frames(), find, config["detect_every"], size)
+    return predictor.stream(source.frames(), find, size)
+
+
+def overlays_in(folder: Path, config: Mapping[str, Any], source: "Source", skeleton: "Skeleton") -> "Overlays":
+    """What draws the poses of a source, to images or to a video."""
+    from lightpose.inference.frames import Video
+    from lightpose.inference.overlays import ImageWriter, Overlays
+    from lightpose.inference.sources import ImageFiles
+    from lightpose.inference.video_writer import VideoWriter
+
+    if isinstance(source, ImageFiles):
+        return Overlays(ImageWriter(folder), skeleton, config["threshold"])
+    writer = VideoWriter(folder, source.stem, source.fps, source if isinstance(source, Video) else None)
+    return Overlays(writer, skeleton, config["threshold"], tail_frames=round(source.fps))
 
 
 def finite(results: "Iterable[tuple[Frame, Poses[Array]]]", ckpt: str) -> "Iterator[tuple[Frame, Poses[Array]]]":
@@ -192,6 +218,29 @@ def people_of(
     return boxes, None
 
 
+def smoother_of(config: dict[str, Any], source: "Source") -> "Smoother | None":
+    """What makes poses smoother from frame to frame.
+
+    Raises:
+        UserError: where there are no frames, or for its options.
+    """
+    from lightpose.checkpoint import assemble
+    from lightpose.cli.options import check_options, preparing
+    from lightpose.inference.sources import ImageFiles
+
+    if config.get("smoothing") is None:
+        return None
+    if isinstance(source, ImageFiles):
+        raise UserError(
+            f"smoothing= is for the frames of a video or a camera, and source={config['source']} is pictures; leave it "
+            "out"
+        )
+    with preparing("smoothing"):
+        check_options(config["smoothing"], "smoothing")
+        made: Smoother = assemble(config["smoothing"])
+        return made
+
+
 def box_finder(boxes: "Mapping[int, Detections] | None", detector: "Detector | None") -> "Find | None":
     """Looks up boxes, or asks the detector; None for the whole image."""
     from lightpose.inference.detections import NO_BOXES
@@ -201,12 +250,10 @@ def box_finder(boxes: "Mapping[int, Detections] | None", detector: "Detector | N
     return None if boxes is None else lambda frames: [boxes.get(frame.image_id, NO_BOXES) for frame in frames]
 
 
-def until_interrupt(frames: "Iterable[Frame]") -> "Iterator[Frame]":
-    """The frames until Ctrl-C, which ends the recording and not the program."""
-    stopped = threading.Event()
+def until_interrupt(stopped: threading.Event) -> None:
+    """From now on Ctrl-C ends the recording and not the program."""
     react_by(lambda _: stopped.set())
     log.info("Ctrl-C ends the recording")
-    return takewhile(lambda _: not stopped.is_set(), frames)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def suggest(composed: DictConfig) -> None:
         from lightpose.cli.predict import box_finder, finite, people_of
         from lightpose.cli.setup import resolved
         from lightpose.data.coco.labelled import Category, Picture, coco_content, write_coco
-        from lightpose.inference.frames import Camera
+        from lightpose.inference.live import Live
         from lightpose.inference.predictor import Predictor
         from lightpose.inference.sources import ImageFiles, open_source
         from lightpose.inference.suggest import Impressions, choose, jumps, outliers, sureness
@@ -40,7 +40,7 @@ def suggest(composed: DictConfig) -> None:
 
     config = resolved(composed)
     source, out = open_source(config["source"]), Path(config["out"])
-    if isinstance(source, Camera):
+    if isinstance(source, Live):
         raise UserError("frames of a camera are gone once they are chosen; record a video, and give it as source=")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"out={out} exists and isn't an empty folder; give another one")

@@ -1,20 +1,19 @@
-"""One picture after the other: frames, and the videos and cameras that give them."""
+"""One picture after the other: frames, and the videos that give them."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import count, repeat
+from itertools import repeat
 from pathlib import Path
-
-import cv2
 
 from lightpose.data.coco.boxes import BoxedImage
 from lightpose.data.coco.json_values import whole_number
 from lightpose.data.pixels.decode import read_image
 from lightpose.errors import UserError
 from lightpose.inference.prefetch import AHEAD, prefetch
-from lightpose.inference.video import Timeline, read_frames
+from lightpose.inference.timeline import Timeline
+from lightpose.inference.video import read_frames
 from lightpose.structures import Array
 
 log = logging.getLogger(__name__)
@@ -29,12 +28,14 @@ class Frame:
         image: (H, W, 3) uint8 RGB, or the path of a file.
         image_id: the COCO file's id, or 1, 2, ... in order.
         image_bits: of a 16-bit file, see `lightpose.data.pixels.decode.read_image`.
+        time_s: when a frame of a video is shown, counted from its first; None for other pictures.
     """
 
     name: str
     image: Array | Path
     image_id: int
     image_bits: int = 16
+    time_s: float | None = None
 
     def pixels(self) -> Array:
         """(H, W, 3) uint8 RGB; a file is read.
@@ -45,7 +46,7 @@ class Frame:
         return read_image(self.image, self.image_bits) if isinstance(self.image, Path) else self.image
 
 
-class _Numbered:
+class Numbered:
     """What a video and a camera share: frames with numbers for names."""
 
     __slots__ = ()
@@ -73,16 +74,18 @@ class _Numbered:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Video(_Numbered):
+class Video(Numbered):
     """A video file.
 
     Attributes:
         path: of the file.
         timeline: which frames it has.
+        hwaccel: see `lightpose.inference.video.opened`.
     """
 
     path: str
     timeline: Timeline
+    hwaccel: str | None = None
     has_ids: bool = True
     boxes: None = None
     category_ids: None = None
@@ -114,7 +117,7 @@ class Video(_Numbered):
         Raises:
             UserError: when there is not even one.
         """
-        decoded = read_frames(self.path, self.timeline)
+        decoded = read_frames(self.path, self.timeline, self.hwaccel)
         given = last = 0
         missing: list[tuple[int, int]] = []
         ahead_of_us = prefetch(lambda _: next(decoded, None), repeat(None), ahead, threads=1)
@@ -126,7 +129,7 @@ class Video(_Numbered):
                 if number > last + 1:
                     missing.append((last + 1, number - 1))
                 given, last = given + 1, number
-                yield Frame(frame_name(self.stem, number), image, number)
+                yield Frame(frame_name(self.stem, number), image, number, time_s=self.timeline.time_s(number))
         if last < self.timeline.announced:
             missing.append((last + 1, self.timeline.announced))
         if not given:
@@ -139,70 +142,6 @@ class Video(_Numbered):
                 self.timeline.announced,
                 _ranges(missing),
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Camera(_Numbered):
-    """A camera.
-
-    Attributes:
-        number: by which OpenCV knows it.
-        fps: frames per second, as its driver says.
-        image_ids: empty, as nobody knows how many frames there will be.
-    """
-
-    number: int
-    fps: float
-    image_ids: range = range(0)
-    has_ids: bool = True
-    boxes: None = None
-    category_ids: None = None
-
-    @property
-    def stem(self) -> str:
-        """``camera0``."""
-        return f"camera{self.number}"
-
-    def name_of(self, image_id: int) -> str | None:
-        """Name of the frame with that number, from 1."""
-        return frame_name(self.stem, image_id)
-
-    def frames(self, ahead: int = AHEAD) -> Iterator[Frame]:
-        """The frames, read by a thread, at most ``ahead`` of them before they are asked for.
-
-        Raises:
-            UserError: when there is not even one.
-        """
-        capture = cv2.VideoCapture(self.number)
-
-        def read(number: int) -> Array | None:
-            found, image = capture.read()
-            return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if found else None
-
-        try:
-            with closing(prefetch(read, count(1), ahead, threads=1)) as images:
-                for number, image in enumerate(images, start=1):
-                    if image is None:
-                        if number == 1:
-                            raise UserError(f"camera {self.number} gives no frame; another program may use it")
-                        return
-                    yield Frame(frame_name(self.stem, number), image, number)
-        finally:
-            capture.release()
-
-
-def open_camera(number: int) -> Camera:
-    """The camera that OpenCV knows by ``number``.
-
-    Raises:
-        UserError: when it can't be opened.
-    """
-    capture = cv2.VideoCapture(number)
-    opened, fps = capture.isOpened(), capture.get(cv2.CAP_PROP_FPS)
-    capture.release()
-    if not opened:
-        raise UserError(f"camera {number} can't be opened; check that a player shows it, or give images")
-    return Camera(number, fps if fps > 0 else 30.0)
 
 
 def frame_name(stem: str, number: int) -> str:

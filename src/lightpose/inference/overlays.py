@@ -1,19 +1,16 @@
 """Pictures and videos with poses on them. Whatever fails here costs pictures, and never predictions."""
 
 import logging
-import math
 import re
 import shutil
 import unicodedata
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
-from fractions import Fraction
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 import cv2
-import numpy as np
 
 from lightpose.draw import draw_poses
 from lightpose.inference.frames import Frame
@@ -21,9 +18,6 @@ from lightpose.inference.prefetch import THREADS, prefetch
 from lightpose.inference.tracking.tails import Tails
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Poses
-
-if TYPE_CHECKING:
-    from av.container import OutputContainer
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +27,6 @@ _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"|?*\ud800-\udfff]')
 _LETTERS = 120
 """Bytes of a name in UTF-8; file systems take 255."""
 _DEPTH = 16
-_VIDEO_CODECS = ("libx264", "libopenh264", "mpeg4")
-"""The first that FFmpeg has; H.264 is what every player and browser shows."""
 
 
 class SafePaths:
@@ -49,7 +41,7 @@ class SafePaths:
 
     def __call__(self, name: str, number: int) -> PurePosixPath:
         """A path of a picture file for ``name``; ``number`` tells it from another of that name."""
-        parts = [part for part in map(_clean, re.split(r"[/\\]", name)) if part][-_DEPTH:] or ["image"]
+        parts = [part for part in map(clean, re.split(r"[/\\]", name)) if part][-_DEPTH:] or ["image"]
         path = PurePosixPath(*parts)
         if path.suffix.lower() not in _PICTURES:
             path = path.with_name(f"{path.name}.png")
@@ -66,7 +58,7 @@ class SafePaths:
         return not taken and not any(_key(folder) in self._files for folder in path.parents)
 
 
-def _clean(part: str) -> str:
+def clean(part: str) -> str:
     """A part of a path as a harmless name; empty for one that names no entry of a folder."""
     part = _UNSAFE.sub("_", part).rstrip(" .")
     if len(part.encode()) > _LETTERS:
@@ -104,6 +96,10 @@ class PictureWriter(Protocol):
         """Complete what was written."""
         ...
 
+    def abandon(self) -> bool:
+        """Leave off after a failure; whether what was written before is of use."""
+        ...
+
 
 class ImageWriter:
     """A picture file each, in the folder, under the image's own name as far as `SafePaths` leaves it."""
@@ -133,95 +129,16 @@ class ImageWriter:
     def close(self) -> None:
         """Nothing is left to do."""
 
-
-class VideoWriter:
-    """An MP4 video, of H.264 where FFmpeg has it, which is complete once it is closed.
-
-    Args:
-        folder: of the file.
-        stem: its name, as far as `SafePaths` would leave it.
-        fps: frames per second, any; over 1000 are taken for 1000.
-    """
-
-    threads = 1  # frames come in order
-
-    def __init__(self, folder: Path, stem: str, fps: float) -> None:
-        self.path = folder / f"{_clean(stem.replace('/', '_')) or 'video'}.mp4"
-        self.rate = video_rate(fps)
-        self._container: OutputContainer | None = None
-        self._stream: Any = None
-        self._first = 0
-
-    def place(self, frame: Frame) -> Path:
-        """The video."""
-        return self.path
-
-    def write(self, frame: Frame, place: Path, image: Array) -> None:
-        """Append a frame, shown when it was in the source; all get the size of the first, made even.
-
-        Raises:
-            OSError: when it can't be written.
-            ValueError: when FFmpeg encodes no video of that size.
-        """
-        import av
-
-        if self._container is None:
-            self._open(image)
-            self._first = frame.image_id
-        height, width = self._stream.height, self._stream.width
-        if not (0 <= height - image.shape[0] <= 1 and 0 <= width - image.shape[1] <= 1):
-            image = cv2.resize(image, (width, height))
-        if image.shape[:2] != (height, width):
-            image = np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), "edge")
-        picture = av.VideoFrame.from_ndarray(image, format="rgb24")
-        picture.pts, picture.time_base = frame.image_id - self._first, 1 / self.rate
-        self._mux(picture)
-
-    def close(self) -> None:
-        """Write what the encoder still has."""
-        if self._container is not None:
-            self._mux(None)
-            self._container.close()
-
-    def _mux(self, picture: Any) -> None:
-        assert self._container is not None
-        for packet in self._stream.encode(picture):
-            self._container.mux(packet)
-
-    def _open(self, image: Array) -> None:
-        import av
-
-        height, width = (side + side % 2 for side in image.shape[:2])
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        for codec in (name for name in _VIDEO_CODECS if name in av.codecs_available):
-            container = av.open(str(self.path), "w", format="mp4")
-            stream: Any = container.add_stream(codec, rate=self.rate)
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            if codec == "libx264":
-                stream.options = {"preset": "veryfast"}
-            else:  # whose own rate is that of a stamp
-                stream.codec_context.bit_rate = max(1_000_000, round(height * width * self.rate / 5))
-            try:
-                stream.codec_context.open()
-            except av.FFmpegError:
-                container.close()
-                continue
-            self._container, self._stream = container, stream
-            return
-        raise ValueError(f"FFmpeg encodes no video of {width}x{height}")
-
-
-def video_rate(fps: float) -> Fraction:
-    """The rate as a fraction that every codec takes: MPEG-4 has 16 bits for its parts."""
-    rate = min(Fraction(fps), Fraction(1000))
-    return rate.limit_denominator(min(1001, 65535 // math.ceil(rate))) or Fraction(1)
+    def abandon(self) -> bool:
+        """Pictures of some images are not worth the space that predictions may need."""
+        return False
 
 
 class Overlays:
     """Draws results as they pass.
 
-    An overlay that can't be drawn is left out. When one can't be written there is no space, or no encoder: then all are
-    given up and removed, which leaves space for the predictions.
+    An overlay that can't be drawn is left out. When one can't be written there is no space, or no encoder: then no more
+    are. Pictures are removed, which leaves space for the predictions; a video ends there, if it can be played.
 
     Args:
         writer: where they go.
@@ -234,7 +151,7 @@ class Overlays:
         self.writer, self.skeleton, self.threshold = writer, skeleton, threshold
         self.tails = Tails(tail_frames, threshold)
         self.failed: list[str] = []
-        self.given_up = False
+        self.given_up = self.kept = False
 
     def drawn(self, results: Iterable[tuple[Frame, Poses[Array]]]) -> Generator[tuple[Frame, Poses[Array]]]:
         """Pass results on, each drawn by a thread; close it to stop them."""
@@ -271,8 +188,8 @@ class Overlays:
         """Complete the overlays, or remove them; whether there are any."""
         if not self.given_up:
             self._try(self.writer.close)
-        if self.given_up:
-            self._remove()
+        if self.given_up and not self.kept:
+            self.remove()
         elif self.failed:
             log.warning("%d overlays are left out; the predictions are complete", len(self.failed))
         return self.writer.path.exists()
@@ -282,11 +199,25 @@ class Overlays:
             write()
         except Exception as error:  # as above
             if not self.given_up:
-                self.given_up = True
-                log.warning("There will be no overlays, as they can't be written: %s. The predictions go on", error)
-            self._remove()
+                self.given_up, self.kept = True, self.writer.abandon()
+                what = "The overlay video ends early, as it" if self.kept else "There will be no overlays, as they"
+                log.warning("%s can't be written: %s. The predictions go on", what, error)
+            if not self.kept:
+                self.remove()
 
-    def _remove(self) -> None:
+    def make_room(self) -> bool:
+        """Give up the overlays for the sake of the predictions; whether there were any."""
+        some = self.writer.path.exists()
+        if some:
+            log.warning("There will be no overlays, as the predictions need their space")
+            self.given_up = True
+            self.writer.abandon()
+            self.remove()
+        return some
+
+    def remove(self) -> None:
+        """Give up the overlays, also those there are."""
+        self.given_up, self.kept = True, False
         with suppress(OSError):
             if self.writer.path.is_dir():
                 shutil.rmtree(self.writer.path, ignore_errors=True)

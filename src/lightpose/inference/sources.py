@@ -1,4 +1,4 @@
-"""Where pictures come from: files, a COCO JSON, a video or a camera, one after the other."""
+"""Where pictures come from: files, a COCO JSON, a video, a camera or a stream, one after the other."""
 
 import glob
 import logging
@@ -17,9 +17,11 @@ from lightpose.data.pixels.image_files import expanded, image_folder
 from lightpose.data.pixels.image_header import ImageError, check_on_bad_image
 from lightpose.errors import UserError
 from lightpose.inference.detections import Detections, by_image
-from lightpose.inference.frames import Camera, Frame, Video, open_camera
+from lightpose.inference.frames import Frame, Video
+from lightpose.inference.live import Camera, Stream, is_url, open_camera, open_stream
 from lightpose.inference.prefetch import AHEAD, prefetch
-from lightpose.inference.video import read_timeline
+from lightpose.inference.timeline import read_timeline
+from lightpose.inference.video import opened
 from lightpose.structures import Array
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif"})
 
-_KINDS = "give an image, folder, glob, video, camera number or COCO JSON"
+_KINDS = "give an image, folder, glob, video, camera number, address or COCO JSON"
 
 T = TypeVar("T")
 
@@ -108,17 +110,19 @@ class ImageFiles:
         yield from without_bad(prefetch(read, enumerate(self.names.items()), ahead), bad)
 
 
-Source = ImageFiles | Video | Camera
+Source = ImageFiles | Video | Camera | Stream
 
 
-def open_source(source: str | int, images: str | None = None) -> Source:
-    """What ``source`` names: an image, a folder of images, a glob, a COCO JSON, a video file or a camera's number.
+def open_source(source: str | int, images: str | None = None, hwaccel: str | None = None) -> Source:
+    """What ``source`` names: an image, a folder of images, a glob, a COCO JSON, a video file, a camera, or a stream.
 
-    Of folders and globs, files whose names begin with a dot are left out.
+    Only the address of a stream opens a connection. Of folders and globs, files whose names begin with a dot are left
+    out.
 
     Args:
-        source: path, pattern or number.
+        source: path, pattern, number or address.
         images: folder of the images that a COCO JSON lists; looked for near it if None.
+        hwaccel: what decodes a video file, see `lightpose.inference.video.opened`.
 
     Raises:
         UserError: when it is missing, empty or of an unknown kind.
@@ -129,6 +133,8 @@ def open_source(source: str | int, images: str | None = None) -> Source:
         raise UserError(f"source is empty; {_KINDS}")
     if text.isascii() and text.isdigit() and len(text) < 5 and not os.path.exists(path):  # noqa: PTH110 - as below
         return open_camera(int(text))
+    if is_url(text):
+        return open_stream(text)
     # Unlike a Path's methods, these take names that are too long, or hold a zero byte, for names of nothing.
     if os.path.isdir(path):  # noqa: PTH112
         return _folder(path)
@@ -141,7 +147,10 @@ def open_source(source: str | int, images: str | None = None) -> Source:
     if path.suffix.lower() == ".json":
         return _coco_images(path, images)
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        return Video(str(path), read_timeline(str(path)))
+        if hwaccel is not None:
+            with opened(str(path), hwaccel=hwaccel):  # or say at once that it can't
+                pass
+        return Video(str(path), read_timeline(str(path)), hwaccel)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return _image_files([path], text)
     known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))

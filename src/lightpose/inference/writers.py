@@ -1,18 +1,22 @@
 """Predictions on their way to disk, image by image."""
 
+import io
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
-from lightpose.data.coco.results import coco_results, csv_rows, write_csv
+from lightpose.data.coco.results import coco_results, csv_rows, write_rows
 from lightpose.errors import UserError
+from lightpose.inference.early_end import EarlyEnd
 from lightpose.inference.frames import Frame
 from lightpose.inference.prefetch import batched
+from lightpose.runtime.growing import GrowingFile
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Poses
 
@@ -78,10 +82,15 @@ def _real(path: Path) -> Path:
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
+def staged(out: Path, early: EarlyEnd | None = None) -> Iterator[Path]:
     """A folder whose files move to ``out`` when all is done; after an error nothing of them is left.
 
-    Of the predictions all move before the first overlay does. An overlay that can't is left out, with a warning.
+    Of the predictions all move before the first overlay does. An overlay that can't is left out, with a warning. Where
+    results ended early and one of them would replace another, all move to a new folder in ``out`` instead.
+
+    Args:
+        out: where to.
+        early: whether the results ended early; it is told where they are.
 
     Raises:
         UserError: when ``out`` can't be a folder, or nothing can be written to it.
@@ -92,23 +101,41 @@ def staged(out: Path) -> Iterator[Path]:
         out.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
         yield stage
+        target = out
+        if early is not None and early.cause is not None:
+            target = early.place = _unfinished(stage, out)
         for path in sorted(stage.iterdir()):
             if path.name != OVERLAYS:
-                path.replace(out / path.name)
-        _move_overlays(stage / OVERLAYS, out / OVERLAYS)
+                path.replace(target / path.name)
+        _move_overlays(stage / OVERLAYS, target / OVERLAYS)
         missing = []
     except BrokenPipeError:  # of what is printed
         raise
     except OSError as error:
-        raise UserError(
-            f"the results can't be written to out={out} ({error.strerror or error}); give another folder"
-        ) from error
+        raise _cant_be_written(out, error) from error
     finally:
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)
         for folder in missing:
             with suppress(OSError):  # of somebody else's files in it
                 folder.rmdir()
+
+
+def _unfinished(stage: Path, out: Path) -> Path:
+    """Where results that are not complete go: beside complete ones of an earlier run, never in their place."""
+    if not any(os.path.lexists(out / path.relative_to(stage)) for path in stage.rglob("*") if path.is_file()):
+        return out
+    for number in count(1):
+        with suppress(FileExistsError):
+            folder = out / ("unfinished" if number == 1 else f"unfinished_{number}")
+            folder.mkdir()
+            break
+    log.warning("out=%s holds earlier results, which stay as they are", out)
+    return folder
+
+
+def _cant_be_written(out: Path, error: OSError) -> UserError:
+    return UserError(f"the results can't be written to out={out} ({error.strerror or error}); give another folder")
 
 
 def _move_overlays(stage: Path, out: Path) -> None:
@@ -133,6 +160,8 @@ def write_predictions(
     results: Iterable[tuple[Frame, Poses[Array]]],
     skeleton: Skeleton,
     category_ids: Sequence[int] | None = None,
+    make_room: Callable[[], bool] = lambda: False,
+    early: EarlyEnd | None = None,
 ) -> tuple[int, int]:
     """Write ``predictions.json`` (COCO results with a ``file_name``) and ``predictions.csv`` as the results come.
 
@@ -141,32 +170,63 @@ def write_predictions(
         results: each frame and its poses.
         skeleton: names the keypoints.
         category_ids: see `lightpose.data.coco.results.coco_results`.
+        make_room: called where there is no space; whether there may be some then.
+        early: is told of an error in writing, after which the results end: both files then are whole, and hold the same
+            frames. None: the error is raised.
 
     Returns:
         How many images and poses there were.
 
     Raises:
         UserError: for a pose of a category that has no id.
+        OSError: when nothing can be written.
     """
     images = poses = 0
     encode = json.JSONEncoder(separators=(",", ":")).encode
-    with (folder / "predictions.json").open("w", encoding="utf-8") as file:
+    entries: list[str] = []
+    table = io.StringIO(newline="")
+
+    with (
+        closing(GrowingFile(folder / "predictions.json", b"[", b"]")) as listed,
+        closing(GrowingFile(folder / "predictions.csv")) as rows,
+    ):
+
+        def add() -> None:
+            """Both or nothing of what has been put into words."""
+            before = listed.length
+            listed.add((",\n" if before > 1 and entries else "").encode() + ",\n".join(entries).encode())
+            try:
+                rows.add(table.getvalue().encode("utf-8", "backslashreplace"))
+            except OSError:
+                listed.cut(before)
+                raise
+            entries.clear()
+            table.seek(0)
+            table.truncate()
 
         def chunks() -> Iterator[tuple[Poses[Array], list[int], dict[int, str]]]:
             nonlocal images, poses
-            separator = "["
             without_pixels = ((frame.image_id, frame.name, found) for frame, found in results)
             for chunk in batched(without_pixels, WRITTEN_AT_ONCE):
                 names = {image_id: name for image_id, name, _ in chunk}
                 ids = [image_id for image_id, _, found in chunk for _ in range(len(found))]
                 people = Poses.cat([found for *_, found in chunk])
                 for entry in coco_results(people, ids, category_ids):
-                    named = {**entry, "file_name": names[entry["image_id"]]}
-                    file.write(separator + encode(named))
-                    separator = ",\n"
-                yield people, ids, names
+                    entries.append(encode({**entry, "file_name": names[entry["image_id"]]}))
+                yield people, ids, names  # and come back when its rows are in the table
+                try:
+                    add()
+                except OSError:
+                    if not make_room():
+                        raise
+                    add()
                 images, poses = images + len(chunk), poses + len(people)
-            file.write("[]" if separator == "[" else "]")
 
-        write_csv(folder / "predictions.csv", csv_rows(chunks(), skeleton.keypoints, category_ids))
+        try:
+            write_rows(table, csv_rows(chunks(), skeleton.keypoints, category_ids))
+            add()  # the header of an empty table
+        except OSError as error:
+            if early is None or not images:
+                raise
+            early.cause = _cant_be_written(folder.parent, error)
     return images, poses

@@ -233,7 +233,12 @@ def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
         UserError: when it can't be written.
     """
     with _whole_file(path) as file:
-        csv.writer(file).writerows([_cell_of(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+        write_rows(file, rows)
+
+
+def write_rows(file: IO[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows as they come to an open file; see `write_csv`."""
+    csv.writer(file).writerows([_cell_of(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
 
 
 def _cell_of(text: str) -> str:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightpose.errors import UserError
+from lightpose.inference.early_end import EarlyEnd
 from lightpose.inference.formats import deeplabcut, nwb, sleap
 from lightpose.inference.formats.found import Collection, Found
-from lightpose.inference.frames import Camera, Frame, Video
+from lightpose.inference.frames import Frame, Video
+from lightpose.inference.live import Live
 from lightpose.inference.sources import ImageFiles, Source
 from lightpose.interop.packages import need
 from lightpose.skeleton import Skeleton
@@ -59,7 +61,7 @@ class Formats:
             )
         self.names: list[str] = list(dict.fromkeys(given))
         self.source = source
-        self.fps = source.fps if isinstance(source, Video | Camera) else None
+        self.fps = source.fps if isinstance(source, Video | Live) else None
         if "nwb" in given and self.fps is None:
             raise UserError(
                 "formats=[nwb] has a time for each pose, and pictures have none; give a video, or leave it out"
@@ -83,20 +85,35 @@ class Formats:
         """The same results; what `write` needs of them is kept."""
         return self.collection.of(results) if self.others else results
 
-    def write(self, folder: Path, skeleton: Skeleton) -> list[str]:
+    def write(self, folder: Path, skeleton: Skeleton, early: EarlyEnd | None = None) -> list[str]:
         """Write the files of other tools, and remove those of ours that nobody wants.
+
+        Args:
+            folder: where to.
+            skeleton: of the poses.
+            early: is told of an error in writing, after which our own files stay. None: the error is raised.
 
         Returns:
             Names of the files that are there.
+
+        Raises:
+            OSError: when a file can't be written.
         """
         if self.others:
             video = Path(self.source.path) if isinstance(self.source, Video) else None
             files = self.source.files if isinstance(self.source, ImageFiles) else {}
             found = self.collection.found(skeleton, video, self.fps, files)
             for other in self.others:
-                other.write(folder, found)
+                try:
+                    other.write(folder, found)
+                except OSError as error:
+                    for file in other.files:
+                        (folder / file).unlink(missing_ok=True)
+                    if early is None:
+                        raise
+                    early.cause = early.cause or UserError(f"{other.files[0]} can't be written ({error})")
         for name, file in OWN.items():
-            if name not in self.names:
+            if name not in self.names and (early is None or early.cause is None):
                 (folder / file).unlink(missing_ok=True)
         every = [*OWN.values(), *(file for other in self.others for file in other.files)]
         return [file for file in every if (folder / file).exists()]

@@ -47,8 +47,8 @@ def tracked(
         make: builds a tracker.
         fps: frames per second.
         of_files: whether frames are image files. Then those of one folder are taken for the frames of one video, at a
-            steady rate whatever their ids are, and nobody is in two folders. The time of other frames is that of their
-            number.
+            steady rate whatever their ids are, and nobody is in two folders. Frames that tell no time have that of
+            their number.
     """
     trackers: dict[str, Tracker] = {}
     counts: dict[str, int] = {}
@@ -57,7 +57,8 @@ def tracked(
         place = str(PurePath(frame.name).parent) if of_files else ""
         tracker = trackers.get(place) or trackers.setdefault(place, make())
         counts[place] = counts.get(place, 0) + 1 if of_files else frame.image_id
-        found = tracker(poses, counts[place] / fps, frame.pixels() if tracker.needs_image else None)
+        time_s = counts[place] / fps if frame.time_s is None else frame.time_s
+        found = tracker(poses, time_s, frame.pixels() if tracker.needs_image else None)
         assert found.track_ids is not None
         ids = [
             NOBODY if each == NOBODY else numbers.setdefault((place, each), len(numbers) + 1)
