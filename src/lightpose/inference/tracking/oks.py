@@ -19,14 +19,12 @@ _MOST = 0.6
 """Of the keypoints."""
 _COASTING_S = 1.0
 """For about so long, who isn't seen is thought to go on as before."""
-_STAYING = 0.8
-"""How likely it is that somebody is where they were last seen, relative to that they went on."""
 _BOX_WEIGHT = 0.1
 """Of the middle of the box, relative to a keypoint that is sure; it helps where hardly a keypoint is seen twice."""
-_LEAST_SIDE = 0.25
-"""Of a box, relative to its longer side: a person seen from the side isn't as thin as the keypoints."""
+_SHORTER = 0.5
+"""Of the sides of a box, taken for the shorter relative to the longer one, which changes less as somebody moves."""
 _LEAST_PX = 10.0
-"""The same in pixels, for a single keypoint without a box."""
+"""Of a box, for a single keypoint without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class _People(TensorStruct):
     Attributes:
         keypoints: (T, K + 1, 2) image px, and the middle of the box last; that, too, where a keypoint isn't known.
         weights: (T, K + 1) in [0, 1], how sure each is.
-        areas: (T,) of the boxes, square px.
+        areas: (T,) by the longer sides of the boxes, square px.
         whole: (T,) whether most keypoints were seen; of others nobody knows how large they are, but that they aren't
             smaller.
         categories: (T,).
@@ -86,7 +84,7 @@ class OKSTracker:
         fps: float,
         sigma: float = 0.1,
         least_oks: float = 0.3,
-        spread: float = 0.5,
+        spread: float = 0.3,
         start_score: float = 0.3,
         confirm_frames: int = 2,
         keep_s: float = 3.0,
@@ -115,7 +113,7 @@ class OKSTracker:
         similarity = _similarity(expected, found, variances)
         late = ages_s > self.recent_s + 1e-9
         stayed = _similarity(known.map(lambda column: column[late]), found, variances[late])
-        similarity[late] = np.maximum(similarity[late], _STAYING * stayed)
+        similarity[late] = np.maximum(similarity[late], stayed)
         rows, columns = self._pairs(similarity, 1 + away / (2 * self.sigmas.mean()))
         matched = self._continued(expected, rows, found, columns, ages_s[rows], time_s)
 
@@ -181,13 +179,12 @@ def _people_in(poses: Poses[Array], time_s: float) -> _People:
     boxes = np.nan_to_num(boxes_of(poses))  # may end where somebody is hidden
     high = np.where(sure[..., None], points, -np.inf).max(1, initial=-np.inf)
     low = np.where(sure[..., None], points, np.inf).min(1, initial=np.inf)
-    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], high - low).clip(_LEAST_PX)  # (N, 2)
-    sides = sides.clip(_LEAST_SIDE * sides.max(1, initial=0, keepdims=True))
+    longer = np.maximum(boxes[:, 2:] - boxes[:, :2], high - low).max(1, initial=_LEAST_PX)  # (N,)
     middles = ((boxes[:, 2:] + boxes[:, :2]) / 2)[:, None]  # (N, 1, 2)
     return _People(
         keypoints=np.concatenate([np.where(known[..., None], points, middles), middles], 1),
         weights=np.concatenate([weights, np.full((count, 1), _BOX_WEIGHT)], 1),
-        areas=sides.prod(1),
+        areas=_SHORTER * longer**2,
         whole=sure.mean(1) >= _MOST,
         categories=np.zeros(count, np.int64) if poses.categories is None else poses.categories,
         speeds=np.zeros((count, 2)),
@@ -215,7 +212,7 @@ def _similarity(expected: _People, found: _People, variances: Array) -> Array:
     weights = expected.weights[:, None] * found.weights
     oks = (weights * alike).sum(-1) / weights.sum(-1).clip(1e-9)
     same: Array = expected.categories[:, None] == found.categories
-    return np.where(same, oks * (smaller / areas) ** 2, 0.0)
+    return np.where(same, oks * smaller / areas, 0.0)
 
 
 def _joined(parts: list[_People]) -> _People:
