@@ -1,5 +1,7 @@
 """Small videos whose frames show their own numbers, so that a frame under a wrong one is seen."""
 
+import resource
+from contextlib import contextmanager
 from fractions import Fraction
 
 import av
@@ -93,3 +95,14 @@ def packets(path):
                 start = content.index(bytes(packet), sum(places[-1]) if places else 0)
                 places.append((start, packet.size))
     return places
+
+
+@contextmanager
+def small_files(size):
+    """No file grows over a size in here, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -33,7 +33,7 @@ def counted(items: Iterable[T], what: str, total: int | None, unit: str) -> Iter
         """Items a second, of late."""
 
         def render(self, task: Task) -> Text:
-            speed = task.finished_speed if task.finished else task.speed
+            speed = task.completed / task.elapsed if task.finished and task.elapsed else task.speed
             return Text("" if speed is None else f"{speed:.{0 if speed >= 100 else 1}f} {unit}/s")
 
     console = Console()
