@@ -14,9 +14,10 @@ from lightpose.inference.smoothing import OneEuro, SavitzkyGolay
 from lightpose.structures import Array
 
 FILTERS: dict[str, OneEuro | SavitzkyGolay] = {
-    "one_euro (2 Hz, beta 0.1)": OneEuro(),
+    "one_euro (2 Hz, beta 0.3)": OneEuro(),
     "one_euro, beta=0.02": OneEuro(beta=0.02),
-    "one_euro, beta=0.2": OneEuro(beta=0.2),
+    "one_euro, beta=0.1": OneEuro(beta=0.1),
+    "one_euro, beta=0.5": OneEuro(beta=0.5),
     "one_euro, min_cutoff=0.5": OneEuro(min_cutoff=0.5),
     "savgol (window 9, order 2)": SavitzkyGolay(),
     "savgol, window=5": SavitzkyGolay(window=5),

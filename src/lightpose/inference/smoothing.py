@@ -48,7 +48,7 @@ class OneEuro:
     """
 
     min_cutoff: float = 2.0
-    beta: float = 0.1
+    beta: float = 0.3
     d_cutoff: float = 1.0
     threshold: float = 0.3
     longest_gap: int = 5
