@@ -146,13 +146,19 @@ def _enliven(estimator: PoseEstimator) -> None:
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
-    layers = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-    hooks = [each.register_forward_hook(_scale) for each in estimator.net.head.modules() if isinstance(each, layers)]
     with torch.no_grad():
+        estimator.net(given)
+        estimator.eval()
+        for norm in norms:  # a channel that hardly varies would be amplified, and its rounding with it
+            assert norm.running_var is not None
+            norm.running_var.clamp_(min=float(norm.running_var.mean()))
+        layers = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+        hooks = [
+            each.register_forward_hook(_scale) for each in estimator.net.head.modules() if isinstance(each, layers)
+        ]
         estimator.net(given)
     for hook in hooks:
         hook.remove()
-    estimator.eval()
 
 
 def _scale(layer: nn.Module, _: Any, outputs: torch.Tensor) -> torch.Tensor:
