@@ -6,6 +6,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from lightpose.inference.tracking.base import NOBODY, boxes_of, confidence_of
+from lightpose.inference.tracking.looks import alike, colors_of, recognised
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Poses, TensorStruct
 
@@ -23,6 +24,10 @@ _BOX_WEIGHT = 0.1
 """Of the middle of the box, relative to a keypoint that is sure; it helps where hardly a keypoint is seen twice."""
 _SHORTER = 0.5
 """Of the sides of a box, taken for the shorter relative to the longer one, which changes less as somebody moves."""
+_RECOGNISED = 0.5
+"""What it counts, relative to an OKS of 1, that somebody who comes back looks like nobody else."""
+_FADING = 0.9
+"""Of the colours of the frames before, in each frame."""
 _LEAST_PX = 10.0
 """Of a box, for a single keypoint without one."""
 
@@ -42,6 +47,8 @@ class _People(TensorStruct):
         seen_s: (T,) when that was.
         hits: (T,) in how many frames.
         ids: (T,), -1 for who may be a mistake of the detector.
+        colors: (T, L, 3) along the links of the skeleton.
+        color_weights: (T, L), how sure each is.
     """
 
     keypoints: Array
@@ -53,6 +60,8 @@ class _People(TensorStruct):
     seen_s: Array
     hits: Array
     ids: Array
+    colors: Array
+    color_weights: Array
 
 
 class OKSTracker:
@@ -61,8 +70,10 @@ class OKSTracker:
     A person is expected to go on at the same speed, and to slow down while nobody sees them; or to be where they were
     last seen, as who leaves the picture comes back there. The longer that was ago, the farther away they may be found,
     and the less a resemblance counts. Poses and people are joined so that the resemblances of all pairs together are as
-    large as they can be. Poses of different categories are never joined. There is no model of what people look like:
-    who comes back is told by place and size alone.
+    large as they can be. Poses of different categories are never joined.
+
+    Colours along the links of the skeleton say what people look like. They count where two could be either, and who
+    looks like nobody else is known again wherever they come back.
 
     Args:
         skeleton: its sigmas say which keypoints to compare more strictly.
@@ -74,9 +85,8 @@ class OKSTracker:
         start_score: the least confidence of a box, or else of a pose, to begin a track; others only continue one.
         confirm_frames: in so many frames somebody is seen before they get an id; in the first frame at once.
         keep_s: an identity is kept for so many seconds in which nobody sees the person.
+        looks: whether colours count.
     """
-
-    needs_image = False
 
     def __init__(
         self,
@@ -88,7 +98,9 @@ class OKSTracker:
         start_score: float = 0.3,
         confirm_frames: int = 2,
         keep_s: float = 3.0,
+        looks: bool = True,
     ) -> None:
+        self.needs_image, self.links = looks, skeleton.links if looks else ()
         sigmas = np.array(skeleton.sigmas) * (sigma / np.mean(skeleton.sigmas))
         self.sigmas = np.append(sigmas, 2 * sigma)
         self.least_oks, self.spread, self.start_score = least_oks, spread, start_score
@@ -100,7 +112,7 @@ class OKSTracker:
 
     def __call__(self, poses: Poses[Array], time_s: float, image: Array | None = None) -> Poses[Array]:
         """See `lightpose.inference.tracking.base.Tracker`."""
-        found = _people_in(poses, time_s)
+        found = self._seen(_people_in(poses, time_s, len(self.links)), image)
         if self._first_s is None and len(found.ids):
             self._first_s = time_s
         known = found.map(lambda column: column[:0]) if self._people is None else self._people
@@ -114,7 +126,13 @@ class OKSTracker:
         late = ages_s > self.recent_s + 1e-9
         stayed = _similarity(known.map(lambda column: column[late]), found, variances[late])
         similarity[late] = np.maximum(similarity[late], stayed)
-        rows, columns = self._pairs(similarity, 1 + away / (2 * self.sigmas.mean()))
+        looks = alike(known.colors, known.color_weights, found.colors, found.color_weights)
+        gain = np.where(similarity >= self.least_oks, similarity / (1 + away / (2 * self.sigmas.mean())), 0.0) * looks
+        seen = (known.color_weights[:, None] * found.color_weights).sum(-1) > 0
+        again = late[:, None] & (known.ids != NOBODY)[:, None] & (known.categories[:, None] == found.categories)
+        gain = np.maximum(gain, again * _RECOGNISED * recognised(looks, seen))
+        rows, columns = linear_sum_assignment(gain, maximize=True)
+        rows, columns = rows[gain[rows, columns] > 0], columns[gain[rows, columns] > 0]
         matched = self._continued(expected, rows, found, columns, ages_s[rows], time_s)
 
         beginning = (confidence_of(poses) >= self.start_score) & found.weights[:, :-1].any(1)
@@ -128,12 +146,12 @@ class OKSTracker:
         self._people = _joined([known.map(lambda column: column[waiting]), matched, new])
         return replace(poses, track_ids=track_ids)
 
-    def _pairs(self, similarity: Array, width: Array) -> tuple[Array, Array]:
-        """Rows and columns of (T, N) similarities that belong together; they count less for people of wide (T, 1)."""
-        gain = np.where(similarity >= self.least_oks, similarity / width, 0.0)
-        rows, columns = linear_sum_assignment(gain, maximize=True)
-        good = gain[rows, columns] > 0
-        return rows[good], columns[good]
+    def _seen(self, people: _People, image: Array | None) -> _People:
+        """The same people with their colours."""
+        if image is None or not len(people.ids):
+            return people
+        colors, weights = colors_of(image, people.keypoints[:, :-1], people.weights[:, :-1], self.links)
+        return replace(people, colors=colors, color_weights=weights)
 
     def _continued(
         self, expected: _People, rows: Array, found: _People, columns: Array, ages_s: Array, time_s: float
@@ -147,6 +165,8 @@ class OKSTracker:
         speeds = before.speeds + gain * off / np.maximum(ages_s, 1e-3)[:, None]
         kept = np.exp(-ages_s / _SHRINKING_S)
         seen = now.weights > 0
+        total = _FADING * before.color_weights + now.color_weights
+        share = (now.color_weights / np.maximum(total, 1e-9))[..., None]
         joined = _People(
             keypoints=np.where(seen[..., None], now.keypoints, before.keypoints + off[:, None]),
             weights=np.where(seen, now.weights, 0.9 * before.weights),
@@ -157,6 +177,8 @@ class OKSTracker:
             seen_s=np.full(len(rows), time_s),
             hits=before.hits + 1,
             ids=before.ids,
+            colors=before.colors + share * (now.colors - before.colors),
+            color_weights=total,
         )
         return replace(joined, ids=self._ids(joined, time_s))
 
@@ -169,8 +191,8 @@ class OKSTracker:
         return ids
 
 
-def _people_in(poses: Poses[Array], time_s: float) -> _People:
-    """What a frame shows."""
+def _people_in(poses: Poses[Array], time_s: float, links: int) -> _People:
+    """What a frame shows, without colours."""
     count = len(poses)
     points = poses.keypoints[..., :2].astype(np.float64)
     known = np.isfinite(points).all(-1) & np.isfinite(poses.keypoint_scores)
@@ -191,6 +213,8 @@ def _people_in(poses: Poses[Array], time_s: float) -> _People:
         seen_s=np.full(count, time_s),
         hits=np.ones(count, np.int64),
         ids=np.full(count, NOBODY, np.int64),
+        colors=np.zeros((count, links, 3)),
+        color_weights=np.zeros((count, links)),
     )
 
 
