@@ -2,8 +2,10 @@
 
 import json
 import re
+import sys
 from collections import OrderedDict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -65,6 +67,8 @@ def meta_of(record: dict[str, Any]) -> dict[str, Any]:
         "sigmas": np.full(17, 0.05, np.float32),
         "skeleton_links": [(15, 13), (13, 11)],
         "keypoint_colors": np.zeros((17, 3), np.uint8),
+        "upper_body_ids": list(range(11)),
+        "dataset_keypoint_weights": np.full(17, 1.5, np.float32),
     }
     return {"mmengine_version": "0.10", "epoch": np.float64(210), "cfg": source_of(record), "dataset_meta": data_set}
 
@@ -88,6 +92,7 @@ def test_the_configuration_and_keypoints_in_a_checkpoint_are_read_and_not_run(
     estimator = load_file(src)
     assert torch.equal(raw_outputs(estimator, images())[0], outputs)
     assert estimator.skeleton.swap[:3] == (0, 2, 1) and estimator.skeleton.links == ((15, 13), (13, 11))
+    assert len(estimator.skeleton.upper) == 11 and estimator.skeleton.weights == (1.5,) * 17
 
 
 def test_configurations_that_are_no_data_are_left_out() -> None:
@@ -97,16 +102,19 @@ def test_configurations_that_are_no_data_are_left_out() -> None:
     assert read_config("/home/somebody/config.py\na = 1") == {"a": 1}
 
 
-@pytest.mark.parametrize("wrapped", ["module.", "ema", "early"])
+@pytest.mark.parametrize("wrapped", ["module.", "_orig_mod.", "ema", "ema of 0.x", "early"])
 def test_wrapped_and_earlier_checkpoints_load(tmp_path: Path, state: Any, outputs: Tensor, wrapped: str) -> None:
     further: dict[str, Any] = {}
     if wrapped == "ema":
-        further["ema_state_dict"] = {**state, "steps": torch.tensor(3)}
-        state = {name: value * 0 for name, value in state.items()}
+        raw = {f"module.{name}": value * 0 for name, value in state.items()}
+        further["ema_state_dict"] = {**raw, "steps": torch.tensor(3)}
+    elif wrapped == "ema of 0.x":
+        raw = {f"ema_{name.replace('.', '_')}": value * 0 for name, value in state.items()}
+        state = {**state, **raw}
     elif wrapped == "early":
         state = {re.sub(r"^head\.", "keypoint_head.", name): value for name, value in state.items()}
     else:
-        state = {f"module.{name}": value for name, value in state.items()}
+        state = {f"{wrapped}{name}": value for name, value in state.items()}
     state = {**state, "data_preprocessor.mean": torch.zeros(3, 1, 1)}
     estimator = load_file(saved(tmp_path / "a.pth", state, **further), TINY)
     assert torch.equal(raw_outputs(estimator, images())[0], outputs)
@@ -126,6 +134,45 @@ def test_constants_may_be_there_or_not() -> None:
     assert constants
     for given in (state, {**state, **constants}):
         load(record["name"], given)
+
+
+class HistoryBuffer:
+    """As MMEngine's, whose state names its methods; those of some versions do so in every file."""
+
+    def __init__(self) -> None:
+        self.values, self.methods = np.ones(3), {"mean": HistoryBuffer.mean}
+
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+
+def test_logs_beside_the_weights_are_read_over(
+    tmp_path: Path, state: Any, outputs: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("mmengine.logging.history_buffer")
+    module.HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        for name in ("mmengine", "mmengine.logging", module.__name__):
+            patch.setitem(sys.modules, name, module)
+        patch.setattr(HistoryBuffer, "__module__", module.__name__)
+        logs = {"log_scalars": OrderedDict({"train/lr": HistoryBuffer()})}
+        src = saved(tmp_path / "a.pth", state, message_hub=logs, optimizer={"state": {}})
+    for trust in (False, True):
+        assert torch.equal(raw_outputs(load_file(src, TINY, trust), images())[0], outputs)
+
+
+def test_pythons_own_getattr_is_never_called(tmp_path: Path, state: Any) -> None:
+    from lightpose.models.weights import load_data
+
+    class Reaching:
+        def __reduce__(self) -> Any:
+            return getattr, (OrderedDict, "fromkeys")
+
+    src = saved(tmp_path / "a.pth", state, meta={"x": Reaching()})
+    with pytest.raises(UserError, match="could run code when read"):
+        read_file(src)
+    with pytest.raises(UserError, match="could run code when read"):
+        load_data(src, "it")
 
 
 class Hostile:
@@ -194,6 +241,11 @@ def test_truncated_missing_and_occupied_files_are_refused(tmp_path: Path, state:
     short = tmp_path / "short.pth"
     short.write_bytes(src.read_bytes()[:100_000])
     with pytest.raises(UserError, match=r"can't be read .*; fetch it again"):
+        convert(short, out, TINY)
+    bits = bytearray(src.read_bytes())
+    bits[len(bits) // 2] ^= 1
+    short.write_bytes(bits)
+    with pytest.raises(UserError, match=r"can't be read .*the check sum of .* is wrong"):
         convert(short, out, TINY)
     out.write_text("precious")
     with pytest.raises(UserError, match=r"is there already; give another file, or overwrite=true"):
