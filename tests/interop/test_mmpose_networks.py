@@ -121,9 +121,9 @@ def test_a_table_of_reasons_names_recorded_models() -> None:
         assert find(short)["name"].endswith(short)
 
 
-BESIDE = {"yoloxpose_tiny_4xb64-300e_coco-416": "input_hw", "image-pose-lift_tcn_8xb64-200e_h36m": "codec."}
+BESIDE = {"yoloxpose_tiny_4xb64-300e_coco-416": "input_hw"}
 """Names that say otherwise than their recorded configuration, and of what: tiny is recorded with the input of its
-larger siblings, and statistics of joints stand in no name."""
+larger siblings."""
 
 
 @pytest.mark.parametrize("name", [name for name in RECORDS if name.rpartition("/")[2] not in REFUSED])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from lightpose.errors import UserError
+from lightpose.interop.mmpose import h36m
 from lightpose.interop.mmpose.named_backbones import Part, csp_backbone, named_backbone
 from lightpose.interop.mmpose.parts_of_names import EXAMPLE, Named, read_name
 
@@ -217,6 +218,8 @@ def _video(named: Named, match: re.Match[str]) -> dict[str, Any]:
 def _image(named: Named, match: re.Match[str]) -> dict[str, Any]:
     backbone = {"type": "TCN", "num_blocks": 2, "kernel_sizes": [1, 1, 1], "dropout": 0.5}
     codec = {"type": "ImagePoseLifting", "num_keypoints": 17, "remove_root": True}
+    codec |= {"keypoints_mean": h36m.KEYPOINTS_MEAN, "keypoints_std": h36m.KEYPOINTS_STD}
+    codec |= {"target_mean": h36m.TARGET_MEAN, "target_std": h36m.TARGET_STD}
     head = {"type": "TemporalRegressionHead", "num_joints": 16, "loss": {"type": "MSELoss"}}
     return _config("PoseLifter", codec, None, backbone, head)
 

@@ -44,7 +44,7 @@ def settings(config: Mapping[str, Any], skeleton: str | None = None) -> Settings
         found = found.also(grid="half_pixel")
     if (neck or {}).get("apply_relu") and found.groups["head"] != "heatmap_bilinear":
         raise UserError("FeatureMapProcessor with apply_relu goes with a head of one 3x3 convolution; this one is not")
-    option = skeleton or SKELETONS.get(keypoint_count(head, codec))
+    option = skeleton or found.groups.get("skeleton") or SKELETONS.get(keypoint_count(head, codec))
     return found | (Settings({"skeleton": option}) if option else Settings())
 
 
