@@ -221,6 +221,20 @@ BAD = {
     "algorithm": (lambda s: s, "pose-net_coco-256x192", "begins like no MMPose model that lightpose has"),
     "backbone": (lambda s: s, "td-hm_convnext_coco-256x192", "'convnext' where a backbone is expected"),
     "absent": (lambda s: s, "edpose_res50_8xb2-50e_coco-800x1333", "lightpose has no ED-Pose"),
+    "absent and fitting": (lambda s: s, "edpose_coco", r"; the tensors fit body_2d_keypoint/\S+/cspnext-tiny_udp_\S+$"),
+    "near": (
+        lambda s: {"a": torch.zeros(1)},
+        "td-hm_hrnt-w32_8xb64-210e_coco-256x192",
+        "like it are td-hm_hrnet-w32_8xb",
+    ),
+    "no HRNet": (lambda s: s, "dekr_res50_8xb10-140e_coco-512x512", "'res50' where DEKR has an HRNet"),
+    "lifter": (lambda s: s, "rtmpose-m_h36m", "has no size of inputs"),
+    "no pixels": (lambda s: s, "td-hm_res50_coco-000x000", "has inputs of 0x0; expected 32 or more"),
+    "nan": (
+        lambda s: {**s, "head.final_layer.bias": torch.full((17,), float("nan"))},
+        TINY,
+        r"1 of the tensors of \S+ hold numbers that are not finite \(head\.final_layer\.bias\)",
+    ),
 }
 
 
@@ -236,8 +250,9 @@ def test_bad_input_is_told_in_one_sentence_and_nothing_is_written(tmp_path: Path
 
 def test_truncated_missing_and_occupied_files_are_refused(tmp_path: Path, state: Any) -> None:
     src, out = saved(tmp_path / "a.pth", state), tmp_path / "b.ckpt"
-    with pytest.raises(UserError, match=r"there is no checkpoint src=.*nothing\.pth"):
-        convert(tmp_path / "nothing.pth", out, TINY)
+    for place in (out, src):
+        with pytest.raises(UserError, match=r"there is no checkpoint src=.*nothing\.pth"):
+            convert(tmp_path / "nothing.pth", place, TINY)
     short = tmp_path / "short.pth"
     short.write_bytes(src.read_bytes()[:100_000])
     with pytest.raises(UserError, match=r"can't be read .*; fetch it again"):
@@ -266,6 +281,50 @@ def test_a_name_may_be_left_out_where_the_tensors_tell(tmp_path: Path, state: An
     record = find("td-hm_res50_8xb64-210e_ap10k")
     with pytest.raises(UserError, match=r"fit \d+ configurations, which differ .*/td-hm_res50_8xb64-210e_coco-256x192"):
         load_file(saved(tmp_path / "b.pth", state_of(record)))
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, state: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(content: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("unexpected pos 1984 vs 1878")  # as torch says
+
+    src = saved(tmp_path / "a.pth", state)
+    monkeypatch.setattr("lightpose.interop.mmpose.convert.torch.save", full)
+    with pytest.raises(UserError, match=r"out=\S+ can't be written; see to its rights and space"):
+        convert(src, tmp_path / "b.ckpt", TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_what_was_chosen_is_told_and_names_that_nobody_published(
+    tmp_path: Path, state: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    src = saved(tmp_path / "a.pth", state)
+    load_file(src, TINY)
+    assert caplog.messages == ["skeleton coco17, inputs of 256x192 pixels (height x width), pixel grid udp"]
+    caplog.clear()
+    load_file(src, TINY.replace("udp", "upd"))
+    assert "is no configuration that MMPose publishes" in caplog.messages[0] and f"are {TINY}" in caplog.messages[0]
+    assert caplog.messages[1].endswith("pixel grid stride")
+
+
+def test_a_data_set_that_is_named_gives_the_keypoints_and_else_a_guess_is_told(
+    tmp_path: Path, state: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = source_of(find(TINY))
+    named = saved(tmp_path / "a.pth", state, meta={"cfg": f"dataset_type = 'AP10KDataset'\n{source}"})
+    assert load_file(named).skeleton.name == "ap10k" and not caplog.messages
+    unnamed = saved(tmp_path / "b.pth", state, meta={"cfg": source.replace("'CSPNeXt'", "'mmdet.CSPNeXt'")})
+    assert load_file(unnamed).skeleton.name == "coco17"
+    assert "taken to be those of coco17, as there are 17" in caplog.messages[0]
+
+
+def test_a_configuration_of_before_1_0_is_not_used(tmp_path: Path, state: Any) -> None:
+    old = {"cfg": "model = dict(type='TopDown', backbone=dict(type='ResNet'), keypoint_head=dict(type='Mystery'))"}
+    assert load_file(saved(tmp_path / "a.pth", state, meta=old)).grid == "udp"  # what the tensors say
+    scoped = source_of(find(TINY)).replace("'TopdownPoseEstimator'", "'mmpose.TopdownPoseEstimator'")
+    scoped = scoped.replace("[192, 256]", "[256, 192]").replace("[48, 64]", "[64, 48]")
+    assert load_file(saved(tmp_path / "b.pth", state, meta={"cfg": scoped})).input_hw == (192, 256)
 
 
 def test_the_command_converts_and_predicts(tmp_path: Path, state: Any, monkeypatch: Any, coco_samples: Path) -> None:

@@ -58,7 +58,7 @@ def _resnet(
 
 def _csp(name: str) -> Callable[[Part, Part], Settings]:
     def translate(given: Part, neck: Part) -> Settings:
-        size = _known(f"{name} of widen_factor", given["widen_factor"], CSP_SIZES)
+        size = _known(f"{name} of widen_factor", given.get("widen_factor", 1.0), CSP_SIZES)
         several = list(given.get("out_indices", (2, 3, 4)))
         settings = Settings({"backbone": f"{name.lower()}_{size}"})
         wanted = [index - 1 for index in several]
@@ -69,13 +69,13 @@ def _csp(name: str) -> Callable[[Part, Part], Settings]:
 
 
 def _swin(given: Part, neck: Part) -> Settings:
-    size = _known("SwinTransformer of embed_dims", given["embed_dims"], SWIN_SIZES)
+    size = _known("SwinTransformer of embed_dims", given.get("embed_dims", 96), SWIN_SIZES)
     window = _known("SwinTransformer of window_size", given.get("window_size", 7), {7: "", 12: "_window12"})
     return Settings({"backbone": f"timm/swin_{size}{window}"}, {"backbone.pad_first": True})
 
 
 def _vit(given: Part, neck: Part) -> Settings:
-    arch = given["arch"]
+    arch = given.get("arch", "base")
     size = arch if isinstance(arch, str) else _known("VisionTransformer of width", arch["embed_dims"], VIT_WIDTHS)
     settings = Settings({"backbone": f"vit_{size}"})
     heads = arch.get("num_heads", 12) if isinstance(arch, Mapping) else 12
@@ -87,7 +87,7 @@ def _vit(given: Part, neck: Part) -> Settings:
 
 def _stages(name: str) -> Callable[[Part, Part], Settings]:
     def translate(given: Part, neck: Part) -> Settings:
-        blocks, stages = list(given["num_blocks"]), given["num_stages"]
+        blocks, stages = list(given.get("num_blocks", [2, 2, 2, 2])), given.get("num_stages", 4)
         option = f"{name}{50 if blocks == [3, 4, 6, 3] else 18}"
         return Settings({"backbone": option, "neck": "all"}, {} if stages == 1 else {"backbone.stages": stages})
 
@@ -107,7 +107,7 @@ def _hourglass(given: Part, neck: Part) -> Settings:
 
 
 def _tcn(given: Part, neck: Part) -> Settings:
-    blocks, kernels = given["num_blocks"], list(given["kernel_sizes"])
+    blocks, kernels = given.get("num_blocks", 2), list(given.get("kernel_sizes", [3, 3, 3]))
     simple = given.get("dropout") == 0.5
     settings = Settings({"backbone": "simplebaseline3d" if simple else "videopose3d"})
     frames = math.prod(kernels)
@@ -228,8 +228,8 @@ def neck_settings(given: Part | None, backbone: Part) -> Settings:
     if kind == "CSPNeXtPAFPN":
         return Settings({"neck": "cspnext_pafpn"})
     if kind == "HybridEncoder":
-        width, channels = given["widen_factor"], given["projector"]["out_channels"]
-        blocks = max(round(3 * given["deepen_factor"]), 1)
+        width, channels = given.get("widen_factor", 1.0), given["projector"]["out_channels"]
+        blocks = max(round(3 * given.get("deepen_factor", 1.0)), 1)
         options = {"neck.out_channels": channels, "neck.blocks": blocks, "neck.expansion": width}
         usual = {"neck.out_channels": 256, "neck.blocks": 1, "neck.expansion": 0.5}
         if given.get("output_indices", [1, 2]) != [1, 2]:

@@ -84,7 +84,9 @@ def _heatmaps(named: Named, match: re.Match[str]) -> dict[str, Any]:
         head["out_channels"] = 3 * named.count
     if match["vis"]:
         head = {"type": "VisPredictHead", "pose_cfg": head, "loss": {"type": "BCELoss", "loss_weight": 1e-3}}
-    return _top_down(codec, backbone, head, neck)
+    config = _top_down(codec, backbone, head, neck)
+    tight = {"test_pipeline": [{"type": "GetBBoxCenterScale", "padding": 0.8}]}
+    return {**config, **tight} if named.words & {"freihand2d", "locust", "zebra"} else config
 
 
 def _cspnext(named: Named, match: re.Match[str]) -> dict[str, Any]:
@@ -162,6 +164,10 @@ def _tags(named: Named, match: re.Match[str]) -> dict[str, Any]:
 def _people(named: Named, match: re.Match[str]) -> dict[str, Any]:
     """DEKR and CID, whose heads are as wide as their HRNet."""
     word = named.name.split("_")[1]
+    if not word.startswith("hrnet-w"):
+        raise UserError(
+            f"name={named.name!r} has {word!r} where {match['kind'].upper()} has an HRNet, such as hrnet-w32"
+        )
     width = int(word.rpartition("w")[2])
     maps = {"input_size": named.input_wh, "heatmap_size": [side // 4 for side in named.input_wh]}
     if match["kind"] == "cid":

@@ -1,6 +1,6 @@
 """An MMPose configuration as choices over ``conf/train.yaml``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightpose.errors import UserError
@@ -9,6 +9,7 @@ from lightpose.interop.mmpose.codecs import codec_settings, input_hw_of, one_cod
 from lightpose.interop.mmpose.heads import has_deconvs, head_settings, keypoint_count
 from lightpose.interop.mmpose.names import BACKBONES, HEADS, NECKS, Family
 from lightpose.interop.mmpose.settings import Settings
+from lightpose.interop.mmpose.tested import skeleton_named, with_crops
 
 IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 SKELETONS = {17: "coco17", 42: "interhand3d", 133: "coco_wholebody"}
@@ -20,7 +21,8 @@ def settings(config: Mapping[str, Any], skeleton: str | None = None) -> Settings
 
     Args:
         config: with ``model`` and ``codec``, as MMPose's configuration has them.
-        skeleton: option of the group; None finds it by the number of keypoints.
+        skeleton: option of the group; None finds it by the data set that the configuration tests with, or else by the
+            number of keypoints.
 
     Raises:
         UserError: for a model that lightpose doesn't have.
@@ -42,9 +44,12 @@ def settings(config: Mapping[str, Any], skeleton: str | None = None) -> Settings
         found = Settings({**found.groups, "codec": "visibility", "codec@codec.codec": found.groups["codec"]}, values)
     if kind_of(head) == "RTMOHead":
         found = found.also(grid="half_pixel")
+    if kind_of(model) != "PoseLifter":
+        found = with_crops(found, config)
     if (neck or {}).get("apply_relu") and found.groups["head"] != "heatmap_bilinear":
         raise UserError("FeatureMapProcessor with apply_relu goes with a head of one 3x3 convolution; this one is not")
-    option = skeleton or found.groups.get("skeleton") or SKELETONS.get(keypoint_count(head, codec))
+    count = keypoint_count(head, codec)
+    option = skeleton or skeleton_named(config, count) or found.groups.get("skeleton") or SKELETONS.get(count)
     return found | (Settings({"skeleton": option}) if option else Settings())
 
 
@@ -54,17 +59,19 @@ def overrides(config: Mapping[str, Any], skeleton: str | None = None) -> list[st
 
 
 def codec_of(config: Mapping[str, Any]) -> Part:
-    """The codec of a configuration, which may stand in its head.
+    """The codec of a configuration: what its head decodes with, if it is not one of several.
 
     Raises:
         UserError: when there is none.
     """
     model = _model(config)
     inner = model["head"].get("pose_cfg") or model["head"]
-    given = config.get("codec") or inner.get("decoder")
-    if given is None:
+    codec, decoder = config.get("codec"), inner.get("decoder")
+    if not codec and not decoder:
         raise UserError("the MMPose configuration has no codec, and no decoder in its head; give name= instead")
-    return one_codec(given)
+    if decoder and isinstance(codec, Mapping) and kind_of(decoder) == "AssociativeEmbedding":
+        return {**decoder, "heatmap_size": codec["heatmap_size"]}  # it decodes maps as large as the input
+    return one_codec(codec if isinstance(codec, Sequence) or not decoder else decoder)
 
 
 def families(config: Mapping[str, Any]) -> dict[str, Family]:

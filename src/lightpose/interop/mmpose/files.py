@@ -58,11 +58,9 @@ def read_file(path: str | Path, trust: bool = False) -> PublishedFile:
         trust: run code in it, if it can't be read without.
 
     Raises:
-        UserError: when it is missing, damaged, holds more than data and isn't trusted, or holds no tensors.
+        UserError: when it is damaged, holds more than data and isn't trusted, or holds no tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint src={path}; give the path of a .pth file that MMPose wrote")
     content = _content(path, trust)
     state: Any = content
     if isinstance(content, Mapping):
