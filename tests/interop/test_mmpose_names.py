@@ -162,7 +162,14 @@ def test_what_mmpose_takes_when_nothing_is_given_may_lack() -> None:
     ("part", "value", "message"),
     [
         ("backbone", {"type": "ResNet", "depth": 77}, "ResNet of depth 77 can't be converted; lightpose takes one of"),
-        ("backbone", {"type": "Mystery"}, "no backbone like MMPose's Mystery; those that it has are AlexNet,"),
+        ("backbone", {"type": "Mystery"}, "no backbone like MMPose's Mystery; those that it has are CPM,"),
+        ("backbone", {"type": "AlexNet"}, "AlexNet has maps whose cells are no squares of whole pixels"),
+        ("backbone", {"type": "ResNet", "depth": 50, "style": "caffe"}, "ResNet with style=caffe can't be converted"),
+        ("backbone", {"type": "ResNet", "depth": 50, "strides": (1, 2, 2, 1)}, r"takes strides=\[1, 2, 2, 2\]"),
+        ("backbone", {"type": "CSPNeXt", "norm_cfg": {"type": "BN"}, "act_cfg": {"type": "ReLU"}}, "act_cfg.type=ReLU"),
+        ("backbone", {"type": "CSPNeXt"}, r"norms of eps=0\.001 can't"),  # MMPose's own default
+        ("backbone", {"type": "VisionTransformer", "out_type": "cls_token"}, "takes out_type=featmap"),
+        ("backbone", {"type": "VisionTransformer", "arch": {"embed_dims": 768, "num_heads": 8}}, "takes num_heads=12"),
         ("head", {"type": "Mystery", "out_channels": 17}, "no head like MMPose's Mystery"),
         ("type", "TopDown", "no estimator like MMPose's TopDown"),
     ],

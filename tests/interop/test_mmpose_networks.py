@@ -18,7 +18,7 @@ from lightpose.interop.mmpose.weights import load, raw_outputs
 
 TOLERANCE = 1e-3
 REFUSED = {
-    "td-hm_alexnet_8xb64-210e_coco-256x192": "maps whose cells are squares of whole pixels",
+    "td-hm_alexnet_8xb64-210e_coco-256x192": "maps whose cells are no squares of whole pixels",
 }
 """Models that can't be loaded → what the error says of them."""
 ROUNDED = {"td-hm_resnest269_8xb16-210e_coco-384x288": 0.05}

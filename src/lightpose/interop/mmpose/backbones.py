@@ -5,12 +5,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightpose.errors import UserError
+from lightpose.interop.mmpose.arithmetic import check_arithmetic
 from lightpose.interop.mmpose.settings import Settings, refused
 
 Part = Mapping[str, Any]
 HRFORMER_WIDTHS = {32: "small", 78: "base"}
 CSP_SIZES = {0.375: "tiny", 0.5: "s", 0.75: "m", 1.0: "l", 1.25: "x"}
 SWIN_SIZES = {96: "tiny", 128: "base", 192: "large"}
+ALEXNET = (
+    "MMPose's AlexNet has maps whose cells are no squares of whole pixels, and can't be converted; give another model"
+)
+VIT_HEADS = {"small": 12, "base": 12, "large": 16, "huge": 16}
 VIT_WIDTHS = {384: "small", 768: "base", 1024: "large", 1280: "huge"}
 
 
@@ -78,10 +83,12 @@ def _vit(given: Part, neck: Part) -> Settings:
     arch = given.get("arch", "base")
     size = arch if isinstance(arch, str) else _known("VisionTransformer of width", arch["embed_dims"], VIT_WIDTHS)
     settings = Settings({"backbone": f"vit_{size}"})
-    heads = arch.get("num_heads", 12) if isinstance(arch, Mapping) else 12
+    heads = arch.get("num_heads", VIT_HEADS[size]) if isinstance(arch, Mapping) else VIT_HEADS.get(size)
     padding = given.get("patch_cfg", {}).get("padding", 0)
     if size == "small" and heads != 12:
         settings = settings.also(backbone__num_heads=heads)
+    elif heads != VIT_HEADS.get(size):
+        raise refused(f"VisionTransformer {size} with num_heads={heads}", f"num_heads={VIT_HEADS[size]}")
     return settings if padding == 2 else settings.also(backbone__patch_padding=padding)
 
 
@@ -144,7 +151,6 @@ def _plain(option: str, **expected: Any) -> Callable[[Part, Part], Settings]:
 
 
 BACKBONES: dict[str, Callable[[Part, Part], Settings]] = {
-    "AlexNet": _plain("alexnet"),
     "CPM": _cpm,
     "CSPDarknet": _csp("CSPDarknet"),
     "CSPNeXt": _csp("CSPNeXt"),
@@ -193,10 +199,13 @@ def backbone_settings(given: Part, neck: Part) -> Settings:
         UserError: for one that lightpose doesn't have.
     """
     kind = kind_of(given)
+    if kind == "AlexNet":
+        raise UserError(ALEXNET)
     if kind not in BACKBONES:
         raise UserError(
             f"lightpose has no backbone like MMPose's {kind}; those that it has are {', '.join(sorted(BACKBONES))}"
         )
+    check_arithmetic(kind, given)
     return BACKBONES[kind](given, neck)
 
 
@@ -214,6 +223,7 @@ def neck_settings(given: Part | None, backbone: Part) -> Settings:
     if not given:
         return Settings()
     kind = kind_of(given)
+    check_arithmetic(kind, given)
     if kind == "GlobalAveragePooling":  # our heads of coordinates take the mean themselves
         return Settings()
     if kind == "FeatureMapProcessor":

@@ -8,10 +8,9 @@ from lightpose.interop.mmpose.backbones import Part, backbone_settings, kind_of,
 from lightpose.interop.mmpose.codecs import codec_settings, input_hw_of, one_codec
 from lightpose.interop.mmpose.heads import has_deconvs, head_settings, keypoint_count
 from lightpose.interop.mmpose.names import BACKBONES, HEADS, NECKS, Family
-from lightpose.interop.mmpose.settings import Settings
+from lightpose.interop.mmpose.settings import MEAN, STD, Settings
 from lightpose.interop.mmpose.tested import skeleton_named, with_crops
 
-IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 SKELETONS = {17: "coco17", 42: "interhand3d", 133: "coco_wholebody"}
 """Of models of bodies and of two hands whose configuration names no data set."""
 
@@ -102,7 +101,7 @@ def _pixels(model: Part) -> Settings:
     given = model.get("data_preprocessor") or {}
     mean, std = (list(map(float, given.get(key) or usual)) for key, usual in (("mean", [0] * 3), ("std", [1] * 3)))
     order = {} if given.get("bgr_to_rgb") else {"preprocessor.order": "bgr"}
-    if (mean, std) == IMAGENET:
+    if (mean, std) == (MEAN, STD):
         return Settings({"preprocessor": "imagenet"}, order)
     if mean == [0.0] * 3 and std == [1.0] * 3:
         return Settings({"preprocessor": "raw"}, order)
