@@ -327,7 +327,9 @@ def test_a_configuration_of_before_1_0_is_not_used(tmp_path: Path, state: Any) -
     assert load_file(saved(tmp_path / "b.pth", state, meta={"cfg": scoped})).input_hw == (192, 256)
 
 
-def test_the_command_converts_and_predicts(tmp_path: Path, state: Any, monkeypatch: Any, coco_samples: Path) -> None:
+def test_the_command_converts_and_predicts(
+    tmp_path: Path, state: Any, monkeypatch: Any, coco_samples: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from lightpose.cli import convert as command
     from lightpose.cli import predict
 
@@ -340,6 +342,8 @@ def test_the_command_converts_and_predicts(tmp_path: Path, state: Any, monkeypat
     chosen.write_text(json.dumps({**content, "images": [image], "annotations": ours}))
     monkeypatch.setattr("sys.argv", ["lightpose-convert", "mmpose", f"src={src}", f"out={out}", f"name={TINY}"])
     command.main()
+    advice = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("train it further by: "))
+    assert f"lightpose-train init_from={out} " in advice and " backbone=cspnext_tiny " in advice
     folder = next(path.parent for path in coco_samples.rglob("000000000785.jpg"))
     arguments = [f"ckpt={out}", f"source={chosen}", f"images={folder}", f"out={tmp_path / 'poses'}", "device=cpu"]
     monkeypatch.setattr("sys.argv", ["lightpose-predict", *arguments, "num_workers=0", "draw=false", "speed=eager"])

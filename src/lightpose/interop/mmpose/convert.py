@@ -2,11 +2,14 @@
 
 import difflib
 import logging
+import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
@@ -20,6 +23,7 @@ from lightpose.interop.mmpose.tested import skeleton_named
 from lightpose.interop.mmpose.weights import SHOWN, listed, load_like
 from lightpose.interop.mmpose.zoo import all_names, names_that_fit
 from lightpose.runtime.aside import written_aside
+from lightpose.skeleton import Skeleton
 
 _log = logging.getLogger(__name__)
 EARLIER = ("AssociativeEmbedding", "CID", "DisentangledKeypointRegressor", "Interhand3D", "TopDown")
@@ -54,7 +58,8 @@ def convert(
         raise UserError(f"out={out} is src itself; give another file")
     if out.exists() and not overwrite:
         raise UserError(f"out={out} is there already; give another file, or overwrite=true")
-    estimator = load_file(src, name, trust)
+    model = _model(src, name, trust)
+    estimator = _loaded(model)
     content: dict[str, Any] = {"state_dict": estimator.state_dict()}
     estimator.on_save_checkpoint(content)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -63,22 +68,44 @@ def convert(
             torch.save(content, part)
         except RuntimeError as error:  # of torch, which doesn't say why
             raise UserError(f"out={out} can't be written; see to its rights and space, or give another file") from error
+    _log.info(
+        "train it further by: lightpose-train init_from=%s %s data.train=... data.val=...", out, _arguments(model)
+    )
     return estimator
 
 
 def load_file(src: str | Path, name: str | None = None, trust: bool = False) -> PoseEstimator:
     """The estimator in a checkpoint of MMPose; arguments and errors as those of `convert`."""
+    return _loaded(_model(src, name, trust))
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What a checkpoint holds.
+
+    Attributes:
+        what: it is called in messages.
+        config: ``model`` and ``codec`` of MMPose.
+        state: its tensors.
+        skeleton: of its data set, the option of the group, or None where neither is known.
+    """
+
+    what: str
+    config: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+    skeleton: Skeleton | str | None
+
+
+def _model(src: str | Path, name: str | None, trust: bool) -> _Model:
     found = read_file(src, trust)
     model = found.config.get("model")
     early = isinstance(model, Mapping) and (kind_of(model) in EARLIER or "keypoint_head" in model)
     if name is None and early:
         _log.info("the configuration in %s is of an MMPose before 1.0 and not used", src)
     elif name is None and model:
-        estimator = load_like(found.config, found.state, f"the configuration in {src}", found.skeleton)
-        named = skeleton_named(found.config, estimator.skeleton.num_keypoints) or estimator.takes_sequences
-        return _told(estimator, known=bool(found.skeleton or named))
+        return _Model(f"the configuration in {src}", found.config, found.state, found.skeleton)
     name = name or _only_name(found, src)
-    return _told(load_like(_named(name, found), found.state, name, found.skeleton or skeleton_option(name)), known=True)
+    return _Model(name, _named(name, found), found.state, found.skeleton or skeleton_option(name))
 
 
 def _named(name: str, found: PublishedFile) -> dict[str, Any]:
@@ -103,24 +130,30 @@ def _named(name: str, found: PublishedFile) -> dict[str, Any]:
     return config
 
 
-def _told(estimator: PoseEstimator, known: bool) -> PoseEstimator:
-    """Say what was chosen.
-
-    Args:
-        estimator: comes back.
-        known: whether its data set was named.
-    """
+def _loaded(model: _Model) -> PoseEstimator:
+    """The estimator with its weights; says what was chosen."""
+    estimator = load_like(model.config, model.state, model.what, model.skeleton)
     size = "sequences" if estimator.input_hw is None else "{}x{} pixels".format(*estimator.input_hw)
-    name = estimator.skeleton.name
+    name, count = estimator.skeleton.name, estimator.skeleton.num_keypoints
     _log.info("skeleton %s, inputs of %s (height x width), pixel grid %s", name, size, estimator.grid)
-    if not known:
+    if not (model.skeleton or skeleton_named(model.config, count) or estimator.takes_sequences):
         _log.warning(
-            "src doesn't say which data set it is of: the keypoints are taken to be those of %s, as there are %d; if "
-            "they are others, give name=",
+            "%s names no data set: the keypoints are taken to be those of %s, as there are %d; if they are "
+            "others, give name=",
+            model.what,
             name,
-            estimator.skeleton.num_keypoints,
+            count,
         )
     return estimator
+
+
+def _arguments(model: _Model) -> str:
+    """What to train the same network with; keypoints that are in the checkpoint alone are left to the data."""
+    option = model.skeleton if isinstance(model.skeleton, str) else None
+    given = overrides(model.config, option)
+    return shlex.join(
+        each for each in given if not (isinstance(model.skeleton, Skeleton) and each.startswith("skeleton="))
+    )
 
 
 def _only_name(found: PublishedFile, src: str | Path) -> str:
