@@ -65,7 +65,8 @@ def codec_of(config: Mapping[str, Any]) -> Part:
     """
     model = _model(config)
     inner = model["head"].get("pose_cfg") or model["head"]
-    codec, decoder = config.get("codec"), inner.get("decoder")
+    codec: Any = config.get("codec")
+    decoder: Any = inner.get("decoder")
     if not codec and not decoder:
         raise UserError("the MMPose configuration has no codec, and no decoder in its head; give name= instead")
     if decoder and isinstance(codec, Mapping) and kind_of(decoder) == "AssociativeEmbedding":

@@ -133,9 +133,10 @@ def _named(name: str, found: PublishedFile) -> dict[str, Any]:
 def _loaded(model: _Model) -> PoseEstimator:
     """The estimator with its weights; says what was chosen."""
     estimator = load_like(model.config, model.state, model.what, model.skeleton)
-    size = "sequences" if estimator.input_hw is None else "{}x{} pixels".format(*estimator.input_hw)
+    hw = estimator.input_hw
+    size = "inputs are sequences" if hw is None else f"inputs of {hw[0]}x{hw[1]} pixels (height x width)"
     name, count = estimator.skeleton.name, estimator.skeleton.num_keypoints
-    _log.info("skeleton %s, inputs of %s (height x width), pixel grid %s", name, size, estimator.grid)
+    _log.info("skeleton %s, %s, pixel grid %s", name, size, estimator.grid)
     if not (model.skeleton or skeleton_named(model.config, count) or estimator.takes_sequences):
         _log.warning(
             "%s names no data set: the keypoints are taken to be those of %s, as there are %d; if they are "
