@@ -68,7 +68,9 @@ lightpose reads {found} of the {total} configurations that MMPose publishes: [mm
 column says how far each is known to compute the same:
 
 - `compared` ({compared}): with weights that follow from the names of tensors, outputs are within 1e-3 of what MMPose
-  was recorded to compute (`tests/interop/test_mmpose_networks.py`).
+  was recorded to compute (`tests/interop/test_mmpose_networks.py`). That is of backbone, neck and head. What is before
+  them, such as the crop and how inputs are normalised, follows from the configuration; what is after them, decoding, is
+  compared for each kind of codec (`tests/interop/test_mmpose_codecs.py`). No published weights were run.
 - `same` ({same}): the network is that of a compared one.
 - `family` ({family}): no outputs were recorded. The tables that read its compared siblings read it, and its parameters
   and GMACs are the published ones, but for those [below](#counts-apart).

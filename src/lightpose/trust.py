@@ -55,6 +55,10 @@ Trust = str | Sequence[str]
 _FILED = (str, int, float, bool, type(None), bytes, complex)
 
 
+class NoPlainData(UserError):
+    """A file holds more than tensors and plain data, or is damaged so that it seems to."""
+
+
 def plain(value: Any, what: str) -> Any:
     """A copy of nested data in dictionaries with text as keys, lists and scalars, as JSON has them.
 
@@ -81,7 +85,8 @@ def check_data(value: Any, what: str, depth: int = 0, count: list[int] | None = 
         count: of the entries so far.
 
     Raises:
-        UserError: naming the kind of the first such thing.
+        NoPlainData: naming the kind of the first such thing.
+        UserError: for data without end, and for tensors larger than their content.
     """
     import torch
 
@@ -104,7 +109,7 @@ def check_data(value: Any, what: str, depth: int = 0, count: list[int] | None = 
         for item in value:
             check_data(item, what, depth + 1, count)
     elif not isinstance(value, (*_FILED, torch.dtype, torch.device)):
-        raise UserError(f"{what} holds a {type(value).__name__}, no plain data; get it from a source you trust")
+        raise NoPlainData(f"{what} holds a {type(value).__name__}, no plain data; get it from a source you trust")
 
 
 def trusted_names(trust: Trust) -> tuple[str, ...]:

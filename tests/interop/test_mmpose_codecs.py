@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from lightpose.errors import UserError
-from lightpose.interop.mmpose.build import codec
+from lightpose.geometry import screen_from_image
+from lightpose.interop.mmpose.build import build_like, codec
 from lightpose.interop.mmpose.codecs import codec_settings, one_codec
+from lightpose.interop.mmpose.config_names import config_of
 
 PARITY = Path(__file__).parents[1] / "data_files/parity"
 MAPS = {"input_size": (192, 256), "heatmap_size": (48, 64)}
@@ -44,6 +46,28 @@ def test_a_codec_decodes_what_was_recorded(name: str) -> None:
     poses = codec(config).decode({key: torch.from_numpy(value) for key, value in given.items()})
     expected = (torch.from_numpy(figures["decoded_keypoints"]) * factor).float()
     torch.testing.assert_close(poses.keypoints, expected, atol=1e-4, rtol=0)
+
+
+def test_the_simple_baseline_reads_standardised_pixels_and_gives_standardised_joints() -> None:
+    config = config_of("image-pose-lift_tcn_8xb64-200e_h36m")
+    given = {key: np.array(value) for key, value in config["codec"].items() if key.endswith(("mean", "std"))}
+    estimator = build_like(config)
+    pixels = np.random.default_rng(0).uniform(300, 700, (1, 1, 17, 2))
+    screen = np.concatenate([screen_from_image(pixels, (1001, 1000)), np.ones((1, 1, 17, 1))], -1)
+    read = estimator.net.preprocessor(torch.from_numpy(screen))[..., :2]
+    expected = (pixels - given["keypoints_mean"]) / given["keypoints_std"]
+    torch.testing.assert_close(read, torch.from_numpy(expected).float())
+    given_joints = torch.randn(1, 16, 3)
+    joints = estimator.codec.decode({"joints": given_joints}).keypoints
+    metres = given_joints.numpy() * given["target_std"] + given["target_mean"]
+    np.testing.assert_allclose(joints[:, 1:], metres * 1000, atol=1e-3)
+    assert not joints[:, 0].any() and estimator.skeleton.name == "h36m"
+
+
+def test_pixels_of_images_of_unknown_size_are_refused() -> None:
+    given = {"type": "ImagePoseLifting", "keypoints_mean": [[1.0, 2.0]] * 5, "keypoints_std": [[1.0, 1.0]] * 5}
+    with pytest.raises(UserError, match=r"keypoints_mean of 5 keypoints, in pixels of images .* can't be converted"):
+        codec_settings(given)
 
 
 def test_several_codecs_of_one_network_are_one() -> None:

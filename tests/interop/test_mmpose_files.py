@@ -2,8 +2,10 @@
 
 import json
 import re
+import sys
 from collections import OrderedDict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -65,6 +67,8 @@ def meta_of(record: dict[str, Any]) -> dict[str, Any]:
         "sigmas": np.full(17, 0.05, np.float32),
         "skeleton_links": [(15, 13), (13, 11)],
         "keypoint_colors": np.zeros((17, 3), np.uint8),
+        "upper_body_ids": list(range(11)),
+        "dataset_keypoint_weights": np.full(17, 1.5, np.float32),
     }
     return {"mmengine_version": "0.10", "epoch": np.float64(210), "cfg": source_of(record), "dataset_meta": data_set}
 
@@ -88,6 +92,7 @@ def test_the_configuration_and_keypoints_in_a_checkpoint_are_read_and_not_run(
     estimator = load_file(src)
     assert torch.equal(raw_outputs(estimator, images())[0], outputs)
     assert estimator.skeleton.swap[:3] == (0, 2, 1) and estimator.skeleton.links == ((15, 13), (13, 11))
+    assert len(estimator.skeleton.upper) == 11 and estimator.skeleton.weights == (1.5,) * 17
 
 
 def test_configurations_that_are_no_data_are_left_out() -> None:
@@ -97,16 +102,19 @@ def test_configurations_that_are_no_data_are_left_out() -> None:
     assert read_config("/home/somebody/config.py\na = 1") == {"a": 1}
 
 
-@pytest.mark.parametrize("wrapped", ["module.", "ema", "early"])
+@pytest.mark.parametrize("wrapped", ["module.", "_orig_mod.", "ema", "ema of 0.x", "early"])
 def test_wrapped_and_earlier_checkpoints_load(tmp_path: Path, state: Any, outputs: Tensor, wrapped: str) -> None:
     further: dict[str, Any] = {}
     if wrapped == "ema":
-        further["ema_state_dict"] = {**state, "steps": torch.tensor(3)}
-        state = {name: value * 0 for name, value in state.items()}
+        raw = {f"module.{name}": value * 0 for name, value in state.items()}
+        further["ema_state_dict"] = {**raw, "steps": torch.tensor(3)}
+    elif wrapped == "ema of 0.x":
+        raw = {f"ema_{name.replace('.', '_')}": value * 0 for name, value in state.items()}
+        state = {**state, **raw}
     elif wrapped == "early":
         state = {re.sub(r"^head\.", "keypoint_head.", name): value for name, value in state.items()}
     else:
-        state = {f"module.{name}": value for name, value in state.items()}
+        state = {f"{wrapped}{name}": value for name, value in state.items()}
     state = {**state, "data_preprocessor.mean": torch.zeros(3, 1, 1)}
     estimator = load_file(saved(tmp_path / "a.pth", state, **further), TINY)
     assert torch.equal(raw_outputs(estimator, images())[0], outputs)
@@ -126,6 +134,45 @@ def test_constants_may_be_there_or_not() -> None:
     assert constants
     for given in (state, {**state, **constants}):
         load(record["name"], given)
+
+
+class HistoryBuffer:
+    """As MMEngine's, whose state names its methods; those of some versions do so in every file."""
+
+    def __init__(self) -> None:
+        self.values, self.methods = np.ones(3), {"mean": HistoryBuffer.mean}
+
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+
+def test_logs_beside_the_weights_are_read_over(
+    tmp_path: Path, state: Any, outputs: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("mmengine.logging.history_buffer")
+    module.HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        for name in ("mmengine", "mmengine.logging", module.__name__):
+            patch.setitem(sys.modules, name, module)
+        patch.setattr(HistoryBuffer, "__module__", module.__name__)
+        logs = {"log_scalars": OrderedDict({"train/lr": HistoryBuffer()})}
+        src = saved(tmp_path / "a.pth", state, message_hub=logs, optimizer={"state": {}})
+    for trust in (False, True):
+        assert torch.equal(raw_outputs(load_file(src, TINY, trust), images())[0], outputs)
+
+
+def test_pythons_own_getattr_is_never_called(tmp_path: Path, state: Any) -> None:
+    from lightpose.models.weights import load_data
+
+    class Reaching:
+        def __reduce__(self) -> Any:
+            return getattr, (OrderedDict, "fromkeys")
+
+    src = saved(tmp_path / "a.pth", state, meta={"x": Reaching()})
+    with pytest.raises(UserError, match="could run code when read"):
+        read_file(src)
+    with pytest.raises(UserError, match="could run code when read"):
+        load_data(src, "it")
 
 
 class Hostile:
@@ -174,6 +221,20 @@ BAD = {
     "algorithm": (lambda s: s, "pose-net_coco-256x192", "begins like no MMPose model that lightpose has"),
     "backbone": (lambda s: s, "td-hm_convnext_coco-256x192", "'convnext' where a backbone is expected"),
     "absent": (lambda s: s, "edpose_res50_8xb2-50e_coco-800x1333", "lightpose has no ED-Pose"),
+    "absent and fitting": (lambda s: s, "edpose_coco", r"; the tensors fit body_2d_keypoint/\S+/cspnext-tiny_udp_\S+$"),
+    "near": (
+        lambda s: {"a": torch.zeros(1)},
+        "td-hm_hrnt-w32_8xb64-210e_coco-256x192",
+        "like it are td-hm_hrnet-w32_8xb",
+    ),
+    "no HRNet": (lambda s: s, "dekr_res50_8xb10-140e_coco-512x512", "'res50' where DEKR has an HRNet"),
+    "lifter": (lambda s: s, "rtmpose-m_h36m", "has no size of inputs"),
+    "no pixels": (lambda s: s, "td-hm_res50_coco-000x000", "has inputs of 0x0; expected 32 or more"),
+    "nan": (
+        lambda s: {**s, "head.final_layer.bias": torch.full((17,), float("nan"))},
+        TINY,
+        r"1 of the tensors of \S+ hold numbers that are not finite \(head\.final_layer\.bias\)",
+    ),
 }
 
 
@@ -189,11 +250,17 @@ def test_bad_input_is_told_in_one_sentence_and_nothing_is_written(tmp_path: Path
 
 def test_truncated_missing_and_occupied_files_are_refused(tmp_path: Path, state: Any) -> None:
     src, out = saved(tmp_path / "a.pth", state), tmp_path / "b.ckpt"
-    with pytest.raises(UserError, match=r"there is no checkpoint src=.*nothing\.pth"):
-        convert(tmp_path / "nothing.pth", out, TINY)
+    for place in (out, src):
+        with pytest.raises(UserError, match=r"there is no checkpoint src=.*nothing\.pth"):
+            convert(tmp_path / "nothing.pth", place, TINY)
     short = tmp_path / "short.pth"
     short.write_bytes(src.read_bytes()[:100_000])
     with pytest.raises(UserError, match=r"can't be read .*; fetch it again"):
+        convert(short, out, TINY)
+    bits = bytearray(src.read_bytes())
+    bits[len(bits) // 2] ^= 1
+    short.write_bytes(bits)
+    with pytest.raises(UserError, match=r"can't be read .*the check sum of .* is wrong"):
         convert(short, out, TINY)
     out.write_text("precious")
     with pytest.raises(UserError, match=r"is there already; give another file, or overwrite=true"):
@@ -216,7 +283,53 @@ def test_a_name_may_be_left_out_where_the_tensors_tell(tmp_path: Path, state: An
         load_file(saved(tmp_path / "b.pth", state_of(record)))
 
 
-def test_the_command_converts_and_predicts(tmp_path: Path, state: Any, monkeypatch: Any, coco_samples: Path) -> None:
+def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, state: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(content: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("unexpected pos 1984 vs 1878")  # as torch says
+
+    src = saved(tmp_path / "a.pth", state)
+    monkeypatch.setattr("lightpose.interop.mmpose.convert.torch.save", full)
+    with pytest.raises(UserError, match=r"out=\S+ can't be written; see to its rights and space"):
+        convert(src, tmp_path / "b.ckpt", TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_what_was_chosen_is_told_and_names_that_nobody_published(
+    tmp_path: Path, state: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    src = saved(tmp_path / "a.pth", state)
+    load_file(src, TINY)
+    assert caplog.messages == ["skeleton coco17, inputs of 256x192 pixels (height x width), pixel grid udp"]
+    caplog.clear()
+    load_file(src, TINY.replace("udp", "upd"))
+    assert "is no configuration that MMPose publishes" in caplog.messages[0] and f"are {TINY}" in caplog.messages[0]
+    assert caplog.messages[1].endswith("pixel grid stride")
+
+
+def test_a_data_set_that_is_named_gives_the_keypoints_and_else_a_guess_is_told(
+    tmp_path: Path, state: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = source_of(find(TINY))
+    named = saved(tmp_path / "a.pth", state, meta={"cfg": f"dataset_type = 'AP10KDataset'\n{source}"})
+    assert load_file(named).skeleton.name == "ap10k" and not caplog.messages
+    unnamed = saved(tmp_path / "b.pth", state, meta={"cfg": source.replace("'CSPNeXt'", "'mmdet.CSPNeXt'")})
+    assert load_file(unnamed).skeleton.name == "coco17"
+    assert "taken to be those of coco17, as there are 17" in caplog.messages[0]
+
+
+def test_a_configuration_of_before_1_0_is_not_used(tmp_path: Path, state: Any) -> None:
+    old = {"cfg": "model = dict(type='TopDown', backbone=dict(type='ResNet'), keypoint_head=dict(type='Mystery'))"}
+    assert load_file(saved(tmp_path / "a.pth", state, meta=old)).grid == "udp"  # what the tensors say
+    scoped = source_of(find(TINY)).replace("'TopdownPoseEstimator'", "'mmpose.TopdownPoseEstimator'")
+    scoped = scoped.replace("[192, 256]", "[256, 192]").replace("[48, 64]", "[64, 48]")
+    assert load_file(saved(tmp_path / "b.pth", state, meta={"cfg": scoped})).input_hw == (192, 256)
+
+
+def test_the_command_converts_and_predicts(
+    tmp_path: Path, state: Any, monkeypatch: Any, coco_samples: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from lightpose.cli import convert as command
     from lightpose.cli import predict
 
@@ -229,6 +342,8 @@ def test_the_command_converts_and_predicts(tmp_path: Path, state: Any, monkeypat
     chosen.write_text(json.dumps({**content, "images": [image], "annotations": ours}))
     monkeypatch.setattr("sys.argv", ["lightpose-convert", "mmpose", f"src={src}", f"out={out}", f"name={TINY}"])
     command.main()
+    advice = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("train it further by: "))
+    assert f"lightpose-train init_from={out} " in advice and " backbone=cspnext_tiny " in advice
     folder = next(path.parent for path in coco_samples.rglob("000000000785.jpg"))
     arguments = [f"ckpt={out}", f"source={chosen}", f"images={folder}", f"out={tmp_path / 'poses'}", "device=cpu"]
     monkeypatch.setattr("sys.argv", ["lightpose-predict", *arguments, "num_workers=0", "draw=false", "speed=eager"])

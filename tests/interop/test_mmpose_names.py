@@ -92,11 +92,84 @@ def test_a_model_that_nobody_published_loads_by_the_same_tables() -> None:
     assert estimator.net.preprocessor.mean.flatten().tolist() == [100, 110, 120]
 
 
+def with_test_set(*transforms: dict[str, object], kind: str = "CocoDataset", **further: object) -> dict[str, object]:
+    data_set = {"type": kind, "pipeline": [{"type": "LoadImage"}, *transforms], **further}
+    return {"test_dataloader": {"batch_size": 32, "dataset": data_set}}
+
+
+def test_test_images_say_how_inputs_are_made(caplog: pytest.LogCaptureFixture) -> None:
+    config = config_of("td-hm_res50_8xb64-210e_coco-256x192")
+    box, warp = {"type": "GetBBoxCenterScale", "padding": 0.9}, {"type": "TopdownAffine", "input_size": (192, 256)}
+    chosen = set(overrides({**config, **with_test_set(box, warp)}))
+    assert {"augment.train.geometry.crop.padding=0.9", "input_hw=[256,192]"} <= chosen and not caplog.messages
+    overrides({**config, **with_test_set({**warp, "use_udp": True})})
+    assert "lightpose crops by the codec's pixel grid (stride)" in caplog.messages[0]
+    with pytest.raises(UserError, match=r"test inputs of \[256, 256\] with a codec for \[256, 192\]"):
+        overrides({**config, **with_test_set({**warp, "input_size": (256, 256)})})
+    for name in (
+        "hand_2d_keypoint/x/td-hm_res50_8xb64-100e_freihand2d-224x224",
+        "td-hm_res50_8xb64-210e_zebra-160x160",
+    ):
+        assert "augment.train.geometry.crop.padding=0.8" in overrides(config_of(name))
+
+
+def test_a_one_stage_network_takes_the_size_of_test_images() -> None:
+    config = config_of("yoloxpose_s_8xb32-300e_coco-640")
+    resize = {"type": "BottomupResize", "input_size": (416, 384)}
+    assert "input_hw=[384,416]" in overrides({**config, **with_test_set(resize)})
+
+
+@pytest.mark.parametrize(
+    ("further", "skeleton"),
+    [
+        (with_test_set(kind="AP10KDataset"), "ap10k"),
+        (with_test_set(kind="CombinedDataset", metainfo={"from_file": "configs/_base_/datasets/ap10k.py"}), "ap10k"),
+        (with_test_set(kind="CocoDataset", metainfo={"keypoint_info": {}}), "coco17"),  # a guess, from their number
+        (with_test_set(kind="AnimalPoseDataset"), "coco17"),  # which has 20
+        ({"val_dataloader": {"dataset": {"type": "RepeatDataset", "dataset": {"type": "AP10KDataset"}}}}, "ap10k"),
+    ],
+)
+def test_keypoints_are_those_of_the_data_set_that_is_tested_with(further: dict[str, object], skeleton: str) -> None:
+    chosen = settings({**config_of("td-hm_res50_8xb64-210e_coco-256x192"), **further})
+    assert chosen.groups["skeleton"] == skeleton
+
+
+def test_lifters_have_the_keypoints_of_human36m() -> None:
+    assert settings(config_of("motionbert_dstformer-243frm_8xb32-240e_h36m")).groups["skeleton"] == "h36m"
+
+
+def test_a_head_decodes_with_its_own_codec() -> None:
+    config = config_of("td-hm_res50_8xb64-210e_coco-256x192")
+    dark = {**config["codec"], "unbiased": True}
+    config["model"]["head"]["decoder"] = dark
+    assert "codec.dark_step=2" in overrides(config)
+
+
+@pytest.mark.parametrize("part", [{"type": "ResNet"}, {"type": "ResNet", "depth": [50]}, {"type": "HRNet", "extra": 3}])
+def test_what_a_configuration_lacks_is_told_in_one_sentence(part: dict[str, object]) -> None:
+    config = config_of("td-hm_res50_8xb64-210e_coco-256x192")
+    with pytest.raises(UserError, match="lacks something, or has another kind of value there"):
+        build_like({**config, "model": {**config["model"], "backbone": part}})
+
+
+def test_what_mmpose_takes_when_nothing_is_given_may_lack() -> None:
+    config = config_of("rtmpose-l_8xb256-420e_coco-256x192")
+    part = {"type": "CSPNeXt", "out_indices": [4], "norm_cfg": {"type": "BN"}}
+    assert "backbone=cspnext_l" in overrides({**config, "model": {**config["model"], "backbone": part}})
+
+
 @pytest.mark.parametrize(
     ("part", "value", "message"),
     [
         ("backbone", {"type": "ResNet", "depth": 77}, "ResNet of depth 77 can't be converted; lightpose takes one of"),
-        ("backbone", {"type": "Mystery"}, "no backbone like MMPose's Mystery; those that it has are AlexNet,"),
+        ("backbone", {"type": "Mystery"}, "no backbone like MMPose's Mystery; those that it has are CPM,"),
+        ("backbone", {"type": "AlexNet"}, "AlexNet has maps whose cells are no squares of whole pixels"),
+        ("backbone", {"type": "ResNet", "depth": 50, "style": "caffe"}, "ResNet with style=caffe can't be converted"),
+        ("backbone", {"type": "ResNet", "depth": 50, "strides": (1, 2, 2, 1)}, r"takes strides=\[1, 2, 2, 2\]"),
+        ("backbone", {"type": "CSPNeXt", "norm_cfg": {"type": "BN"}, "act_cfg": {"type": "ReLU"}}, "act_cfg.type=ReLU"),
+        ("backbone", {"type": "CSPNeXt"}, r"norms of eps=0\.001 can't"),  # MMPose's own default
+        ("backbone", {"type": "VisionTransformer", "out_type": "cls_token"}, "takes out_type=featmap"),
+        ("backbone", {"type": "VisionTransformer", "arch": {"embed_dims": 768, "num_heads": 8}}, "takes num_heads=12"),
         ("head", {"type": "Mystery", "out_channels": 17}, "no head like MMPose's Mystery"),
         ("type", "TopDown", "no estimator like MMPose's TopDown"),
     ],

@@ -36,3 +36,32 @@ class Normalize(nn.Module):
         """(B, 3, H, W) uint8 or float in, float32 out."""
         normal = (inputs.float() - self.mean) / self.std
         return normal.flip(-3) if self.order == "bgr" else normal
+
+
+class StandardizeKeypoints(nn.Module):
+    """Subtract the mean and divide by the standard deviation of each keypoint's place on the screen.
+
+    Args:
+        mean: (K, 2) x and y on the screen, see `lightpose.geometry.screen_from_image`.
+        std: (K, 2) likewise.
+
+    Raises:
+        UserError: for statistics of different shapes, and for a deviation that isn't positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[Sequence[float]], std: Sequence[Sequence[float]]) -> None:
+        super().__init__()
+        if [len(row) for row in mean] != [len(row) for row in std] or {len(row) for row in mean} != {2}:
+            raise UserError("preprocessor.mean and preprocessor.std need two numbers for each keypoint, both as many")
+        if not all(value > 0 for row in std for value in row):
+            raise UserError("preprocessor.std must be positive; give 1 where a keypoint doesn't move")
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, T, K, 3) in, whose last number is a confidence and stays; float32 out."""
+        places, confidence = inputs.float().split([2, 1], -1)
+        return torch.cat([(places - self.mean) / self.std, confidence], -1)

@@ -5,7 +5,7 @@ import logging
 import math
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightpose.errors import UserError
-from lightpose.trust import DEEPEST, MOST_ENTRIES, check_data
+from lightpose.trust import DEEPEST, MOST_ENTRIES, NoPlainData, check_data
 
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "state_dict_ema", "net")
 """Keys under which training scripts put the state dict."""
@@ -34,6 +34,25 @@ _NUMPY: list[Any] = [
     (_multiarray.scalar, "numpy.core.multiarray.scalar"),
 ]
 """What arrays and numbers of NumPy are made by, under the names of NumPy 2 and 1."""
+
+
+class _Inert:
+    """What comes out in place of an object of another program. It takes whatever it is given, and keeps nothing."""
+
+    __slots__ = ()
+
+    def __init__(self, *given: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+_LOGS: list[Any] = [
+    (_Inert, "mmengine.logging.history_buffer.HistoryBuffer"),
+    *((_Inert, f"{module}.getattr") for module in ("builtins", "__builtin__")),  # methods of it, never Python's own
+]
+"""What the logs of a training of MMEngine are made by."""
 _log = logging.getLogger(__name__)
 
 
@@ -105,7 +124,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def load_data(path: Path, what: str, whole: bool = False, arrays: bool = False) -> Any:
+def load_data(path: Path, what: str, whole: bool = False, only: Sequence[str] = ()) -> Any:
     """Content of a ``.safetensors`` file, or of one that torch.save wrote, on the CPU.
 
     No code in it is run, and it takes no more memory than the file is long.
@@ -114,10 +133,12 @@ def load_data(path: Path, what: str, whole: bool = False, arrays: bool = False) 
         path: a file that exists.
         what: it is, for messages.
         whole: compare the content with its check sums, which some programs leave out.
-        arrays: let in NumPy's arrays of numbers, which come out as lists.
+        only: of a file of MMEngine: the keys that count at its top, where one of them is there. NumPy's arrays in them
+            come out as lists; logs beside them are let in, and left out.
 
     Raises:
-        UserError: when it is damaged, or holds more than tensors and plain data.
+        NoPlainData: when it holds more than tensors and plain data.
+        UserError: when it is damaged.
     """
     try:
         if path.suffix == ".safetensors":
@@ -133,17 +154,19 @@ def load_data(path: Path, what: str, whole: bool = False, arrays: bool = False) 
                     raise ValueError(f"the check sum of {damaged} is wrong")
         elif whole:
             raise ValueError("it is no archive of torch.save")
-        with torch.serialization.safe_globals(_NUMPY if arrays else []):
+        with torch.serialization.safe_globals([*_NUMPY, *_LOGS] if only else []):
             content = torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(
+        raise NoPlainData(
             f"{what} is damaged or holds more than plain data, which could run code when read; if you trust it, save "
             "torch.load(path, weights_only=False)['state_dict'] to a new file and load that"
         ) from error
     except Exception as error:  # a damaged file raises whatever the place of the damage leads to
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{what} can't be read as a PyTorch or .safetensors file ({reason}); fetch it again") from error
-    content = _without_arrays(content) if arrays else content
+    if isinstance(content, Mapping) and any(key in content for key in only):
+        content = {key: content[key] for key in only if key in content}
+    content = _without_arrays(content) if only else content
     check_data(content, what)
     storages = {each.untyped_storage()._cdata: each.untyped_storage().nbytes() for each in _tensors(content)}
     if sum(storages.values()) > path.stat().st_size:

@@ -5,12 +5,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightpose.errors import UserError
+from lightpose.interop.mmpose.arithmetic import check_arithmetic
 from lightpose.interop.mmpose.settings import Settings, refused
 
 Part = Mapping[str, Any]
 HRFORMER_WIDTHS = {32: "small", 78: "base"}
 CSP_SIZES = {0.375: "tiny", 0.5: "s", 0.75: "m", 1.0: "l", 1.25: "x"}
 SWIN_SIZES = {96: "tiny", 128: "base", 192: "large"}
+ALEXNET = (
+    "MMPose's AlexNet has maps whose cells are no squares of whole pixels, and can't be converted; give another model"
+)
+VIT_HEADS = {"small": 12, "base": 12, "large": 16, "huge": 16}
 VIT_WIDTHS = {384: "small", 768: "base", 1024: "large", 1280: "huge"}
 
 
@@ -58,7 +63,7 @@ def _resnet(
 
 def _csp(name: str) -> Callable[[Part, Part], Settings]:
     def translate(given: Part, neck: Part) -> Settings:
-        size = _known(f"{name} of widen_factor", given["widen_factor"], CSP_SIZES)
+        size = _known(f"{name} of widen_factor", given.get("widen_factor", 1.0), CSP_SIZES)
         several = list(given.get("out_indices", (2, 3, 4)))
         settings = Settings({"backbone": f"{name.lower()}_{size}"})
         wanted = [index - 1 for index in several]
@@ -69,25 +74,27 @@ def _csp(name: str) -> Callable[[Part, Part], Settings]:
 
 
 def _swin(given: Part, neck: Part) -> Settings:
-    size = _known("SwinTransformer of embed_dims", given["embed_dims"], SWIN_SIZES)
+    size = _known("SwinTransformer of embed_dims", given.get("embed_dims", 96), SWIN_SIZES)
     window = _known("SwinTransformer of window_size", given.get("window_size", 7), {7: "", 12: "_window12"})
     return Settings({"backbone": f"timm/swin_{size}{window}"}, {"backbone.pad_first": True})
 
 
 def _vit(given: Part, neck: Part) -> Settings:
-    arch = given["arch"]
+    arch = given.get("arch", "base")
     size = arch if isinstance(arch, str) else _known("VisionTransformer of width", arch["embed_dims"], VIT_WIDTHS)
     settings = Settings({"backbone": f"vit_{size}"})
-    heads = arch.get("num_heads", 12) if isinstance(arch, Mapping) else 12
+    heads = arch.get("num_heads", VIT_HEADS[size]) if isinstance(arch, Mapping) else VIT_HEADS.get(size)
     padding = given.get("patch_cfg", {}).get("padding", 0)
     if size == "small" and heads != 12:
         settings = settings.also(backbone__num_heads=heads)
+    elif heads != VIT_HEADS.get(size):
+        raise refused(f"VisionTransformer {size} with num_heads={heads}", f"num_heads={VIT_HEADS[size]}")
     return settings if padding == 2 else settings.also(backbone__patch_padding=padding)
 
 
 def _stages(name: str) -> Callable[[Part, Part], Settings]:
     def translate(given: Part, neck: Part) -> Settings:
-        blocks, stages = list(given["num_blocks"]), given["num_stages"]
+        blocks, stages = list(given.get("num_blocks", [2, 2, 2, 2])), given.get("num_stages", 4)
         option = f"{name}{50 if blocks == [3, 4, 6, 3] else 18}"
         return Settings({"backbone": option, "neck": "all"}, {} if stages == 1 else {"backbone.stages": stages})
 
@@ -107,7 +114,7 @@ def _hourglass(given: Part, neck: Part) -> Settings:
 
 
 def _tcn(given: Part, neck: Part) -> Settings:
-    blocks, kernels = given["num_blocks"], list(given["kernel_sizes"])
+    blocks, kernels = given.get("num_blocks", 2), list(given.get("kernel_sizes", [3, 3, 3]))
     simple = given.get("dropout") == 0.5
     settings = Settings({"backbone": "simplebaseline3d" if simple else "videopose3d"})
     frames = math.prod(kernels)
@@ -144,7 +151,6 @@ def _plain(option: str, **expected: Any) -> Callable[[Part, Part], Settings]:
 
 
 BACKBONES: dict[str, Callable[[Part, Part], Settings]] = {
-    "AlexNet": _plain("alexnet"),
     "CPM": _cpm,
     "CSPDarknet": _csp("CSPDarknet"),
     "CSPNeXt": _csp("CSPNeXt"),
@@ -193,10 +199,13 @@ def backbone_settings(given: Part, neck: Part) -> Settings:
         UserError: for one that lightpose doesn't have.
     """
     kind = kind_of(given)
+    if kind == "AlexNet":
+        raise UserError(ALEXNET)
     if kind not in BACKBONES:
         raise UserError(
             f"lightpose has no backbone like MMPose's {kind}; those that it has are {', '.join(sorted(BACKBONES))}"
         )
+    check_arithmetic(kind, given)
     return BACKBONES[kind](given, neck)
 
 
@@ -214,6 +223,7 @@ def neck_settings(given: Part | None, backbone: Part) -> Settings:
     if not given:
         return Settings()
     kind = kind_of(given)
+    check_arithmetic(kind, given)
     if kind == "GlobalAveragePooling":  # our heads of coordinates take the mean themselves
         return Settings()
     if kind == "FeatureMapProcessor":
@@ -228,8 +238,8 @@ def neck_settings(given: Part | None, backbone: Part) -> Settings:
     if kind == "CSPNeXtPAFPN":
         return Settings({"neck": "cspnext_pafpn"})
     if kind == "HybridEncoder":
-        width, channels = given["widen_factor"], given["projector"]["out_channels"]
-        blocks = max(round(3 * given["deepen_factor"]), 1)
+        width, channels = given.get("widen_factor", 1.0), given["projector"]["out_channels"]
+        blocks = max(round(3 * given.get("deepen_factor", 1.0)), 1)
         options = {"neck.out_channels": channels, "neck.blocks": blocks, "neck.expansion": width}
         usual = {"neck.out_channels": 256, "neck.blocks": 1, "neck.expansion": 0.5}
         if given.get("output_indices", [1, 2]) != [1, 2]:

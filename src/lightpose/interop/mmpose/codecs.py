@@ -3,9 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from lightpose.errors import UserError
+from lightpose.geometry import screen_from_image
 from lightpose.interop.mmpose.backbones import Part, kind_of
 from lightpose.interop.mmpose.settings import Settings, refused
+from lightpose.structures import Array
+
+H36M_HW = (1001, 1000)
+"""Of the images of Human3.6M: those of two of its cameras are 1000 pixels high, and 1002 those of the two others."""
 
 
 def input_hw_of(given: Part) -> tuple[int, int] | None:
@@ -141,23 +148,33 @@ def _one_stage(given: Part) -> Settings:
 
 
 def _image_lifting(given: Part) -> Settings:
-    values: dict[str, Any] = {}
-    for ours, theirs, root in (("mean", "target_mean", 0.0), ("std", "target_std", 1.0)):
-        if given.get(theirs) is not None:
-            rows = [list(map(float, row)) for row in _rows(given[theirs])]
-            if given.get("remove_root"):
-                rows.insert(given.get("root_index", 0), [root] * 3)
-            values[f"codec.{ours}"] = rows
-    if given.get("remove_root"):
-        values["codec.root_left_out"] = True
-    return Settings({"codec": "lifting"}, values)
+    if given.get("root_index", 0) != 0:
+        raise refused(f"ImagePoseLifting with root_index={given['root_index']}", "a root that is the first joint")
+    settings = Settings({"codec": "lifting"}, {"codec.root_left_out": True} if given.get("remove_root") else {})
+    if (target := _statistics(given, "target")) is not None:
+        roots = ([[0.0] * 3], [[1.0] * 3]) if given.get("remove_root") else ([], [])
+        settings = settings.also(codec__mean=roots[0] + target[0].tolist(), codec__std=roots[1] + target[1].tolist())
+    if (pixels := _statistics(given, "keypoints")) is not None:
+        if len(pixels[0]) != 17:
+            raise refused(
+                f"keypoints_mean of {len(pixels[0])} keypoints, in pixels of images whose size it doesn't say,",
+                "that of the 17 of Human3.6M, or none",
+            )
+        settings |= Settings({"preprocessor": "keypoints"})
+        settings = settings.also(
+            preprocessor__mean=screen_from_image(pixels[0], H36M_HW).tolist(),
+            preprocessor__std=(pixels[1] * 2 / H36M_HW[1]).tolist(),
+        )
+    return settings
 
 
-def _rows(value: Any) -> Any:
-    """(K, 3), whatever further dimensions of 1 stand before it."""
-    while len(value) == 1 and isinstance(value[0][0], Sequence):
-        value = value[0]
-    return value
+def _statistics(given: Part, what: str) -> tuple[Array, Array] | None:
+    """Mean and deviation (K, D), whatever further dimensions of 1 stand before them; one alone counts for nothing."""
+    both = [given.get(f"{what}_{kind}") for kind in ("mean", "std")]
+    if any(each is None for each in both):
+        return None
+    mean, std = (np.array(each, np.float64) for each in both)
+    return mean.reshape(-1, mean.shape[-1]), std.reshape(-1, std.shape[-1])
 
 
 CODECS: dict[str, Callable[[Part], Settings]] = {

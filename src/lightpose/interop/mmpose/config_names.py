@@ -6,10 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from lightpose.errors import UserError
+from lightpose.interop.mmpose import h36m
+from lightpose.interop.mmpose.backbones import ALEXNET
 from lightpose.interop.mmpose.named_backbones import Part, csp_backbone, named_backbone
 from lightpose.interop.mmpose.parts_of_names import EXAMPLE, Named, read_name
+from lightpose.interop.mmpose.settings import MEAN, STD
 
-IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "bgr_to_rgb": True}
+IMAGENET = {"mean": MEAN, "std": STD, "bgr_to_rgb": True}
 RAW = {"mean": [0, 0, 0], "std": [1, 1, 1]}
 
 
@@ -76,14 +79,14 @@ def _heatmaps(named: Named, match: re.Match[str]) -> dict[str, Any]:
     if kind == "VisionTransformer":  # all learnt with UDP
         named = replace(named, name=f"{named.name}_udp")
     codec = _heatmap_codec(named, stride)
-    if kind == "AlexNet":  # its last map, of stride 32, lacks a row and a column
-        codec["heatmap_size"] = [8 * (side // 32 - 1) for side in named.input_wh]
     head["decoder"] = codec
     if codec.get("heatmap_type") == "combined":
         head["out_channels"] = 3 * named.count
     if match["vis"]:
         head = {"type": "VisPredictHead", "pose_cfg": head, "loss": {"type": "BCELoss", "loss_weight": 1e-3}}
-    return _top_down(codec, backbone, head, neck)
+    config = _top_down(codec, backbone, head, neck)
+    tight = {"test_pipeline": [{"type": "GetBBoxCenterScale", "padding": 0.8}]}
+    return {**config, **tight} if named.words & {"freihand2d", "locust", "zebra"} else config
 
 
 def _cspnext(named: Named, match: re.Match[str]) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def _rtmpose(named: Named, match: re.Match[str]) -> dict[str, Any]:
     loss = {"type": "KLDiscretLoss", "beta": 1.0 if wide else 10.0, "label_softmax": True}
     head = {"type": "RTMWHead" if wide else "RTMCCHead", "out_channels": named.count, "final_layer_kernel_size": 7}
     backbone = csp_backbone("CSPNeXt", match["size"], **({} if wide else {"out_indices": [4]}))
-    neck = {"type": "CSPNeXtPAFPN"} if wide else None
+    neck = {"type": "CSPNeXtPAFPN", "norm_cfg": {"type": "BN"}} if wide else None
     return _top_down(codec, backbone, {**head, "gau_cfg": gau, "loss": loss}, neck)
 
 
@@ -161,6 +164,10 @@ def _tags(named: Named, match: re.Match[str]) -> dict[str, Any]:
 def _people(named: Named, match: re.Match[str]) -> dict[str, Any]:
     """DEKR and CID, whose heads are as wide as their HRNet."""
     word = named.name.split("_")[1]
+    if not word.startswith("hrnet-w"):
+        raise UserError(
+            f"name={named.name!r} has {word!r} where {match['kind'].upper()} has an HRNet, such as hrnet-w32"
+        )
     width = int(word.rpartition("w")[2])
     maps = {"input_size": named.input_wh, "heatmap_size": [side // 4 for side in named.input_wh]}
     if match["kind"] == "cid":
@@ -217,6 +224,8 @@ def _video(named: Named, match: re.Match[str]) -> dict[str, Any]:
 def _image(named: Named, match: re.Match[str]) -> dict[str, Any]:
     backbone = {"type": "TCN", "num_blocks": 2, "kernel_sizes": [1, 1, 1], "dropout": 0.5}
     codec = {"type": "ImagePoseLifting", "num_keypoints": 17, "remove_root": True}
+    codec |= {"keypoints_mean": h36m.KEYPOINTS_MEAN, "keypoints_std": h36m.KEYPOINTS_STD}
+    codec |= {"target_mean": h36m.TARGET_MEAN, "target_std": h36m.TARGET_STD}
     head = {"type": "TemporalRegressionHead", "num_joints": 16, "loss": {"type": "MSELoss"}}
     return _config("PoseLifter", codec, None, backbone, head)
 
@@ -236,14 +245,15 @@ def _hands(named: Named, match: re.Match[str]) -> dict[str, Any]:
     return _top_down(codec, named_backbone(named.name.split("_")[1], named.name), head, flip=False)
 
 
-def _without(kind: str) -> Callable[[Named, re.Match[str]], dict[str, Any]]:
+def _without(message: str) -> Callable[[Named, re.Match[str]], dict[str, Any]]:
     def refuse(named: Named, match: re.Match[str]) -> dict[str, Any]:
-        raise UserError(f"lightpose has no {kind}, so name={named.name!r} can't be converted; give another model")
+        raise UserError(f"name={named.name!r}: {message}")
 
     return refuse
 
 
 ALGORITHMS: tuple[tuple[str, Callable[[Named, re.Match[str]], dict[str, Any]]], ...] = (
+    (r"td-hm_alexnet_", _without(ALEXNET)),
     (r"td-hm(?P<vis>-vis)?_", _heatmaps),
     (r"td-reg_", _regression),
     (r"cspnext-(?P<size>tiny|[smlx])_", _cspnext),
@@ -259,7 +269,7 @@ ALGORITHMS: tuple[tuple[str, Callable[[Named, re.Match[str]], dict[str, Any]]], 
     (r"video-pose-lift_tcn-(?P<frames>\d+)frm-(?P<kind>supv|semi)", _video),
     (r"image-pose-lift_tcn_", _image),
     (r"motionbert_dstformer(-ft)?-(?P<frames>\d+)frm_", _motionbert),
-    (r"edpose_", _without("ED-Pose")),
+    (r"edpose_", _without("lightpose has no ED-Pose; give another model")),
     (r"internet_", _hands),
 )
 """Pattern that a name begins with, and what makes its configuration."""

@@ -1,6 +1,6 @@
 """An MMPose configuration as choices over ``conf/train.yaml``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightpose.errors import UserError
@@ -8,9 +8,9 @@ from lightpose.interop.mmpose.backbones import Part, backbone_settings, kind_of,
 from lightpose.interop.mmpose.codecs import codec_settings, input_hw_of, one_codec
 from lightpose.interop.mmpose.heads import has_deconvs, head_settings, keypoint_count
 from lightpose.interop.mmpose.names import BACKBONES, HEADS, NECKS, Family
-from lightpose.interop.mmpose.settings import Settings
+from lightpose.interop.mmpose.settings import MEAN, STD, Settings
+from lightpose.interop.mmpose.tested import skeleton_named, with_crops
 
-IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 SKELETONS = {17: "coco17", 42: "interhand3d", 133: "coco_wholebody"}
 """Of models of bodies and of two hands whose configuration names no data set."""
 
@@ -20,7 +20,8 @@ def settings(config: Mapping[str, Any], skeleton: str | None = None) -> Settings
 
     Args:
         config: with ``model`` and ``codec``, as MMPose's configuration has them.
-        skeleton: option of the group; None finds it by the number of keypoints.
+        skeleton: option of the group; None finds it by the data set that the configuration tests with, or else by the
+            number of keypoints.
 
     Raises:
         UserError: for a model that lightpose doesn't have.
@@ -42,9 +43,12 @@ def settings(config: Mapping[str, Any], skeleton: str | None = None) -> Settings
         found = Settings({**found.groups, "codec": "visibility", "codec@codec.codec": found.groups["codec"]}, values)
     if kind_of(head) == "RTMOHead":
         found = found.also(grid="half_pixel")
+    if kind_of(model) != "PoseLifter":
+        found = with_crops(found, config)
     if (neck or {}).get("apply_relu") and found.groups["head"] != "heatmap_bilinear":
         raise UserError("FeatureMapProcessor with apply_relu goes with a head of one 3x3 convolution; this one is not")
-    option = skeleton or SKELETONS.get(keypoint_count(head, codec))
+    count = keypoint_count(head, codec)
+    option = skeleton or skeleton_named(config, count) or found.groups.get("skeleton") or SKELETONS.get(count)
     return found | (Settings({"skeleton": option}) if option else Settings())
 
 
@@ -54,17 +58,20 @@ def overrides(config: Mapping[str, Any], skeleton: str | None = None) -> list[st
 
 
 def codec_of(config: Mapping[str, Any]) -> Part:
-    """The codec of a configuration, which may stand in its head.
+    """The codec of a configuration: what its head decodes with, if it is not one of several.
 
     Raises:
         UserError: when there is none.
     """
     model = _model(config)
     inner = model["head"].get("pose_cfg") or model["head"]
-    given = config.get("codec") or inner.get("decoder")
-    if given is None:
+    codec: Any = config.get("codec")
+    decoder: Any = inner.get("decoder")
+    if not codec and not decoder:
         raise UserError("the MMPose configuration has no codec, and no decoder in its head; give name= instead")
-    return one_codec(given)
+    if decoder and isinstance(codec, Mapping) and kind_of(decoder) == "AssociativeEmbedding":
+        return {**decoder, "heatmap_size": codec["heatmap_size"]}  # it decodes maps as large as the input
+    return one_codec(codec if isinstance(codec, Sequence) or not decoder else decoder)
 
 
 def families(config: Mapping[str, Any]) -> dict[str, Family]:
@@ -95,7 +102,7 @@ def _pixels(model: Part) -> Settings:
     given = model.get("data_preprocessor") or {}
     mean, std = (list(map(float, given.get(key) or usual)) for key, usual in (("mean", [0] * 3), ("std", [1] * 3)))
     order = {} if given.get("bgr_to_rgb") else {"preprocessor.order": "bgr"}
-    if (mean, std) == IMAGENET:
+    if (mean, std) == (MEAN, STD):
         return Settings({"preprocessor": "imagenet"}, order)
     if mean == [0.0] * 3 and std == [1.0] * 3:
         return Settings({"preprocessor": "raw"}, order)

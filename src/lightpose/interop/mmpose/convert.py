@@ -1,23 +1,33 @@
 """A checkpoint of MMPose as one of ours."""
 
+import difflib
 import logging
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
+from lightpose.interop.mmpose.backbones import kind_of
 from lightpose.interop.mmpose.build import skeleton_option
 from lightpose.interop.mmpose.config_names import config_of
-from lightpose.interop.mmpose.configs import PARADIGMS, overrides
+from lightpose.interop.mmpose.configs import overrides
 from lightpose.interop.mmpose.files import PublishedFile, read_file
 from lightpose.interop.mmpose.parts_of_names import EXAMPLE
-from lightpose.interop.mmpose.weights import listed, load_like
-from lightpose.interop.mmpose.zoo import names_that_fit
+from lightpose.interop.mmpose.tested import skeleton_named
+from lightpose.interop.mmpose.weights import SHOWN, listed, load_like
+from lightpose.interop.mmpose.zoo import all_names, names_that_fit
 from lightpose.runtime.aside import written_aside
+from lightpose.skeleton import Skeleton
 
 _log = logging.getLogger(__name__)
+EARLIER = ("AssociativeEmbedding", "CID", "DisentangledKeypointRegressor", "Interhand3D", "TopDown")
+"""Models of MMPose before 1.0, whose configurations have other keys; there a lifter has a ``keypoint_head``, too."""
 
 
 def convert(
@@ -40,35 +50,111 @@ def convert(
         UserError: for a checkpoint that can't be used, and for an ``out`` that is there. Then nothing is written.
     """
     out = Path(out)
+    if not Path(src).is_file():
+        raise UserError(f"there is no checkpoint src={src}; give the path of a .pth file that MMPose wrote")
     if out.is_dir():
         raise UserError(f"out={out} is a folder; give the path of a file, such as {out / 'model.ckpt'}")
     if out.exists() and out.samefile(src):
         raise UserError(f"out={out} is src itself; give another file")
     if out.exists() and not overwrite:
         raise UserError(f"out={out} is there already; give another file, or overwrite=true")
-    estimator = load_file(src, name, trust)
+    model = _model(src, name, trust)
+    estimator = _loaded(model)
     content: dict[str, Any] = {"state_dict": estimator.state_dict()}
     estimator.on_save_checkpoint(content)
     out.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(out) as part:
-        torch.save(content, part)
+        try:
+            torch.save(content, part)
+        except RuntimeError as error:  # of torch, which doesn't say why
+            raise UserError(f"out={out} can't be written; see to its rights and space, or give another file") from error
+    _log.info(
+        "train it further by: lightpose-train init_from=%s %s data.train=... data.val=...", out, _arguments(model)
+    )
     return estimator
 
 
 def load_file(src: str | Path, name: str | None = None, trust: bool = False) -> PoseEstimator:
     """The estimator in a checkpoint of MMPose; arguments and errors as those of `convert`."""
+    return _loaded(_model(src, name, trust))
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What a checkpoint holds.
+
+    Attributes:
+        what: it is called in messages.
+        config: ``model`` and ``codec`` of MMPose.
+        state: its tensors.
+        skeleton: of its data set, the option of the group, or None where neither is known.
+    """
+
+    what: str
+    config: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+    skeleton: Skeleton | str | None
+
+
+def _model(src: str | Path, name: str | None, trust: bool) -> _Model:
     found = read_file(src, trust)
-    if name is None and found.config.get("model") and _kind(found) not in PARADIGMS:
+    model = found.config.get("model")
+    early = isinstance(model, Mapping) and (kind_of(model) in EARLIER or "keypoint_head" in model)
+    if name is None and early:
         _log.info("the configuration in %s is of an MMPose before 1.0 and not used", src)
-    elif name is None and found.config.get("model"):
-        return load_like(found.config, found.state, f"the configuration in {src}", found.skeleton)
+    elif name is None and model:
+        return _Model(f"the configuration in {src}", found.config, found.state, found.skeleton)
     name = name or _only_name(found, src)
-    return load_like(config_of(name), found.state, name, found.skeleton or skeleton_option(name))
+    return _Model(name, _named(name, found), found.state, found.skeleton or skeleton_option(name))
 
 
-def _kind(found: PublishedFile) -> Any:
-    model = found.config["model"]
-    return model.get("type") if isinstance(model, dict) else None
+def _named(name: str, found: PublishedFile) -> dict[str, Any]:
+    """The configuration of a name; one that nobody published is read by its parts, and its neighbours are told.
+
+    Raises:
+        UserError: for a name that can't be read, with those that fit.
+    """
+    short = name.removesuffix(".py").rpartition("/")[2]
+    near = difflib.get_close_matches(short, [each.rpartition("/")[2] for each in all_names()], SHOWN)
+    try:
+        config = config_of(name)
+    except UserError as error:
+        fit = names_that_fit(found.state)
+        advice = (
+            f"; the tensors fit {', '.join(fit)}" if fit else f"; names like it are {', '.join(near)}" if near else ""
+        )
+        raise UserError(f"{error}{advice}") from error
+    if short not in near:
+        like = f"; published ones like it are {', '.join(near)}" if near else ""
+        _log.warning("name=%s is no configuration that MMPose publishes, and is read by its parts%s", name, like)
+    return config
+
+
+def _loaded(model: _Model) -> PoseEstimator:
+    """The estimator with its weights; says what was chosen."""
+    estimator = load_like(model.config, model.state, model.what, model.skeleton)
+    hw = estimator.input_hw
+    size = "inputs are sequences" if hw is None else f"inputs of {hw[0]}x{hw[1]} pixels (height x width)"
+    name, count = estimator.skeleton.name, estimator.skeleton.num_keypoints
+    _log.info("skeleton %s, %s, pixel grid %s", name, size, estimator.grid)
+    if not (model.skeleton or skeleton_named(model.config, count) or estimator.takes_sequences):
+        _log.warning(
+            "%s names no data set: the keypoints are taken to be those of %s, as there are %d; if they are "
+            "others, give name=",
+            model.what,
+            name,
+            count,
+        )
+    return estimator
+
+
+def _arguments(model: _Model) -> str:
+    """What to train the same network with; keypoints that are in the checkpoint alone are left to the data."""
+    option = model.skeleton if isinstance(model.skeleton, str) else None
+    given = overrides(model.config, option)
+    return shlex.join(
+        each for each in given if not (isinstance(model.skeleton, Skeleton) and each.startswith("skeleton="))
+    )
 
 
 def _only_name(found: PublishedFile, src: str | Path) -> str:

@@ -3,6 +3,7 @@
 import ast
 import logging
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,16 @@ from torch import Tensor
 from lightpose.errors import UserError
 from lightpose.models.weights import load_data
 from lightpose.skeleton import Skeleton
+from lightpose.trust import NoPlainData
 
 _log = logging.getLogger(__name__)
-STATES = ("ema_state_dict", "state_dict_ema", "state_dict")
-"""Keys of weights in a checkpoint, the best first."""
-OUTSIDE = r"^(data_preprocessor\.|steps$)"
-"""Tensors that belong to no network."""
+STATES = ("state_dict_ema", "state_dict")
+"""Keys of weights in a checkpoint, the best first. Hooks of MMEngine that average weights save the averaged ones as
+``state_dict``; what they call ``ema_state_dict`` is what they were averaged from."""
+OUTSIDE = r"^(data_preprocessor\.|ema_|steps$)"
+"""Tensors that belong to no network; what 0.x calls ``ema_backbone_...`` is what ``backbone...`` was averaged from."""
 EARLIER: tuple[tuple[str, str], ...] = (
-    (r"^(module\.)+", ""),
+    (r"^((module|_orig_mod)\.)+", ""),
     (r"^keypoint_head\.", "head."),
     (r"^keypoint_neck\.", "neck."),
     (r"^head\.(loss|loss_keypoint)\.flow_model\.", "head.loss_module.flow_model."),
@@ -52,14 +55,12 @@ def read_file(path: str | Path, trust: bool = False) -> PublishedFile:
 
     Args:
         path: of the file.
-        trust: run code in it, as its objects of MMEngine need.
+        trust: run code in it, if it can't be read without.
 
     Raises:
-        UserError: when it is missing, damaged, holds more than data and isn't trusted, or holds no tensors.
+        UserError: when it is damaged, holds more than data and isn't trusted, or holds no tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint src={path}; give the path of a .pth file that MMPose wrote")
     content = _content(path, trust)
     state: Any = content
     if isinstance(content, Mapping):
@@ -76,21 +77,19 @@ def read_file(path: str | Path, trust: bool = False) -> PublishedFile:
 
 
 def _content(path: Path, trust: bool) -> Any:
-    if trust:
-        try:
-            return torch.load(path, "cpu", weights_only=False)
-        except Exception as error:  # whatever the code in it, or its damage, leads to
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise UserError(f"src={path} can't be read ({reason}); fetch it again, or install what it names") from error
     try:
-        return load_data(path, f"src={path}", arrays=True)
-    except UserError as error:
-        if "could run code" not in str(error) and "no plain data" not in str(error):
-            raise
-        raise UserError(
-            f"src={path} is damaged or holds more than tensors and plain data, which could run code when read; if you "
-            "trust its source, say so with trust=true"
-        ) from error
+        return load_data(path, f"src={path}", whole=zipfile.is_zipfile(path), only=("meta", *STATES))
+    except NoPlainData as error:
+        if not trust:
+            raise UserError(
+                f"src={path} is damaged or holds more than tensors and plain data, which could run code when read; if "
+                "you trust its source, say so with trust=true"
+            ) from error
+    try:
+        return torch.load(path, "cpu", weights_only=False)
+    except Exception as error:  # whatever the code in it, or its damage, leads to
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"src={path} can't be read ({reason}); fetch it again, or install what it names") from error
 
 
 def todays(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -127,12 +126,15 @@ def _skeleton(given: Mapping[str, Any], names_by_number: Mapping[Any, Any]) -> S
     if flips is not None and len(flips) == len(names):
         pairs = [(names[index], names[int(other)]) for index, other in enumerate(flips) if int(other) > index]
     known = sigmas is not None and len(sigmas) == len(names)
+    weights = given.get("dataset_keypoint_weights")
     return Skeleton.build(
         names,
         str(given.get("dataset_name", "custom")),
         swap_pairs=pairs,
         links=[[int(each) for each in link] for link in links] if links is not None else (),
         sigmas=[float(sigma) for sigma in sigmas] if known else None,  # type: ignore[union-attr]
+        upper=[names[int(index)] for index in given.get("upper_body_ids") or ()],
+        weights=[float(each) for each in weights] if weights is not None and len(weights) == len(names) else None,
     )
 
 

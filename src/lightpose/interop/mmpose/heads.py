@@ -88,7 +88,7 @@ def _rtmcc(option: str) -> Callable[[Part], Settings]:
             "attention": gau.get("s", 128),
         }
         usual = {"kernel": 7, "hidden": 256, "expansion": 2, "attention": 128}
-        if gau.get("use_rel_bias") or gau.get("pos_enc") or gau.get("act_fn", "SiLU") not in ("SiLU", "ReLU"):
+        if gau.get("use_rel_bias") or gau.get("pos_enc"):
             raise refused("attention with places or relative ones", "attention without")
         if gau.get("act_fn", "SiLU") != "SiLU":
             raise refused(f"gated attention with {gau['act_fn']}", "SiLU")

@@ -31,7 +31,8 @@ def _depth(kind: str) -> Callable[[re.Match[str]], Part]:
 def csp_backbone(kind: str, size: str, **options: Any) -> Part:
     """CSPNeXt or CSPDarknet of one of the sizes that names have."""
     widen = {"tiny": 0.375, "t": 0.375, "s": 0.5, "m": 0.75, "l": 1.0, "x": 1.25}[size]
-    return {"type": kind, "widen_factor": widen, **options}
+    norms = {"norm_cfg": {"type": "BN"}} if kind == "CSPNeXt" else {}
+    return {"type": kind, "widen_factor": widen, **norms, **options}
 
 
 def _swin(match: re.Match[str]) -> Part:
@@ -67,7 +68,6 @@ BACKBONES: tuple[tuple[str, Callable[[re.Match[str]], Part]], ...] = (
     (r"resnest(?P<depth>\d+)", _depth("ResNeSt")),
     (r"scnet(?P<depth>\d+)", _depth("SCNet")),
     (r"vgg(?P<depth>\d+)-bn", lambda m: {"type": "VGG", "depth": int(m["depth"]), "norm_cfg": {"type": "BN"}}),
-    (r"alexnet", lambda m: {"type": "AlexNet"}),
     (r"mobilenetv2", lambda m: {"type": "MobileNetV2"}),
     (r"shufflenetv1", lambda m: {"type": "ShuffleNetV1", "groups": 3}),
     (r"shufflenetv2", lambda m: {"type": "ShuffleNetV2"}),

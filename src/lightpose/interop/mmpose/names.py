@@ -115,7 +115,6 @@ _PATCHES: Rename = (r"patch_embed\.proj\.", "patch_embed.projection.")
 _MADE = "it follows from the sizes of the network"
 
 BACKBONES: dict[str, Family] = {
-    "AlexNet": Family((_MODEL,)),
     "CPM": Family(),
     "CSPDarknet": Family(),
     "CSPNeXt": Family(),

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from lightpose.errors import UserError
 
 EXAMPLE = "body_2d_keypoint/topdown_heatmap/coco/td-hm_hrnet-w32_8xb64-210e_coco-256x192"
+SMALLEST = 32
+"""Of the sides of inputs: the cell of a backbone."""
 
 DATA_SETS: tuple[tuple[str, str, int], ...] = (
     (r"wholebody[-_]face", "face68", 68),
@@ -63,8 +65,13 @@ class Named:
 
     @property
     def input_wh(self) -> list[int]:
-        """As codecs of MMPose have it."""
-        assert self.input_hw is not None
+        """As codecs of MMPose have it.
+
+        Raises:
+            UserError: for a name without a size.
+        """
+        if self.input_hw is None:
+            raise UserError(f"name={self.name!r} has no size of inputs; expected a name such as {EXAMPLE}")
         return [self.input_hw[1], self.input_hw[0]]
 
 
@@ -84,4 +91,6 @@ def read_name(name: str) -> Named:
     if not sizes and found[0] != "h36m":
         raise UserError(f"name={name!r} has no size of inputs; expected a name such as {EXAMPLE}")
     hw = (int(sizes[-1][0]), int(sizes[-1][1])) if sizes else None
+    if hw is not None and min(hw) < SMALLEST:
+        raise UserError(f"name={name!r} has inputs of {hw[0]}x{hw[1]}; expected {SMALLEST} or more of each")
     return Named(short, *found, hw)

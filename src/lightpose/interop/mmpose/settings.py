@@ -6,6 +6,9 @@ from typing import Any, Self
 
 from lightpose.errors import UserError
 
+MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+"""Of the pixels of ImageNet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

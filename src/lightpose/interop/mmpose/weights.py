@@ -55,7 +55,7 @@ def load_like(
         fill(estimator, families(config), state, what)
     except UserError as error:
         if others := names_that_fit(state):
-            raise UserError(f"{error}: {listed(others)}") from error
+            raise UserError(f"{error}: {', '.join(others)}") from error
         raise
     return estimator
 
@@ -70,7 +70,8 @@ def fill(estimator: PoseEstimator, parts: Mapping[str, Family], state: Mapping[s
         what: they are to fit, for messages.
 
     Raises:
-        UserError: naming tensors that lack, that are left over, or that have another shape. Then nothing has changed.
+        UserError: naming tensors that lack, that are left over, that have another shape or are not finite. Then
+            nothing has changed.
     """
     found: dict[str, Tensor] = {}
     lacking, misfits, taken = [], [], set()
@@ -88,6 +89,11 @@ def fill(estimator: PoseEstimator, parts: Mapping[str, Family], state: Mapping[s
             if value.shape != own.shape:
                 misfits.append(f"{source} is {tuple(value.shape)} and not {tuple(own.shape)}")
             found[f"{part}.{name}"] = value
+    if broken := [name for name in taken & state.keys() if not state[name].isfinite().all()]:
+        raise UserError(
+            f"{len(broken)} of the tensors of {what} hold numbers that are not finite ({listed(sorted(broken))}): its "
+            "training failed; give an earlier checkpoint"
+        )
     surplus = [name for name in state if name not in taken and not is_idle(name, parts)]
     if lacking or misfits or surplus:
         kinds = {"are missing": lacking, "have another shape": misfits}

@@ -51,6 +51,11 @@ def names_that_fit(state: Mapping[str, Tensor]) -> list[str]:
     return _names().get(of_state(state), [])
 
 
+def all_names() -> list[str]:
+    """The published configurations that lightpose has."""
+    return [name for names in _names().values() for name in names]
+
+
 @cache
 def _idle() -> tuple[str, ...]:
     parts = {"backbone": BACKBONES, "neck": NECKS, "head": HEADS}
