@@ -80,7 +80,7 @@ class Video(Numbered):
     Attributes:
         path: of the file.
         timeline: which frames it has.
-        hwaccel: see `lightpose.inference.video.opened`.
+        hwaccel: see `lightpose.inference.containers.opened`.
     """
 
     path: str
