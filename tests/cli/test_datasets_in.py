@@ -16,8 +16,8 @@ from lightpose.data.coco.dataset import skeleton_of
 from lightpose.data.coco.index import read_coco
 from lightpose.data.pixels.decode import read_image
 from lightpose.errors import UserError
-from lightpose.inference.timeline import read_timeline
-from lightpose.inference.video import read_frames
+from lightpose.inference.video.decode import read_frames
+from lightpose.inference.video.timeline import read_timeline
 from lightpose.interop.datasets.convert import convert
 
 NAMES, ANIMALS, PICTURES = animals_of.NAMES, animals_of.animals(), animals_of.pictures()

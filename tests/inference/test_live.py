@@ -17,9 +17,9 @@ from videos import COUNT, numbered, shown_number, write_video
 
 from lightpose.cli.predict import main
 from lightpose.errors import UserError
-from lightpose.inference import live as module
-from lightpose.inference.live import Camera, Newest, open_camera
 from lightpose.inference.sources import open_source
+from lightpose.inference.video import live as module
+from lightpose.inference.video.live import Camera, Newest, open_camera
 
 
 @pytest.fixture()

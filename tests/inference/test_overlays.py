@@ -15,10 +15,10 @@ from lightpose.cli.predict import main
 from lightpose.data.coco.results import read_coco_results
 from lightpose.errors import UserError
 from lightpose.inference import overlays as module
-from lightpose.inference import video_writer
 from lightpose.inference.frames import Frame
 from lightpose.inference.overlays import SafePaths
-from lightpose.inference.video_writer import VideoWriter, video_rate
+from lightpose.inference.video import writer as video_writer
+from lightpose.inference.video.writer import VideoWriter, video_rate
 from lightpose.inference.writers import check_out, staged
 
 

@@ -14,9 +14,9 @@ import pytest
 from videos import CODECS, COUNT, packets, shown_number, write_video
 
 from lightpose.errors import UserError
-from lightpose.inference import video as module
 from lightpose.inference.sources import open_source
-from lightpose.inference.timeline import read_timeline
+from lightpose.inference.video import containers as module
+from lightpose.inference.video.timeline import read_timeline
 
 
 @pytest.fixture(scope="module")

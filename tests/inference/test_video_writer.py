@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from videos import COUNT, heard, numbered, packets, shown, small_files, write_video
 
-from lightpose.inference import video_writer as module
 from lightpose.inference.frames import Frame
-from lightpose.inference.sound import Sound
 from lightpose.inference.sources import open_source
-from lightpose.inference.video_writer import VideoWriter
+from lightpose.inference.video import writer as module
+from lightpose.inference.video.sound import Sound
+from lightpose.inference.video.writer import VideoWriter
 
 UNEVEN = np.cumsum([20, 33, 34, 100, 20, 33, 250, 41, 500, 33] * 3).tolist()
 

@@ -76,8 +76,8 @@ def synthetic(config: DictConfig) -> None:
 
 def convert(config: DictConfig) -> None:
     """Write COCO files from labels of another tool, and say what was kept and what lost."""
-    from lightpose.inference.timeline import read_timeline
-    from lightpose.inference.video import read_frames
+    from lightpose.inference.video.decode import read_frames
+    from lightpose.inference.video.timeline import read_timeline
     from lightpose.interop.datasets import convert as datasets
 
     def video_frames(path: Path) -> "Iterator[tuple[int, Array]]":

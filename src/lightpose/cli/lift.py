@@ -102,7 +102,7 @@ def draw(
     from lightpose.inference.frames import Video
     from lightpose.inference.overlays import ImageWriter, PictureWriter
     from lightpose.inference.stick_figures import StickFigures
-    from lightpose.inference.video_writer import VideoWriter
+    from lightpose.inference.video.writer import VideoWriter
     from lightpose.inference.writers import OVERLAYS
 
     of_frame: dict[int, list[Lifted]] = {}

@@ -47,10 +47,10 @@ def predict(composed: DictConfig) -> None:
         from lightpose.inference.early_end import EarlyEnd
         from lightpose.inference.formats.write import Formats
         from lightpose.inference.lifting import Lifter, Seen, sources_of
-        from lightpose.inference.live import Live
         from lightpose.inference.pose_files import is_poses
         from lightpose.inference.predictor import Predictor
         from lightpose.inference.sources import ImageFiles, open_source
+        from lightpose.inference.video.live import Live
         from lightpose.inference.writers import OVERLAYS, check_out, staged, write_predictions
 
     config = resolved(composed)
@@ -145,7 +145,7 @@ def overlays_in(folder: Path, config: Mapping[str, Any], source: "Source", skele
     from lightpose.inference.frames import Video
     from lightpose.inference.overlays import ImageWriter, Overlays
     from lightpose.inference.sources import ImageFiles
-    from lightpose.inference.video_writer import VideoWriter
+    from lightpose.inference.video.writer import VideoWriter
 
     if isinstance(source, ImageFiles):
         return Overlays(ImageWriter(folder), skeleton, config["threshold"])

@@ -32,10 +32,10 @@ def suggest(composed: DictConfig) -> None:
         from lightpose.cli.predict import box_finder, finite, people_of
         from lightpose.cli.setup import resolved
         from lightpose.data.coco.labelled import Category, Picture, coco_content, write_coco
-        from lightpose.inference.live import Live
         from lightpose.inference.predictor import Predictor
         from lightpose.inference.sources import ImageFiles, open_source
         from lightpose.inference.suggest import Impressions, choose, jumps, outliers, sureness
+        from lightpose.inference.video.live import Live
         from lightpose.inference.writers import staged
 
     config = resolved(composed)

@@ -12,8 +12,8 @@ from lightpose.data.coco.json_values import whole_number
 from lightpose.data.pixels.decode import read_image
 from lightpose.errors import UserError
 from lightpose.inference.prefetch import AHEAD, prefetch
-from lightpose.inference.timeline import Timeline
-from lightpose.inference.video import read_frames
+from lightpose.inference.video.decode import read_frames
+from lightpose.inference.video.timeline import Timeline
 from lightpose.structures import Array
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Video(Numbered):
     Attributes:
         path: of the file.
         timeline: which frames it has.
-        hwaccel: see `lightpose.inference.containers.opened`.
+        hwaccel: see `lightpose.inference.video.containers.opened`.
     """
 
     path: str

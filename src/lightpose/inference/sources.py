@@ -16,12 +16,12 @@ from lightpose.data.pixels.decode import read_image
 from lightpose.data.pixels.image_files import expanded, image_folder
 from lightpose.data.pixels.image_header import ImageError, check_on_bad_image
 from lightpose.errors import UserError
-from lightpose.inference.containers import opened
 from lightpose.inference.detections import Detections, by_image
 from lightpose.inference.frames import Frame, Video
-from lightpose.inference.live import Camera, Stream, is_url, open_camera, open_stream
 from lightpose.inference.prefetch import AHEAD, prefetch
-from lightpose.inference.timeline import read_timeline
+from lightpose.inference.video.containers import opened
+from lightpose.inference.video.live import Camera, Stream, is_url, open_camera, open_stream
+from lightpose.inference.video.timeline import read_timeline
 from lightpose.structures import Array
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def open_source(source: str | int, images: str | None = None, hwaccel: str | Non
     Args:
         source: path, pattern, number or address.
         images: folder of the images that a COCO JSON lists; looked for near it if None.
-        hwaccel: what decodes a video file, see `lightpose.inference.containers.opened`.
+        hwaccel: what decodes a video file, see `lightpose.inference.video.containers.opened`.
 
     Raises:
         UserError: when it is missing, empty or of an unknown kind.

@@ -10,8 +10,8 @@ from lightpose.inference.early_end import EarlyEnd
 from lightpose.inference.formats import deeplabcut, nwb, sleap
 from lightpose.inference.formats.found import Collection, Found
 from lightpose.inference.frames import Frame, Video
-from lightpose.inference.live import Live
 from lightpose.inference.sources import ImageFiles, Source
+from lightpose.inference.video.live import Live
 from lightpose.interop.packages import need
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Poses

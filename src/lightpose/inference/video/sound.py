@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from lightpose.inference.containers import opened, packets
+from lightpose.inference.video.containers import opened, packets
 
 if TYPE_CHECKING:
     from av.container import OutputContainer

@@ -14,9 +14,9 @@ import numpy as np
 from lightpose.errors import UserError
 from lightpose.inference.frames import Frame, Video
 from lightpose.inference.overlays import clean
-from lightpose.inference.sound import Sound
-from lightpose.inference.timeline import read_timeline
-from lightpose.inference.video import read_frames
+from lightpose.inference.video.decode import read_frames
+from lightpose.inference.video.sound import Sound
+from lightpose.inference.video.timeline import read_timeline
 from lightpose.structures import Array
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightpose.inference.containers import opened, packets
+from lightpose.inference.video.containers import opened, packets
 from lightpose.structures import Array
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 import cv2
 
 from lightpose.errors import UserError
-from lightpose.inference.containers import CONTAINERS, video_of
 from lightpose.inference.frames import Frame, Numbered, frame_name
 from lightpose.inference.prefetch import AHEAD
-from lightpose.inference.video import upright_rgb
+from lightpose.inference.video.containers import CONTAINERS, video_of
+from lightpose.inference.video.decode import upright_rgb
 from lightpose.structures import Array
 
 if TYPE_CHECKING:

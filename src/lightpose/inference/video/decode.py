@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from lightpose.inference.containers import opened, packets
-from lightpose.inference.timeline import Timeline
+from lightpose.inference.video.containers import opened, packets
+from lightpose.inference.video.timeline import Timeline
 from lightpose.structures import Array
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def read_frames(path: str, timeline: Timeline, hwaccel: str | None = None) -> Ge
     Args:
         path: of the file.
         timeline: of the file.
-        hwaccel: see `lightpose.inference.containers.opened`.
+        hwaccel: see `lightpose.inference.video.containers.opened`.
     """
     from av.video.reformatter import VideoReformatter
 
