@@ -11,8 +11,10 @@ _SHARES = (0.25, 0.5, 0.75)
 """Places along a link, whose ends lie near the border of a body."""
 _SPREAD = 40.0
 """Of the colours of one person, of 255: light and compression change them."""
-_HALF = 0.5
-"""Less alike people are told apart."""
+_LEAST = 0.3
+"""Less alike people are never taken for one."""
+_SECOND = 0.5
+"""How alike the next one may be, relative to the best."""
 
 
 def colors_of(image: Array, keypoints: Array, weights: Array, links: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
@@ -34,7 +36,8 @@ def colors_of(image: Array, keypoints: Array, weights: Array, links: Sequence[tu
     colors = smooth[np.where(inside, y, 0), np.where(inside, x, 0)].astype(np.float64)  # (S, L, N, 3)
     count = inside.sum(0)  # (L, N)
     mean = (colors * inside[..., None]).sum(0) / np.maximum(count, 1)[..., None]
-    return mean.transpose(1, 0, 2), (weights[:, ends].prod(-1) * (count.T > 0))
+    # Who hides a keypoint gives the colours there, hence the square.
+    return mean.transpose(1, 0, 2), weights[:, ends].prod(-1) ** 2 * (count.T > 0)
 
 
 def alike(colors: Array, weights: Array, others: Array, of_others: Array) -> Array:
@@ -47,14 +50,14 @@ def alike(colors: Array, weights: Array, others: Array, of_others: Array) -> Arr
 
 
 def recognised(looks: Array, known: Array) -> Array:
-    """(T, N): the same, but 0 where a pose looks at least half as much like somebody else.
+    """(T, N): the same, but 0 where a pose looks at least half as much like somebody else, or like nobody.
 
     Args:
         looks: (T, N) of `alike`.
-        known: (T, N) whether there was anything to compare.
+        known: (T, N) whether there was anything to compare, with somebody who has an identity.
     """
-    if len(looks) < 2:
-        return np.zeros_like(looks)  # who looks alone like nobody else isn't known
-    ordered = np.sort(looks, 0)
-    second = np.where(looks == ordered[-1], ordered[-2], ordered[-1])
-    return np.where(known & (looks >= _HALF) & (second < _HALF * looks), looks, 0.0)
+    looks = np.where(known, looks, 0.0)
+    if known.any(1).sum() < 2:
+        return np.zeros_like(looks)  # what is special about the only one isn't known
+    best, second = np.sort(looks, 0)[-1], np.sort(looks, 0)[-2]
+    return np.where((looks == best) & (looks >= _LEAST) & (second < _SECOND * best), looks, 0.0)

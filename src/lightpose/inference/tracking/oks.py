@@ -26,6 +26,8 @@ _SHORTER = 0.5
 """Of the sides of a box, taken for the shorter relative to the longer one, which changes less as somebody moves."""
 _RECOGNISED = 0.5
 """What it counts, relative to an OKS of 1, that somebody who comes back looks like nobody else."""
+_UNNAMED = 0.3
+"""What the similarity to somebody without an id counts: poses go first to those who have one."""
 _FADING = 0.9
 """Of the colours of the frames before, in each frame."""
 _LEAST_PX = 10.0
@@ -100,7 +102,8 @@ class OKSTracker:
         keep_s: float = 3.0,
         looks: bool = True,
     ) -> None:
-        self.needs_image, self.links = looks, skeleton.links if looks else ()
+        self.links = skeleton.links if looks else ()
+        self.needs_image = bool(self.links)
         sigmas = np.array(skeleton.sigmas) * (sigma / np.mean(skeleton.sigmas))
         self.sigmas = np.append(sigmas, 2 * sigma)
         self.least_oks, self.spread, self.start_score = least_oks, spread, start_score
@@ -128,9 +131,11 @@ class OKSTracker:
         similarity[late] = np.maximum(similarity[late], stayed)
         looks = alike(known.colors, known.color_weights, found.colors, found.color_weights)
         gain = np.where(similarity >= self.least_oks, similarity / (1 + away / (2 * self.sigmas.mean())), 0.0) * looks
-        seen = (known.color_weights[:, None] * found.color_weights).sum(-1) > 0
-        again = late[:, None] & (known.ids != NOBODY)[:, None] & (known.categories[:, None] == found.categories)
-        gain = np.maximum(gain, again * _RECOGNISED * recognised(looks, seen))
+        named = (known.ids != NOBODY)[:, None]
+        gain = np.where(named, gain, _UNNAMED * gain)
+        comparable = named & ((known.color_weights[:, None] * found.color_weights).sum(-1) > 0)
+        again = late[:, None] & (known.categories[:, None] == found.categories)
+        gain = np.maximum(gain, again * _RECOGNISED * recognised(looks, comparable))
         rows, columns = linear_sum_assignment(gain, maximize=True)
         rows, columns = rows[gain[rows, columns] > 0], columns[gain[rows, columns] > 0]
         matched = self._continued(expected, rows, found, columns, ages_s[rows], time_s)
