@@ -142,7 +142,7 @@ def test_the_watch_sees_what_an_unchecked_checkpoint_does(warm, watch, plant, tm
     assert ("os.mkdir", f"('{tmp_path}/made', 511, -1)") in seen and (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("containers", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("containers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_load_runs_nothing(warm, watch, plant, victim, containers):
     """Each call in some of the containers; neighbours in the list are put into others."""
     places = itertools.cycle(OF_THE_NETWORK)
