@@ -1,6 +1,7 @@
 """Checkpoints of MMPose as files: today's and earlier ones, what they say of themselves, and bad ones of every kind."""
 
 import json
+import logging
 import re
 import sys
 from collections import OrderedDict
@@ -311,6 +312,7 @@ def test_what_was_chosen_is_told_and_names_that_nobody_published(
 def test_a_data_set_that_is_named_gives_the_keypoints_and_else_a_guess_is_told(
     tmp_path: Path, state: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)  # another test may have asked for more
     source = source_of(find(TINY))
     named = saved(tmp_path / "a.pth", state, meta={"cfg": f"dataset_type = 'AP10KDataset'\n{source}"})
     assert load_file(named).skeleton.name == "ap10k" and not caplog.messages
