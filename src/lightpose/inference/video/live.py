@@ -111,17 +111,25 @@ class Newest(Generic[T]):
                 self._change.notify_all()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Live(Numbered):
     """What a camera and a stream share.
 
     Attributes:
+        image_ids: empty, as nobody knows how many frames there will be.
         stopped: when set, the recording ends.
     """
 
-    __slots__ = ()
+    image_ids: range = range(0)
+    has_ids: bool = True
+    boxes: None = None
+    category_ids: None = None
+    stopped: threading.Event = field(default_factory=threading.Event)
 
-    stem: str
-    stopped: threading.Event
+    @property
+    def stem(self) -> str:
+        """Name that frames begin with."""
+        raise NotImplementedError
 
     def name_of(self, image_id: int) -> str | None:
         """Name of the frame with that number, from 1."""
@@ -163,20 +171,13 @@ class Camera(Live):
     Attributes:
         number: by which OpenCV knows it.
         fps: frames per second, as its driver says.
-        image_ids: empty, as nobody knows how many frames there will be.
-        stopped: see `Live`.
     """
 
     number: int
     fps: float
-    image_ids: range = range(0)
-    has_ids: bool = True
-    boxes: None = None
-    category_ids: None = None
-    stopped: threading.Event = field(default_factory=threading.Event)
 
     @property
-    def stem(self) -> str:  # type: ignore[override]
+    def stem(self) -> str:
         """``camera0``."""
         return f"camera{self.number}"
 
@@ -216,21 +217,14 @@ class Stream(Live):
         url: the address.
         fps: frames per second, as far as it says.
         endless: whether it says no length, so that it comes at its own pace; else every frame is read, as of a file.
-        image_ids: empty, as nobody knows how many frames there will be.
-        stopped: see `Live`.
     """
 
     url: str
     fps: float
     endless: bool
-    image_ids: range = range(0)
-    has_ids: bool = True
-    boxes: None = None
-    category_ids: None = None
-    stopped: threading.Event = field(default_factory=threading.Event)
 
     @property
-    def stem(self) -> str:  # type: ignore[override]
+    def stem(self) -> str:
         """The last part of the address, without suffix; or the host."""
         parts = urlsplit(self.url)
         return PurePosixPath(parts.path).stem or parts.hostname or "stream"
