@@ -72,6 +72,13 @@ def expand_boxes(boxes_xyxy: Array, input_hw: tuple[int, int], padding: float) -
     return centers, np.stack([width, width / aspect], -1)
 
 
+def extents(points: Array, known: Array) -> tuple[Array, Array]:
+    """Lowest and highest x and y, each (N, 2), of the known of (N, K, 2) points; infinite where none is."""
+    low = np.where(known[..., None], points, np.inf).min(1, initial=np.inf)
+    high = np.where(known[..., None], points, -np.inf).max(1, initial=-np.inf)
+    return low, high
+
+
 def whole_image_box(image_hw: tuple[int, int]) -> Array:
     """(1, 4) float32 xyxy: the box of a subject that a whole image is searched for."""
     height, width = image_hw

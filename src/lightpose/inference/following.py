@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from lightpose.geometry import extents
 from lightpose.inference.detections import NO_BOXES, Detections
 from lightpose.inference.frames import Frame
 from lightpose.inference.predictor import Find, Predictor
@@ -58,8 +59,7 @@ def boxes_around(poses: Poses[Array], sigmas: Array) -> Detections:
     if not len(poses):
         return NO_BOXES
     assert poses.boxes_xyxy is not None and poses.box_scores is not None
-    low = np.where(found[..., None], points, np.inf).min(1)
-    high = np.where(found[..., None], points, -np.inf).max(1)
+    low, high = extents(points, found)
     before = poses.boxes_xyxy[:, 2:] - poses.boxes_xyxy[:, :2]
     half = np.maximum(PADDING * (high - low), _SMALLEST * before) / 2
     boxes = np.concatenate([(low + high) / 2 - half, (low + high) / 2 + half], -1).astype(np.float32)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from lightpose.geometry import extents
 from lightpose.inference.frames import Frame
 from lightpose.structures import Array, Poses
 
@@ -71,15 +72,13 @@ def boxes_of(poses: Poses[Array]) -> Array:
     """(N, 4) xyxy: the boxes of the poses where there are, else those around the scored keypoints; NaN for neither."""
     points = poses.keypoints[..., :2].astype(np.float64)
     known = np.isfinite(points).all(-1) & (poses.keypoint_scores > 0)  # (N, K)
-    low = np.where(known[..., None], points, np.inf).min(1, initial=np.inf)
-    high = np.where(known[..., None], points, -np.inf).max(1, initial=-np.inf)
-    around = np.concatenate([low, high], -1)
+    around = np.concatenate(extents(points, known), -1)
     around[~known.any(1)] = np.nan
     if poses.boxes_xyxy is None:
         return around
     boxes = poses.boxes_xyxy.astype(np.float64)
-    extents = boxes[:, 2:] - boxes[:, :2]
-    good = np.isfinite(boxes).all(-1) & (extents.min(-1, initial=np.inf) > 0)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    good = np.isfinite(boxes).all(-1) & (sides.min(-1, initial=np.inf) > 0)
     return np.where(good[:, None], boxes, around)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from lightpose.geometry import extents
 from lightpose.inference.tracking.base import NOBODY, boxes_of, confidence_of
 from lightpose.inference.tracking.looks import alike, colors_of, recognised
 from lightpose.skeleton import Skeleton
@@ -204,8 +205,7 @@ def _people_in(poses: Poses[Array], time_s: float, links: int) -> _People:
     weights = np.where(known, poses.keypoint_scores, 0.0).clip(0, 1)
     sure = (weights > 0) & (weights >= 0.5 * weights.max(1, initial=0, keepdims=True))
     boxes = np.nan_to_num(boxes_of(poses))  # may end where somebody is hidden
-    high = np.where(sure[..., None], points, -np.inf).max(1, initial=-np.inf)
-    low = np.where(sure[..., None], points, np.inf).min(1, initial=np.inf)
+    low, high = extents(points, sure)
     longer = np.maximum(boxes[:, 2:] - boxes[:, :2], high - low).max(1, initial=_LEAST_PX)  # (N,)
     middles = ((boxes[:, 2:] + boxes[:, :2]) / 2)[:, None]  # (N, 1, 2)
     return _People(
