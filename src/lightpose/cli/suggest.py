@@ -27,9 +27,9 @@ def suggest(composed: DictConfig) -> None:
     with quick_imports():
         import cv2
         import numpy as np
-        from rich.progress import track
 
         from lightpose.cli.predict import box_finder, finite, people_of
+        from lightpose.cli.progress import counted
         from lightpose.cli.setup import resolved
         from lightpose.data.coco.labelled import Category, Picture, coco_content, write_coco
         from lightpose.inference.predictor import Predictor
@@ -50,8 +50,8 @@ def suggest(composed: DictConfig) -> None:
     with saying(f"nothing was written to out={out}"), staged(out) as folder:
         results = predictor.stream(source.frames(), box_finder(boxes, detector), config["batch_size"])
         seen = Impressions(predictor)
-        total = len(source.image_ids)
-        for _ in track(seen.note(finite(results, config["ckpt"])), "looking", total=total):
+        unit = "images" if isinstance(source, ImageFiles) else "frames"
+        for _ in counted(seen.note(finite(results, config["ckpt"])), "looking", len(source.image_ids), unit):
             pass
         sure = sureness(seen.poses)
         jumped = outliers(jumps(seen.poses, seen.image_ids)) if not isinstance(source, ImageFiles) else 0 * sure
