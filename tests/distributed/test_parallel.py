@@ -67,12 +67,15 @@ def means(net: PoseNet, images: Tensor) -> dict[str, Any]:
 
 @torch.no_grad()
 def step_both(optimizer: str, single: PoseNet, split: PoseNet) -> float:
-    """Largest difference that a step makes between weights of which one process has all and those shared out."""
+    """Mean difference that a step makes between weights of which one process has all and those shared out.
+
+    The largest would be that of a weight whose gradient is all but 0: Adam makes whole steps of its rounding.
+    """
     build = instantiate(OmegaConf.load(CONF / "optimizer" / f"{optimizer}.yaml"))
     for net in (single, split):
         build(net.parameters(), lr=1e-3).step()
     pairs = zip(single.parameters(), split.parameters(), strict=True)
-    return max(float((weight - shared.full_tensor()).abs().max()) for weight, shared in pairs)
+    return float(torch.cat([(weight - shared.full_tensor()).abs().flatten() for weight, shared in pairs]).mean())
 
 
 def take_part(rank: int, folder: str) -> dict[str, Any]:
@@ -128,4 +131,4 @@ def test_split_weights_learn_as_whole_ones_and_buffers_are_shared(tmp_path: Path
     torch.testing.assert_close(found["norm"], expected, rtol=1e-5, atol=0)
     assert found["share"] == 0.5
     assert found["buffers"] == {1.0}
-    assert max(found["stepped"].values()) < 1e-4  # a tenth of one of Adam's steps
+    assert max(found["stepped"].values()) < 1e-6  # a thousandth of one of Adam's steps

@@ -62,7 +62,7 @@ class Warp:
             matrix = matrix @ full_from_reduced(factor)
         if factor < wanted:
             image, matrix = _averaged(image, matrix, wanted, input_hw)
-        return replace(sample, image=cv2.warpAffine(image, matrix[:2], input_hw[::-1], flags=cv2.INTER_LINEAR))
+        return replace(sample, image=_warped(image, matrix, input_hw))
 
 
 class DeferWarp:
@@ -88,6 +88,18 @@ class DeferWarp:
             name, data = image.name, image.decode()[0]
         input_hw = sample.input_hw or self.input_hw
         return replace(sample, image=Unwarped(name, data, sample.image_hw, factor, input_hw))
+
+
+def _warped(image: Array, input_from_image: Array, input_hw: tuple[int, int]) -> Array:
+    """The (h, w, 3) input, bilinear, black outside.
+
+    OpenCV moves pixels of four bytes in a third of the time of three, to the same result. An image that is much larger
+    than the input would take longer to copy to four than that saves.
+    """
+    small = image.shape[0] * image.shape[1] < 10 * input_hw[0] * input_hw[1]
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA) if small else image
+    warped: Array = cv2.warpAffine(pixels, input_from_image[:2], input_hw[::-1], flags=cv2.INTER_LINEAR)
+    return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB) if small else warped
 
 
 def _averaged(image: Array, input_from_image: Array, factor: int, input_hw: tuple[int, int]) -> tuple[Array, Array]:

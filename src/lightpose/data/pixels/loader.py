@@ -199,7 +199,11 @@ class EpochLoader(DataLoader[Sample]):
         if isinstance(self.sampler, EpochSampler):
             return self._epoch(self.sampler)
         # The thread of an unfinished iteration may still ask persistent workers for its next batch.
-        return self._give(None if self._iterator is not None else super().__iter__())
+        shipped = super().__iter__() if self._iterator is None else self._when_asked()
+        return _finished(shipped, self.device, self.to_batch)
+
+    def _when_asked(self) -> Iterator[Any]:
+        yield from super().__iter__()
 
     def _epoch(self, sampler: EpochSampler) -> Iterator[Any]:
         """The batches of the sampler's epoch. Workers begin anew only if it isn't the one that they are at."""
@@ -207,7 +211,8 @@ class EpochLoader(DataLoader[Sample]):
         if self._endless is None or self._next != (epoch, first):
             if self._endless is not None:
                 self._endless.close()
-            self._endless = _apart(self._give(None), sampler.batch_size, self.batch_size or 1)
+            batches = _finished(super().__iter__(), self.device, self.to_batch)
+            self._endless = _apart(batches, sampler.batch_size, self.batch_size or 1)
         for number in range(first, len(self)):
             batch = next(self._endless)
             self._next = (epoch, number + 1) if number + 1 < len(self) else (epoch + 1, 0)
@@ -216,19 +221,24 @@ class EpochLoader(DataLoader[Sample]):
                 batch = resized(batch, self.sizes[int(rng.integers(len(self.sizes)))])
             yield batch
 
-    def _give(self, started: Iterator[Any] | None) -> Generator[Any]:
-        try:
-            batches = map(self._prepare, super().__iter__() if started is None else started)
-            yield from _one_ahead(batches, self.device) if self.device and self.device.type == "cuda" else batches
-        except UserError as error:
-            # Out of a worker, the message is wrapped in the worker's traceback, whose last line is the message.
-            message = str(error).rstrip().splitlines()[-1]
-            raise UserError(message.partition(": ")[2] if "worker process" in str(error) else message) from error
 
-    def _prepare(self, shipped: Any) -> Any:
-        if self.device is not None:
-            shipped = shipped.to(self.device)
-        return self.to_batch(shipped) if self.to_batch else shipped
+def _finished(
+    shipped: Iterator[Any], device: torch.device | None, to_batch: Callable[[Any], Batch] | None
+) -> Generator[Any]:
+    """The batches of an `EpochLoader`; it holds no loader, or nobody would stop the workers of one that is let go."""
+
+    def prepare(sent: Any) -> Any:
+        if device is not None:
+            sent = sent.to(device)
+        return to_batch(sent) if to_batch else sent
+
+    try:
+        batches = map(prepare, shipped)
+        yield from _one_ahead(batches, device) if device and device.type == "cuda" else batches
+    except UserError as error:
+        # Out of a worker, the message is wrapped in the worker's traceback, whose last line is the message.
+        message = str(error).rstrip().splitlines()[-1]
+        raise UserError(message.partition(": ")[2] if "worker process" in str(error) else message) from error
 
 
 def _apart(shipped: Generator[Any], batch_size: int, together: int) -> Generator[Any]:

@@ -16,7 +16,8 @@ from torch.nn import functional
 from lightpose.data.pixels.raw import Parameters
 from lightpose.structures import Array, Sample
 
-_LUMA = np.array([0.299, 0.587, 0.114])  # of BT.601, as in JPEG
+_GREY = np.tile([0.299, 0.587, 0.114], (3, 1))  # RGB to its luma, of BT.601, as in JPEG
+_ODD = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
 
 
 class Photometric:
@@ -57,7 +58,9 @@ class BrightnessContrast(Photometric):
         """The affine map of RGB, after those of earlier transforms."""
         gain = 1 + rng.uniform(-self.contrast, self.contrast)
         offset = 255 * rng.uniform(-self.brightness, self.brightness) + 127.5 * (1 - gain)
-        return _color(sample, np.column_stack([gain * np.eye(3), np.full(3, offset)]))
+        change = gain * np.eye(3, 4)
+        change[:, 3] = offset
+        return _color(sample, change)
 
 
 class HueSaturation(Photometric):
@@ -77,10 +80,11 @@ class HueSaturation(Photometric):
         """The affine map of RGB, after those of earlier transforms."""
         radians = math.radians(rng.uniform(-self.hue_degrees, self.hue_degrees))
         factor = 1 + rng.uniform(-self.saturation, self.saturation)
-        cos, third, odd = math.cos(radians), (1 - math.cos(radians)) / 3, math.sin(radians) / math.sqrt(3)
-        hue = cos * np.eye(3) + third + odd * np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
-        saturation = factor * np.eye(3) + (1 - factor) * np.outer(np.ones(3), _LUMA)
-        return _color(sample, np.column_stack([saturation @ hue, np.zeros(3)]))
+        cos = math.cos(radians)
+        hue = cos * np.eye(3) + (1 - cos) / 3 + math.sin(radians) * _ODD
+        change = np.zeros((3, 4))
+        change[:, :3] = (factor * np.eye(3) + (1 - factor) * _GREY) @ hue
+        return _color(sample, change)
 
 
 def _color(sample: Sample, change: Array) -> dict[str, Array]:
@@ -155,10 +159,15 @@ def apply_photometric(inputs: Tensor, chosen: Mapping[str, Parameters]) -> Tenso
 
 
 def _change_color(inputs: Tensor, matrices: Tensor) -> Tensor:
-    """RGB mapped by (n, 3, 4)."""
-    pixels = inputs.permute(0, 2, 3, 1).flatten(1, 2).float()  # (n, H W, 3)
-    mapped = torch.baddbmm(matrices[:, None, :, 3], pixels, matrices[:, :, :3].mT)
-    return _to_bytes(mapped).view(-1, *inputs.shape[2:], 3).permute(0, 3, 1, 2)
+    """RGB mapped by (n, 3, 4), channel by channel: products of matrices as small as these take longer."""
+    channels = [channel.float() for channel in inputs.unbind(1)]  # each (n, H, W)
+    mapped = torch.empty_like(inputs)
+    for out, row in zip(mapped.unbind(1), matrices[..., None, None].unbind(1), strict=True):
+        *factors, value = row.unbind(1)  # each (n, 1, 1)
+        for factor, channel in zip(factors, channels, strict=True):
+            value = torch.addcmul(value, factor, channel)
+        out.copy_(_to_bytes(value))
+    return mapped
 
 
 def _blur(inputs: Tensor, weights: Tensor) -> Tensor:

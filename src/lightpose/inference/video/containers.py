@@ -40,14 +40,14 @@ def opened(
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     where = os.path.abspath(path)  # noqa: PTH100
     try:
-        container = av.open(where, options=options, metadata_errors="replace")
+        container = av.open(where, options=options, **any_text())
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} can't be opened as a video ({reason}); check that a player shows it") from error
     if hwaccel is not None:
         container.close()
         try:
-            container = av.open(where, options=options, metadata_errors="replace", hwaccel=_hardware(hwaccel))
+            container = av.open(where, options=options, hwaccel=_hardware(hwaccel), **any_text())
         except (av.FFmpegError, OSError, ValueError, RuntimeError) as error:
             raise _no_hardware(path, hwaccel, str(error)) from error
     with container:
@@ -56,6 +56,13 @@ def opened(
             raise _no_hardware(path, hwaccel, f"it doesn't decode {stream.codec_context.name}")
         stream.codec_context.thread_type = threads
         yield container, stream
+
+
+def any_text() -> dict[str, Any]:
+    """The options of `av.open` for files whose titles and notes are not UTF-8; PyAV 19 opens them without."""
+    import av
+
+    return {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 
 def video_of(container: "InputContainer", path: str) -> "VideoStream":

@@ -18,7 +18,7 @@ import cv2
 from lightpose.errors import UserError
 from lightpose.inference.frames import Frame, Numbered, frame_name
 from lightpose.inference.prefetch import AHEAD
-from lightpose.inference.video.containers import CONTAINERS, video_of
+from lightpose.inference.video.containers import CONTAINERS, any_text, video_of
 from lightpose.inference.video.decode import upright_rgb
 from lightpose.structures import Array
 
@@ -307,7 +307,7 @@ def _connected(url: str) -> "InputContainer":
 
     options = dict(_OPTIONS[urlsplit(url).scheme.lower()])
     try:
-        return av.open(url, options=options, metadata_errors="replace", timeout=_PATIENCE_S)
+        return av.open(url, options=options, timeout=_PATIENCE_S, **any_text())
     except (av.FFmpegError, OSError, ValueError) as error:
         raise UserError(
             f"source={shown(url)} can't be opened ({_reason(error)}); check that a player shows it. It must be a video "
