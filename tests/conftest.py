@@ -3,6 +3,8 @@ import signal
 import sys
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of the commands that tests start: several tests run side by side
+
 import pytest
 import torch
 

@@ -108,11 +108,11 @@ def opens_as_source(path):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_500_damaged_files(folder, settings, whole_images, seed, caplog):
+def test_200_damaged_files(folder, settings, whole_images, seed, caplog):
     rng, path = random.Random(seed), folder / "damaged.json"
     read = refused = 0
     caplog.set_level(logging.CRITICAL)
-    for number in range(500):
+    for number in range(200):
         path.write_bytes(damaged_json(content(), rng))
         start, trained, source = time.process_time(), None, None
         try:
@@ -140,7 +140,7 @@ def test_500_damaged_files(folder, settings, whole_images, seed, caplog):
             listed = json.loads(path.read_bytes())["annotations"]
             assert report.usable + sum(report.dropped.values()) == len(listed) == report.total, where
         read, refused = read + (trained is not None), refused + (trained is None)
-    assert read > 50 and refused > 50  # or the damage is too small, or too great
+    assert read > 20 and refused > 20  # or the damage is too small, or too great
 
 
 def test_damaged_files_through_the_commands(folder, run, tiny, trained):

@@ -30,6 +30,7 @@ from lightpose.cli.groups import conf_dirs, given_dir, group_files, group_lines,
 from lightpose.cli.options import check_types
 from lightpose.conf_files import conf_dir
 from lightpose.errors import UserError
+from lightpose.runtime.imports import quick_imports
 from lightpose.runtime.signals import NAMES, Interrupted, is_started_by_lightning, received, watched
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ def _where(gpu: Any, cpu: Any) -> Any:
     """
     if "cpu" in [path_given([argument], "trainer.accelerator") for argument in sys.argv]:
         return cpu
-    import torch  # only for the experiments that ask
+    with quick_imports():
+        import torch  # only for the experiments that ask
 
     return gpu if torch.accelerator.is_available() else cpu
 
