@@ -174,7 +174,7 @@ def made_by_processes(tasks: CropTasks, workers: int, pin: bool) -> Iterator[Cro
     """
     from torch.utils.data import DataLoader
 
-    from lightpose.data.pixels.loader import one_thread
+    from lightpose.data.pixels.loader import one_thread, stop_workers
 
     loader: Any = DataLoader(
         tasks,  # type: ignore[arg-type]
@@ -184,7 +184,15 @@ def made_by_processes(tasks: CropTasks, workers: int, pin: bool) -> Iterator[Cro
         pin_memory=pin,
         worker_init_fn=one_thread,
     )
-    return map(_or_raise, iter(loader))
+    batches = iter(loader)  # with it they start
+
+    def given() -> Iterator[Crops]:
+        try:
+            yield from map(_or_raise, batches)
+        finally:
+            stop_workers(batches)
+
+    return given()
 
 
 def _or_raise(crops: Crops | UserError) -> Crops:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torch.utils.data.distributed import DistributedSampler
 
 from lightpose.data.base import Late, PoseDataset
@@ -236,9 +237,19 @@ def _finished(
         batches = map(prepare, shipped)
         yield from _one_ahead(batches, device) if device and device.type == "cuda" else batches
     except UserError as error:
+        stop_workers(shipped)
         # Out of a worker, the message is wrapped in the worker's traceback, whose last line is the message.
         message = str(error).rstrip().splitlines()[-1]
         raise UserError(message.partition(": ")[2] if "worker process" in str(error) else message) from error
+
+
+def stop_workers(shipped: Iterator[Any]) -> None:
+    """End the processes behind an iterator of a `DataLoader`, if there are any.
+
+    Held by an exception, it would be found as garbage sometime, and whoever computes then would wait 5 s for each.
+    """
+    if isinstance(shipped, _MultiProcessingDataLoaderIter):
+        shipped._shutdown_workers()
 
 
 def _apart(shipped: Generator[Any], batch_size: int, together: int) -> Generator[Any]:
