@@ -178,7 +178,8 @@ def _people(named: Named, match: re.Match[str]) -> dict[str, Any]:
         head = {"type": "DEKRHead", "num_keypoints": named.count, "num_heatmap_filters": width}
         head["displacement_loss"] = {"loss_weight": 0.004 if named.data_set == "crowdpose" else 0.002}
     neck = {"type": "FeatureMapProcessor", "concat": True}
-    return _config("BottomupPoseEstimator", codec, {"flip_test": True}, named_backbone(word, named.name), head, neck)
+    test = {"flip_test": True, "nms_dist_thr": 0.05}
+    return _config("BottomupPoseEstimator", codec, test, named_backbone(word, named.name), head, neck)
 
 
 ONE_STAGE = {"tiny": (0.33, 0.375), "t": (0.33, 0.375), "s": (0.33, 0.5), "m": (0.67, 0.75), "l": (1.0, 1.0)}
@@ -284,5 +285,10 @@ def config_of(name: str) -> dict[str, Any]:
     named = read_name(name)
     for pattern, make in ALGORITHMS:
         if match := re.match(pattern, named.name):
-            return make(named, match)
+            config = make(named, match)
+            if re.search(r"udp.*(crowpose|mpii|wholebody|onehand10k|rhd2d|deepfashion)", named.name):
+                config["test_pipeline"] = [{"type": "TopdownAffine"}]  # as published: UDP of the codec alone
+            if named.data_set == "coco_aic":
+                config["model"]["test_cfg"]["output_keypoint_indices"] = list(range(17))
+            return config
     raise UserError(f"name={name!r} begins like no MMPose model that lightpose has; expected a name such as {EXAMPLE}")
