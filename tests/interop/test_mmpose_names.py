@@ -27,7 +27,7 @@ CHOICES = {
     "td-hm_hrnet-w32_udp-regress-8xb64-210e_coco-256x192": {"head=heatmap_offset", "codec=heatmap_offset", "grid=udp"},
     "rtmpose-l_8xb512-700e_body8-halpe26-384x288": {"backbone=cspnext_l", "head=rtmcc", "skeleton=halpe26"},
     "dwpose_l_dis_m_coco-256x192": {"backbone=cspnext_m", "head=rtmcc", "skeleton=coco_wholebody"},
-    "td-hm_swin-l-p4-w7_8xb32-210e_coco-384x288": {"backbone=timm/swin_large_window12"},
+    "td-hm_swin-l-p4-w7_8xb32-210e_coco-384x288": {"backbone=timm/swin_large"},
     "rtmo-t_8xb32-600e_body7-416x416": {"backbone=cspdarknet_tiny", "estimator=bottomup", "input_hw=[416,416]"},
     "video-pose-lift_tcn-243frm-supv_8xb128-160e_h36m": {"backbone=videopose3d", "reader.frames=243"},
     "yoloxpose_m_8xb32-300e_coco-640": {"preprocessor.order=bgr", "neck.blocks=2", "codec.nms_threshold=0.65"},

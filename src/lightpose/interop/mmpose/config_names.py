@@ -64,7 +64,7 @@ def _heatmaps(named: Named, match: re.Match[str]) -> dict[str, Any]:
             head |= {"deconv_out_channels": [], "deconv_kernel_sizes": [], "final_layer": {"kernel_size": 3}}
     if word.endswith("-2deconv"):
         head |= {"deconv_out_channels": [256, 256], "deconv_kernel_sizes": [4, 4]}
-    if kind == "SwinTransformer" and named.input_hw == (384, 288):
+    if word.startswith("swin-b") and named.input_hw == (384, 288):  # the large one keeps its windows there
         backbone["window_size"] = 12
     if kind == "CPM":
         backbone["out_channels"] = named.count
