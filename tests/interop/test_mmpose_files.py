@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import re
 import shlex
 import sys
@@ -250,7 +251,9 @@ def test_bad_input_is_told_in_one_sentence_and_nothing_is_written(tmp_path: Path
     assert not out.exists() and [path.name for path in tmp_path.iterdir()] == ["a.pth"]
 
 
-def test_truncated_missing_and_occupied_files_are_refused(tmp_path: Path, state: Any) -> None:
+def test_truncated_missing_and_occupied_files_are_refused(
+    tmp_path: Path, state: Any, recwarn: pytest.WarningsRecorder
+) -> None:
     src, out = saved(tmp_path / "a.pth", state), tmp_path / "b.ckpt"
     for place in (out, src):
         with pytest.raises(UserError, match=r"there is no checkpoint src=.*nothing\.pth"):
@@ -264,6 +267,10 @@ def test_truncated_missing_and_occupied_files_are_refused(tmp_path: Path, state:
     short.write_bytes(bits)
     with pytest.raises(UserError, match=r"can't be read .*the check sum of .* is wrong"):
         convert(short, out, TINY)
+    short.write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(UserError, match="damaged or holds more than tensors"):
+        convert(short, out, TINY)
+    assert not recwarn
     out.write_text("precious")
     with pytest.raises(UserError, match=r"is there already; give another file, or overwrite=true"):
         convert(src, out, TINY)
