@@ -29,6 +29,9 @@ CHOICES = {
     "dwpose_l_dis_m_coco-256x192": {"backbone=cspnext_m", "head=rtmcc", "skeleton=coco_wholebody"},
     "td-hm_swin-l-p4-w7_8xb32-210e_coco-384x288": {"backbone=timm/swin_large"},
     "rtmo-t_8xb32-600e_body7-416x416": {"backbone=cspdarknet_tiny", "estimator=bottomup", "input_hw=[416,416]"},
+    "internet_res50_4xb16-20e_interhand3d-256x256": {"head=hands", "reader=interhand", "metric=[hands,epe]"},
+    "image-pose-lift_tcn_8xb64-200e_h36m": {"backbone=simplebaseline3d", "reader.frames=1"},
+    "motionbert_dstformer-ft-243frm_8xb32-120e_h36m": {"reader.frames=243", "reader.stride=81"},
     "video-pose-lift_tcn-243frm-supv_8xb128-160e_h36m": {"backbone=videopose3d", "reader.frames=243"},
     "yoloxpose_m_8xb32-300e_coco-640": {"preprocessor.order=bgr", "neck.blocks=2", "codec.nms_threshold=0.65"},
 }

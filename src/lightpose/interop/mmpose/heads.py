@@ -157,7 +157,8 @@ def _hands(given: Part) -> Settings:
         "head.root_cells": (root.get("heatmap_size", 64), 64),
     }
     values = {key: value for key, (value, usual) in theirs.items() if value != usual}
-    return Settings({"head": "hands"}, values) | _deconvs(keypoints)
+    groups = {"head": "hands", "reader": "interhand", "metric": "[hands,epe]"}  # nothing else reads depths of hands
+    return Settings(groups, values) | _deconvs(keypoints)
 
 
 def _plain(option: str) -> Callable[[Part], Settings]:
