@@ -214,6 +214,15 @@ def test_what_a_configuration_lacks_is_told_in_one_sentence(part: dict[str, obje
         build_like({**config, "model": {**config["model"], "backbone": part}})
 
 
+def test_other_kinds_of_values_than_mmposes_are_told_in_one_sentence() -> None:
+    config = config_of("td-hm_res50_8xb64-210e_coco-256x192")
+    config["model"]["head"]["decoder"] = {**config["codec"], "heatmap_size": [0, 64]}
+    with pytest.raises(UserError, match=r"another kind of value there than MMPose's own \(ZeroDivisionError"):
+        build_like(config)
+    lifter = {**config_of("image-pose-lift_tcn_8xb64-200e_h36m"), "test_pipeline": True}
+    assert differences(lifter, settings(lifter)) == []
+
+
 def test_what_mmpose_takes_when_nothing_is_given_may_lack() -> None:
     config = config_of("rtmpose-l_8xb256-420e_coco-256x192")
     part = {"type": "CSPNeXt", "out_indices": [4], "norm_cfg": {"type": "BN"}}

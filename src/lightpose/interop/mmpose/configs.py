@@ -28,7 +28,7 @@ def settings(config: Mapping[str, Any], skeleton: str | None = None) -> Settings
     """
     try:
         return _settings(config, skeleton)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(
             f"the MMPose configuration lacks something, or has another kind of value there than MMPose's own "
             f"({type(error).__name__}: {error}); mend it, or give name="

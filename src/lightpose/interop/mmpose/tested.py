@@ -99,8 +99,9 @@ def skeleton_named(config: Mapping[str, Any], count: int) -> str | None:
 
 def transforms(config: Mapping[str, Any]) -> dict[str, Part]:
     """Kind → what is done to test images, as far as the configuration says."""
-    given = data_set(config).get("pipeline") or config.get("test_pipeline") or config.get("val_pipeline") or ()
-    return {kind_of(each): each for each in given if isinstance(each, Mapping)}
+    given = data_set(config).get("pipeline") or config.get("test_pipeline") or config.get("val_pipeline")
+    listed = given if isinstance(given, (list, tuple)) else ()
+    return {kind_of(each): each for each in listed if isinstance(each, Mapping)}
 
 
 def with_crops(found: Settings, config: Mapping[str, Any]) -> Settings:
