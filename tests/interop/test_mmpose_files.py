@@ -283,10 +283,13 @@ def test_truncated_missing_and_occupied_files_are_refused(
     assert lightpose.load(out).input_hw == (256, 192)
 
 
-def test_a_name_may_be_left_out_where_the_tensors_tell(tmp_path: Path, state: Any) -> None:
+def test_a_name_may_be_left_out_where_the_tensors_tell(
+    tmp_path: Path, state: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """CSPNeXt-tiny of 17 keypoints is published in one form; a ResNet-50 of 17 in many."""
     estimator = load_file(saved(tmp_path / "a.pth", state))
     assert estimator.grid == "udp" and estimator.skeleton.name == "coco17"
+    assert caplog.messages[0].endswith(f"/{TINY}, whose data set, input size and codec are taken")
     record = find("td-hm_res50_8xb64-210e_ap10k")
     with pytest.raises(UserError, match=r"fit \d+ configurations, which differ .*/td-hm_res50_8xb64-210e_coco-256x192"):
         load_file(saved(tmp_path / "b.pth", state_of(record)))

@@ -208,4 +208,5 @@ def _only_name(found: PublishedFile, src: str | Path) -> str:
             f"the tensors of {src} fit {len(names)} configurations, which differ in data set, input size or codec; "
             f"give name=, one of {', '.join(names)}"
         )
+    _log.warning("the tensors of %s are those of %s, whose data set, input size and codec are taken", src, names[0])
     return names[0]
