@@ -334,7 +334,7 @@ def test_a_data_set_that_is_named_gives_the_keypoints_and_else_a_guess_is_told(
     unknown = saved(tmp_path / "c.pth", state, meta={"cfg": f"dataset_type = 'MacaqueDataset'\n{source}"})
     estimator = load_file(unknown)
     assert estimator.skeleton.name == "17 keypoints" and not estimator.flip_test
-    assert "is of Macaque, whose 17 keypoints lightpose doesn't know" in caplog.messages[0]
+    assert "doesn't know the 17 keypoints of" in caplog.messages[0] and "(Macaque): they are" in caplog.messages[0]
 
 
 def test_a_name_that_the_configuration_contradicts_counts_and_is_told(

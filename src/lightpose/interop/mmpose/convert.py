@@ -14,7 +14,7 @@ from torch import Tensor
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.interop.mmpose.backbones import kind_of
-from lightpose.interop.mmpose.build import skeleton_option
+from lightpose.interop.mmpose.build import numbered, skeleton_option
 from lightpose.interop.mmpose.config_names import config_of
 from lightpose.interop.mmpose.configs import overrides, settings
 from lightpose.interop.mmpose.files import PublishedFile, read_file
@@ -162,13 +162,13 @@ def _loaded(model: _Model) -> PoseEstimator:
     name, count = estimator.skeleton.name, estimator.skeleton.num_keypoints
     _log.info("skeleton %s, %s, pixel grid %s", name, size, estimator.grid)
     if not (model.skeleton or skeleton_named(model.config, count) or estimator.takes_sequences):
-        if unknown := name_of_data_set(model.config):
+        if name == numbered(count).name:
             _log.warning(
-                "%s is of %s, whose %d keypoints lightpose doesn't know: they are numbered, and nothing is mirrored to "
-                "test; a checkpoint that a training of MMPose left says what they are, and so may name=",
-                model.what,
-                unknown,
+                "lightpose doesn't know the %d keypoints of %s (%s): they are numbered, and nothing is mirrored; "
+                "a checkpoint that a training of MMPose left says what they are",
                 count,
+                model.what,
+                name_of_data_set(model.config) or "no data set is named",
             )
         else:
             _log.warning(
