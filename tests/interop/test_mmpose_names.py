@@ -31,7 +31,7 @@ CHOICES = {
     "rtmo-t_8xb32-600e_body7-416x416": {"backbone=cspdarknet_tiny", "estimator=bottomup", "input_hw=[416,416]"},
     "internet_res50_4xb16-20e_interhand3d-256x256": {"head=hands", "reader=interhand", "metric=[hands,epe]"},
     "image-pose-lift_tcn_8xb64-200e_h36m": {"backbone=simplebaseline3d", "reader.frames=1"},
-    "motionbert_dstformer-ft-243frm_8xb32-120e_h36m": {"reader.frames=243", "reader.stride=81"},
+    "motionbert_dstformer-ft-243frm_8xb32-120e_h36m": {"reader.stride=81", "codec.rooted=true"},
     "video-pose-lift_tcn-243frm-supv_8xb128-160e_h36m": {"backbone=videopose3d", "reader.frames=243"},
     "yoloxpose_m_8xb32-300e_coco-640": {"preprocessor.order=bgr", "neck.blocks=2", "codec.nms_threshold=0.65"},
 }
@@ -146,7 +146,7 @@ BLACK = with_test_set({"type": "BottomupResize", "input_size": (640, 640)})
         ("cspnext-m_udp_8xb256-210e_aic-coco-256x192", {}, "lightpose gives all of them"),
         ("yoloxpose_s_8xb32-300e_coco-640", {}, "black"),
         ("yoloxpose_s_8xb32-300e_coco-640", BLACK, ""),
-        ("motionbert_dstformer-243frm_8xb32-240e_h36m", {}, "from the root that the network finds"),
+        ("ae_hrnet-w32_8xb24-300e_coco-512x512", {}, "MMPose enlarges them"),
     ],
 )
 def test_what_is_done_otherwise_is_known(name: str, further: dict[str, object], told: str) -> None:

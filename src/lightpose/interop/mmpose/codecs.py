@@ -178,7 +178,7 @@ def _video_lifting(given: Part) -> Settings:
 def _motionbert(given: Part) -> Settings:
     if given.get("root_index", 0) != 0:
         raise refused(f"MotionBERTLabel with root_index={given['root_index']}", "a root that is the first joint")
-    return Settings({"codec": "motionbert"})
+    return Settings({"codec": "motionbert"}, {"codec.rooted": True} if given.get("rootrel") else {})
 
 
 def _statistics(given: Part, what: str) -> tuple[Array, Array] | None:

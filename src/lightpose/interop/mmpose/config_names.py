@@ -232,7 +232,7 @@ def _image(named: Named, match: re.Match[str]) -> dict[str, Any]:
 
 
 def _motionbert(named: Named, match: re.Match[str]) -> dict[str, Any]:
-    codec = {"type": "MotionBERTLabel", "num_keypoints": 17}
+    codec = {"type": "MotionBERTLabel", "num_keypoints": 17, "rootrel": True}
     head = {"type": "MotionRegressionHead", "out_channels": 3, "embedding_size": 512}
     backbone = {"type": "DSTFormer", "seq_len": int(match["frames"])}
     return _config("PoseLifter", codec, {"flip_test": True}, backbone, head)

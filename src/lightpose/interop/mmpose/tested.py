@@ -50,8 +50,6 @@ OTHERWISE = {
     "AssociativeEmbeddingHead": "peaks are looked for in maps as they are; MMPose enlarges them to the input's size "
     "first",
     "DEKRHead": "poses keep the scores of their keypoints; MMPose scores them anew by a small network",
-    "MotionRegressionHead": "joints are given from the root that the network finds; MMPose sets that joint to zero and "
-    "leaves the others",
 }
 """Head → what lightpose does otherwise, whatever the configuration says."""
 FILES = {"coco": "coco17", "300w": "face68", "ubody2d": "coco_wholebody"}
