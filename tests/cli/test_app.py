@@ -5,7 +5,7 @@ import sys
 import pytest
 from hydra._internal.hydra import Hydra
 
-from lightpose.cli import app, data, eval, predict, train
+from lightpose.cli import app, convert, data, eval, predict, train
 from lightpose.cli.groups import conf_dir
 
 
@@ -44,8 +44,14 @@ def test_help_lists_the_keys(run, main):
     assert code == 0 and "Keys (key=value)" in out
 
 
+def test_help_has_the_comments_of_keys_and_no_empty_heading(run):
+    _, out, _ = run(convert.main, "mmpose", "--help")
+    assert "src: ???          # checkpoint of MMPose (.pth)\n" in out and "Groups" not in out and "hydra" not in out
+
+
 def test_help_lists_groups_and_options(run):
     _, out, _ = run(train.main, "--help")
+    assert "output_dir: outputs/${experiment:}/" in out and "half_pixel | stride | udp\n" in out
     for name in ("hrnet_w32", "topdown_vitpose_base", "heatmap_offset", "coco17", "resnet50"):
         assert name in out
 

@@ -66,6 +66,14 @@ def test_matches_the_recorded_figures():
     assert decoded.batch_index.tolist() == [0] * 27 and decoded.extras["frame"].tolist() == list(range(27))
 
 
+def test_a_rooted_codec_takes_joints_as_they_are_and_the_root_as_zero():
+    motion = torch.randn(2, 5, 17, 3)
+    poses = codec(rooted=True).decode({"motion": motion}).keypoints
+    assert torch.equal(poses[:, 1:], motion.flatten(0, 1)[:, 1:]) and not poses[:, 0].any()
+    with pytest.raises(UserError, match=r"rooted=true sets one joint to zero, but codec\.root=\[.* has 2"):
+        codec(rooted=True, root=["point0", "point1"])
+
+
 def test_a_round_trip_keeps_depths_and_where_joints_are_seen():
     """Across they are as wide as they look: a person as deep as a mm is as wide as the label."""
     joints, coder = people_mm(), codec(root=["point2", "point3"])

@@ -81,6 +81,7 @@ def test_several_codecs_of_one_network_are_one() -> None:
     ("config", "message"),
     [
         ({"type": "EDPoseLabel"}, "no codec like MMPose's EDPoseLabel; those that it has are Assoc"),
+        ({"type": "VideoPoseLifting", "zero_center": False}, "takes zero_center=True"),
         ({"type": "MSRAHeatmap", "input_size": (192, 256), "heatmap_size": (40, 56)}, r"maps of \[40, 56\] cells"),
         (
             {"type": "SimCCLabel", "input_size": (192, 256), "simcc_split_ratio": 1.5},

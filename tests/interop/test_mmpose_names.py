@@ -8,6 +8,7 @@ from lightpose.errors import UserError
 from lightpose.interop.mmpose.build import build_like, skeleton_option
 from lightpose.interop.mmpose.config_names import config_of
 from lightpose.interop.mmpose.configs import families, overrides, settings
+from lightpose.interop.mmpose.tested import differences
 from lightpose.interop.mmpose.weights import load_like, raw_outputs
 from lightpose.interop.mmpose.zoo import FILE, of_estimator
 
@@ -26,8 +27,11 @@ CHOICES = {
     "td-hm_hrnet-w32_udp-regress-8xb64-210e_coco-256x192": {"head=heatmap_offset", "codec=heatmap_offset", "grid=udp"},
     "rtmpose-l_8xb512-700e_body8-halpe26-384x288": {"backbone=cspnext_l", "head=rtmcc", "skeleton=halpe26"},
     "dwpose_l_dis_m_coco-256x192": {"backbone=cspnext_m", "head=rtmcc", "skeleton=coco_wholebody"},
-    "td-hm_swin-l-p4-w7_8xb32-210e_coco-384x288": {"backbone=timm/swin_large_window12"},
+    "td-hm_swin-l-p4-w7_8xb32-210e_coco-384x288": {"backbone=timm/swin_large"},
     "rtmo-t_8xb32-600e_body7-416x416": {"backbone=cspdarknet_tiny", "estimator=bottomup", "input_hw=[416,416]"},
+    "internet_res50_4xb16-20e_interhand3d-256x256": {"head=hands", "reader=interhand", "metric=[hands,epe]"},
+    "image-pose-lift_tcn_8xb64-200e_h36m": {"backbone=simplebaseline3d", "reader.frames=1"},
+    "motionbert_dstformer-ft-243frm_8xb32-120e_h36m": {"reader.stride=81", "codec.rooted=true"},
     "video-pose-lift_tcn-243frm-supv_8xb128-160e_h36m": {"backbone=videopose3d", "reader.frames=243"},
     "yoloxpose_m_8xb32-300e_coco-640": {"preprocessor.order=bgr", "neck.blocks=2", "codec.nms_threshold=0.65"},
 }
@@ -97,13 +101,11 @@ def with_test_set(*transforms: dict[str, object], kind: str = "CocoDataset", **f
     return {"test_dataloader": {"batch_size": 32, "dataset": data_set}}
 
 
-def test_test_images_say_how_inputs_are_made(caplog: pytest.LogCaptureFixture) -> None:
+def test_test_images_say_how_inputs_are_made() -> None:
     config = config_of("td-hm_res50_8xb64-210e_coco-256x192")
     box, warp = {"type": "GetBBoxCenterScale", "padding": 0.9}, {"type": "TopdownAffine", "input_size": (192, 256)}
     chosen = set(overrides({**config, **with_test_set(box, warp)}))
-    assert {"augment.train.geometry.crop.padding=0.9", "input_hw=[256,192]"} <= chosen and not caplog.messages
-    overrides({**config, **with_test_set({**warp, "use_udp": True})})
-    assert "lightpose crops by the codec's pixel grid (stride)" in caplog.messages[0]
+    assert {"augment.train.geometry.crop.padding=0.9", "input_hw=[256,192]"} <= chosen
     with pytest.raises(UserError, match=r"test inputs of \[256, 256\] with a codec for \[256, 192\]"):
         overrides({**config, **with_test_set({**warp, "input_size": (256, 256)})})
     for name in (
@@ -111,6 +113,46 @@ def test_test_images_say_how_inputs_are_made(caplog: pytest.LogCaptureFixture) -
         "td-hm_res50_8xb64-210e_zebra-160x160",
     ):
         assert "augment.train.geometry.crop.padding=0.8" in overrides(config_of(name))
+
+
+@pytest.mark.parametrize("name", ["dekr_hrnet-w32_8xb10-140e_coco-512x512", "cid_hrnet-w48_8xb20-140e_coco-512x512"])
+def test_whole_images_become_as_large_as_the_configuration_says(name: str) -> None:
+    config = config_of(name)
+    resize = {"type": "BottomupResize", "input_size": (512, 512), "size_factor": 32}
+    assert "augment=bottomup_published" in overrides(config)
+    own = overrides({**config, **with_test_set({**resize, "resize_mode": "expand"})})
+    assert {"augment=bottomup_published", "augment.eval.geometry.crop.multiple=32"} <= set(own)
+    assert "augment=bottomup" in overrides({**config, **with_test_set(resize)})  # fit is what MMPose does unless told
+
+
+def test_how_people_are_told_from_copies_is_read() -> None:
+    config = config_of("dekr_hrnet-w32_8xb10-140e_coco-512x512")
+    assert not any(each.startswith("codec.nms") for each in overrides(config))  # ours are as published
+    given = {**config["model"], "test_cfg": {"nms_joints_thr": 5}}
+    assert {"codec.nms_distance=0.0", "codec.nms_joints=5"} <= set(overrides({**config, "model": given}))
+
+
+UDP_CROPS = with_test_set({"type": "TopdownAffine", "input_size": (192, 256), "use_udp": True})
+BLACK = with_test_set({"type": "BottomupResize", "input_size": (640, 640)})
+
+
+@pytest.mark.parametrize(
+    ("name", "further", "told"),
+    [
+        ("td-hm_res50_8xb64-210e_coco-256x192", {}, ""),
+        ("td-hm_res50_8xb64-210e_coco-256x192", UDP_CROPS, "crops by the codec's pixel grid (stride)"),
+        ("cspnext-m_udp_8xb64-210e_mpii-256x256", {}, "crops by the codec's pixel grid (udp)"),
+        ("cspnext-m_udp_8xb256-210e_coco-256x192", {}, ""),
+        ("cspnext-m_udp_8xb256-210e_aic-coco-256x192", {}, "lightpose gives all of them"),
+        ("yoloxpose_s_8xb32-300e_coco-640", {}, "black"),
+        ("yoloxpose_s_8xb32-300e_coco-640", BLACK, ""),
+        ("ae_hrnet-w32_8xb24-300e_coco-512x512", {}, "MMPose enlarges them"),
+    ],
+)
+def test_what_is_done_otherwise_is_known(name: str, further: dict[str, object], told: str) -> None:
+    config = {**config_of(name), **further}
+    found = differences(config, settings(config))
+    assert len(found) == bool(told) and told in "".join(found)
 
 
 def test_a_one_stage_network_takes_the_size_of_test_images() -> None:
@@ -124,14 +166,34 @@ def test_a_one_stage_network_takes_the_size_of_test_images() -> None:
     [
         (with_test_set(kind="AP10KDataset"), "ap10k"),
         (with_test_set(kind="CombinedDataset", metainfo={"from_file": "configs/_base_/datasets/ap10k.py"}), "ap10k"),
-        (with_test_set(kind="CocoDataset", metainfo={"keypoint_info": {}}), "coco17"),  # a guess, from their number
-        (with_test_set(kind="AnimalPoseDataset"), "coco17"),  # which has 20
+        ({}, "coco17"),  # a guess, from their number
+        (with_test_set(kind="CocoDataset", metainfo={"keypoint_info": {}}), None),
+        (with_test_set(kind="MacaqueDataset"), None),
+        (with_test_set(kind="AnimalPoseDataset"), None),  # which has 20
         ({"val_dataloader": {"dataset": {"type": "RepeatDataset", "dataset": {"type": "AP10KDataset"}}}}, "ap10k"),
     ],
 )
-def test_keypoints_are_those_of_the_data_set_that_is_tested_with(further: dict[str, object], skeleton: str) -> None:
+def test_keypoints_are_those_of_the_data_set_that_is_tested_with(
+    further: dict[str, object], skeleton: str | None
+) -> None:
     chosen = settings({**config_of("td-hm_res50_8xb64-210e_coco-256x192"), **further})
-    assert chosen.groups["skeleton"] == skeleton
+    assert chosen.groups.get("skeleton") == skeleton
+
+
+def test_keypoints_of_a_model_count_before_those_of_its_data_set() -> None:
+    config = config_of("td-hm_hrnet-w32_8xb64-210e_coco-aic-256x192-combine")
+    model = {**config["model"], "metainfo": {"from_file": "configs/_base_/datasets/coco_aic.py"}}
+    assert settings({**config, "model": model, **with_test_set()}).groups["skeleton"] == "coco_aic"
+    large = {**config["model"], "head": {**config["model"]["head"], "out_channels": 294}}
+    described = with_test_set(metainfo={"from_file": "configs/_base_/datasets/deepfashion2.py"})
+    assert "skeleton" not in settings({**config, "model": large, **described}).groups  # lightpose has none of these
+
+
+def test_either_way_of_exchanging_red_and_blue_is_read() -> None:
+    config = config_of("td-hm_res50_8xb64-210e_coco-256x192")
+    for order, chosen in ({"rgb_to_bgr": True}, False), ({}, True):
+        pixels = {"data_preprocessor": {**order, "mean": [1, 2, 3], "std": [4, 5, 6]}}
+        assert ("preprocessor.order=bgr" in overrides({**config, "model": {**config["model"], **pixels}})) == chosen
 
 
 def test_lifters_have_the_keypoints_of_human36m() -> None:
@@ -152,6 +214,15 @@ def test_what_a_configuration_lacks_is_told_in_one_sentence(part: dict[str, obje
         build_like({**config, "model": {**config["model"], "backbone": part}})
 
 
+def test_other_kinds_of_values_than_mmposes_are_told_in_one_sentence() -> None:
+    config = config_of("td-hm_res50_8xb64-210e_coco-256x192")
+    config["model"]["head"]["decoder"] = {**config["codec"], "heatmap_size": [0, 64]}
+    with pytest.raises(UserError, match=r"another kind of value there than MMPose's own \(ZeroDivisionError"):
+        build_like(config)
+    lifter = {**config_of("image-pose-lift_tcn_8xb64-200e_h36m"), "test_pipeline": True}
+    assert differences(lifter, settings(lifter)) == []
+
+
 def test_what_mmpose_takes_when_nothing_is_given_may_lack() -> None:
     config = config_of("rtmpose-l_8xb256-420e_coco-256x192")
     part = {"type": "CSPNeXt", "out_indices": [4], "norm_cfg": {"type": "BN"}}
@@ -170,6 +241,18 @@ def test_what_mmpose_takes_when_nothing_is_given_may_lack() -> None:
         ("backbone", {"type": "CSPNeXt"}, r"norms of eps=0\.001 can't"),  # MMPose's own default
         ("backbone", {"type": "VisionTransformer", "out_type": "cls_token"}, "takes out_type=featmap"),
         ("backbone", {"type": "VisionTransformer", "arch": {"embed_dims": 768, "num_heads": 8}}, "takes num_heads=12"),
+        (
+            "backbone",
+            {"type": "ResNet", "depth": 50, "conv_cfg": {"type": "ConvWS"}},
+            "ResNet with ConvWS convolutions",
+        ),
+        ("neck", {"type": "FeatureMapProcessor", "align_corners": True}, "takes align_corners=False"),
+        ("head", {"type": "RTMCCHead", "out_channels": 17}, "attention with ReLU, which is the default, can't"),
+        (
+            "head",
+            {"type": "HeatmapHead", "deconv_out_channels": None, "final_layer": {"kernel_size": 3}},
+            "go together",
+        ),
         ("head", {"type": "Mystery", "out_channels": 17}, "no head like MMPose's Mystery"),
         ("type", "TopDown", "no estimator like MMPose's TopDown"),
     ],

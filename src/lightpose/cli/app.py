@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightpose.cli.arguments import path_given, with_inner_options, with_literal_paths
-from lightpose.cli.groups import conf_dirs, given_dir, group_files, group_lines, groups_of, read_option
+from lightpose.cli.groups import conf_dirs, given_dir, group_files, groups_of, help_lines, read_option
 from lightpose.cli.options import check_types
 from lightpose.conf_files import conf_dir
 from lightpose.errors import UserError
@@ -74,7 +74,7 @@ def run(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or a process that ends tells of the others, with stacks
     quieten()
     HydraConfig.instance().cfg = None  # of another command in this process
-    OmegaConf.register_new_resolver("groups", lambda: group_lines(config_name), replace=True)  # for the help text
+    OmegaConf.register_new_resolver("keys", lambda: help_lines(config_name), replace=True)  # for the help text
 
     composed = False
 

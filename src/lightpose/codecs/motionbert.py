@@ -33,9 +33,11 @@ class MotionBertCodec(Codec):
         grid: of images; not used.
         root: names of the joints whose mean is the root; None takes the skeleton's first.
         screen_mm: mm of half an image's width at the root, where labels don't tell: 4 mm a pixel, 1000 pixels.
+        rooted: take joints as the network gives them, and the root as zero, as published for networks that learnt no
+            other root. False moves all joints by what the network gives for the root.
 
     Raises:
-        UserError: for a root that the skeleton doesn't have.
+        UserError: for a root that the skeleton doesn't have, and for ``rooted`` with one between joints.
     """
 
     every_frame: ClassVar[bool] = True
@@ -47,13 +49,17 @@ class MotionBertCodec(Codec):
         grid: Grid,
         root: Sequence[str] | None = None,
         screen_mm: float = 2000.0,
+        rooted: bool = False,
     ) -> None:
         check_grid(grid)
+        if rooted and root and len(root) > 1:
+            raise UserError(f"codec.rooted=true sets one joint to zero, but codec.root={list(root)} has {len(root)}")
         self.spec = Spec({"motion": (None, skeleton.num_keypoints, 3)}, input_hw)
-        self.screen_mm = screen_mm
+        self.screen_mm, self.rooted = screen_mm, rooted
         self._root = torch.tensor(skeleton.indices(root) if root else [0])
         self._loss_weights, self._swap = torch.tensor(skeleton.weights), torch.tensor(skeleton.swap)
-        self._mirror = torch.tensor([-1.0, 1.0, 1.0])
+        self._mirror, self._others = torch.tensor([-1.0, 1.0, 1.0]), torch.ones(skeleton.num_keypoints, 1)
+        self._others[self._root] = 0
 
     def encode(self, batch: Batch) -> Targets:
         """Motion (B, T, K, 3) and weights (B, T, K) of T frames, the instances of each row.
@@ -84,8 +90,11 @@ class MotionBertCodec(Codec):
         motion = outputs["motion"].float()
         (batch, count), device = motion.shape[:2], motion.device
         rows, frames = torch.arange(batch, device=device), torch.arange(count, device=device)
-        root = motion[:, :, on_device(self._root, motion)].mean(2, keepdim=True)
-        poses = (motion - root).flatten(0, 1)
+        if self.rooted:
+            poses = (motion * on_device(self._others, motion)).flatten(0, 1)
+        else:
+            root = motion[:, :, on_device(self._root, motion)].mean(2, keepdim=True)
+            poses = (motion - root).flatten(0, 1)
         scores = torch.ones_like(poses[..., 0])
         return Poses(
             poses,

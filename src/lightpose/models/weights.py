@@ -4,6 +4,7 @@ import itertools
 import logging
 import math
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -154,7 +155,8 @@ def load_data(path: Path, what: str, whole: bool = False, only: Sequence[str] = 
                     raise ValueError(f"the check sum of {damaged} is wrong")
         elif whole:
             raise ValueError("it is no archive of torch.save")
-        with torch.serialization.safe_globals([*_NUMPY, *_LOGS] if only else []):
+        with torch.serialization.safe_globals([*_NUMPY, *_LOGS] if only else []), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the protocol of other programs' pickles
             content = torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise NoPlainData(

@@ -8,12 +8,30 @@ from lightpose.interop.mmpose.settings import refused
 _RESNET = {"strides": [1, 2, 2, 2], "dilations": [1, 1, 1, 1], "style": "pytorch"}
 _PLAIN_STEM = {**_RESNET, "deep_stem": False, "avg_down": False}
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "CSPDarknet": {"act_cfg.type": "SiLU"},
-    "CSPNeXt": {"act_cfg.type": "SiLU"},
-    "CSPNeXtPAFPN": {"act_cfg.type": "SiLU"},
+    "CSPDarknet": {"act_cfg.type": "SiLU", "spp_kernal_sizes": [5, 9, 13]},
+    "CSPNeXt": {"act_cfg.type": "SiLU", "spp_kernel_sizes": [5, 9, 13]},
+    "CSPNeXtPAFPN": {"act_cfg.type": "SiLU", "upsample_cfg.mode": "nearest"},
+    "FeatureMapProcessor": {"align_corners": False},
+    "HRFormer": {"extra.with_pad_mask": False, "transformer_norm_cfg.eps": 1e-6},
+    "HRNet": {"extra.upsample.align_corners": False},
+    "HybridEncoder": {
+        "act_cfg.type": "SiLU",
+        "encoder_cfg.ffn_cfg.act_cfg.type": "GELU",
+        "encoder_cfg.self_attn_cfg.num_heads": 8,
+        "pe_temperature": 10000,
+        "use_encoder_idx": [2],
+    },
     "MobileNetV2": {"act_cfg.type": "ReLU6"},
     "PyramidVisionTransformer": {"num_heads": [1, 2, 5, 8]},
     "PyramidVisionTransformerV2": {"num_heads": [1, 2, 5, 8]},
+    "RTMOHead": {
+        "bbox_padding": 1.25,
+        "dcc_cfg.gau_cfg.act_fn": "SiLU",
+        "dcc_cfg.gau_cfg.pos_enc": "add",
+        "featmap_strides": [16, 32],
+        "head_module_cfg.act_cfg.type": "SiLU",
+        "head_module_cfg.norm_cfg.eps": 1e-3,
+    },
     "ResNeSt": _RESNET,
     "ResNeXt": _PLAIN_STEM,
     "ResNet": _PLAIN_STEM,
@@ -23,11 +41,13 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "ShuffleNetV1": {"act_cfg.type": "ReLU"},
     "ShuffleNetV2": {"act_cfg.type": "ReLU"},
     "SwinTransformer": {"qk_scale": None, "act_cfg.type": "GELU", "strides": [4, 2, 2, 2]},
-    "TCN": {"causal": False},
+    "TCN": {"causal": False, "residual": True},
     "VisionTransformer": {"out_type": "featmap"},
-    "YOLOXPAFPN": {"act_cfg.type": "SiLU"},
+    "YOLOXPAFPN": {"act_cfg.type": "SiLU", "upsample_cfg.mode": "nearest"},
+    "YOLOXPoseHead": {"head_module_cfg.act_cfg.type": "SiLU", "head_module_cfg.norm_cfg.eps": 1e-3},
 }
 """Part → option → the value with which ours compute."""
+CONVOLUTIONS = ("Conv", "Conv1d", "Conv2d")
 ALIKE = {"Swish": "SiLU"}
 EPSILONS = {
     "CSPDarknet": 1e-3,
@@ -52,6 +72,8 @@ def check_arithmetic(kind: str, given: Mapping[str, Any]) -> None:
         value = list(value) if isinstance(value, tuple) else value
         if ALIKE.get(str(value), value) != expected:
             raise refused(f"{kind} with {key}={value}", f"{key}={expected}")
+    if str(_at(given, "conv_cfg.type", "Conv2d")) not in CONVOLUTIONS:
+        raise refused(f"{kind} with {given['conv_cfg']['type']} convolutions", "plain ones")
     expected = EPSILONS.get(kind, 1e-5)
     norms = given.get("norm_cfg")
     epsilon = norms.get("eps", 1e-5) if isinstance(norms, Mapping) else UNSAID.get(kind, expected)

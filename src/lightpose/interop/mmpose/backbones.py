@@ -109,7 +109,7 @@ def _cpm(given: Part, neck: Part) -> Settings:
 
 
 def _hourglass(given: Part, neck: Part) -> Settings:
-    stacks = given.get("num_stacks", 1)
+    stacks = given.get("num_stacks", 2)
     return Settings({"backbone": "hourglass52"}, {} if stacks == 1 else {"backbone.stages": stacks})
 
 
@@ -118,7 +118,7 @@ def _tcn(given: Part, neck: Part) -> Settings:
     simple = given.get("dropout") == 0.5
     settings = Settings({"backbone": "simplebaseline3d" if simple else "videopose3d"})
     frames = math.prod(kernels)
-    settings = settings if simple else settings.also(reader__frames=frames)
+    settings = settings.also(reader__frames=frames)
     if not simple and frames == 1:
         settings = settings.also(backbone__blocks=blocks)
     return (
@@ -127,7 +127,9 @@ def _tcn(given: Part, neck: Part) -> Settings:
 
 
 def _dstformer(given: Part, neck: Part) -> Settings:
-    settings = Settings({"backbone": "dstformer"}, {"reader.frames": given.get("seq_len", 243)})
+    frames = given.get("seq_len", 243)
+    windows = {"reader.frames": frames, "reader.stride": max(frames // 3, 1)}  # which labels every frame
+    settings = Settings({"backbone": "dstformer"}, windows)
     usual = {
         "feat_size": ("width", 512),
         "depth": ("depth", 5),

@@ -55,14 +55,8 @@ def build_like(config: Mapping[str, Any], skeleton: Skeleton | str | None = None
     Raises:
         UserError: for a model that lightpose doesn't have.
     """
-    try:
-        choices = settings(config, skeleton if isinstance(skeleton, str) else None)
-        count = keypoint_count(config["model"]["head"], codec_of(config))
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise UserError(
-            f"the MMPose configuration lacks something, or has another kind of value there than MMPose's own "
-            f"({type(error).__name__}: {error}); mend it, or give name="
-        ) from error
+    choices = settings(config, skeleton if isinstance(skeleton, str) else None)
+    count = keypoint_count(config["model"]["head"], codec_of(config))
     plain = resolved(choices)
     if not isinstance(skeleton, Skeleton):
         option = plain["skeleton"]

@@ -168,6 +168,19 @@ def _image_lifting(given: Part) -> Settings:
     return settings
 
 
+def _video_lifting(given: Part) -> Settings:
+    for option, usual in {"zero_center": True, "remove_root": False, "root_index": 0}.items():
+        if given.get(option, usual) != usual:
+            raise refused(f"VideoPoseLifting with {option}={given[option]}", f"{option}={usual}")
+    return Settings({"codec": "lifting"})
+
+
+def _motionbert(given: Part) -> Settings:
+    if given.get("root_index", 0) != 0:
+        raise refused(f"MotionBERTLabel with root_index={given['root_index']}", "a root that is the first joint")
+    return Settings({"codec": "motionbert"}, {"codec.rooted": True} if given.get("rootrel") else {})
+
+
 def _statistics(given: Part, what: str) -> tuple[Array, Array] | None:
     """Mean and deviation (K, D), whatever further dimensions of 1 stand before them; one alone counts for nothing."""
     both = [given.get(f"{what}_{kind}") for kind in ("mean", "std")]
@@ -185,12 +198,12 @@ CODECS: dict[str, Callable[[Part], Settings]] = {
     "IntegralRegressionLabel": _integral,
     "MSRAHeatmap": _msra,
     "MegviiHeatmap": _megvii,
-    "MotionBERTLabel": lambda given: Settings({"codec": "motionbert"}),
+    "MotionBERTLabel": _motionbert,
     "RegressionLabel": _regression,
     "SPR": _displacement,
     "SimCCLabel": _simcc,
     "UDPHeatmap": _udp,
-    "VideoPoseLifting": lambda given: Settings({"codec": "lifting"}),
+    "VideoPoseLifting": _video_lifting,
     "YOLOXPoseAnnotationProcessor": _one_stage,
 }
 

@@ -64,7 +64,7 @@ def _heatmaps(named: Named, match: re.Match[str]) -> dict[str, Any]:
             head |= {"deconv_out_channels": [], "deconv_kernel_sizes": [], "final_layer": {"kernel_size": 3}}
     if word.endswith("-2deconv"):
         head |= {"deconv_out_channels": [256, 256], "deconv_kernel_sizes": [4, 4]}
-    if kind == "SwinTransformer" and named.input_hw == (384, 288):
+    if word.startswith("swin-b") and named.input_hw == (384, 288):  # the large one keeps its windows there
         backbone["window_size"] = 12
     if kind == "CPM":
         backbone["out_channels"] = named.count
@@ -178,7 +178,8 @@ def _people(named: Named, match: re.Match[str]) -> dict[str, Any]:
         head = {"type": "DEKRHead", "num_keypoints": named.count, "num_heatmap_filters": width}
         head["displacement_loss"] = {"loss_weight": 0.004 if named.data_set == "crowdpose" else 0.002}
     neck = {"type": "FeatureMapProcessor", "concat": True}
-    return _config("BottomupPoseEstimator", codec, {"flip_test": True}, named_backbone(word, named.name), head, neck)
+    test = {"flip_test": True, "nms_dist_thr": 0.05}
+    return _config("BottomupPoseEstimator", codec, test, named_backbone(word, named.name), head, neck)
 
 
 ONE_STAGE = {"tiny": (0.33, 0.375), "t": (0.33, 0.375), "s": (0.33, 0.5), "m": (0.67, 0.75), "l": (1.0, 1.0)}
@@ -231,7 +232,7 @@ def _image(named: Named, match: re.Match[str]) -> dict[str, Any]:
 
 
 def _motionbert(named: Named, match: re.Match[str]) -> dict[str, Any]:
-    codec = {"type": "MotionBERTLabel", "num_keypoints": 17}
+    codec = {"type": "MotionBERTLabel", "num_keypoints": 17, "rootrel": True}
     head = {"type": "MotionRegressionHead", "out_channels": 3, "embedding_size": 512}
     backbone = {"type": "DSTFormer", "seq_len": int(match["frames"])}
     return _config("PoseLifter", codec, {"flip_test": True}, backbone, head)
@@ -284,5 +285,10 @@ def config_of(name: str) -> dict[str, Any]:
     named = read_name(name)
     for pattern, make in ALGORITHMS:
         if match := re.match(pattern, named.name):
-            return make(named, match)
+            config = make(named, match)
+            if re.search(r"udp.*(crowpose|mpii|wholebody|onehand10k|rhd2d|deepfashion)", named.name):
+                config["test_pipeline"] = [{"type": "TopdownAffine"}]  # as published: UDP of the codec alone
+            if named.data_set == "coco_aic":
+                config["model"]["test_cfg"]["output_keypoint_indices"] = list(range(17))
+            return config
     raise UserError(f"name={name!r} begins like no MMPose model that lightpose has; expected a name such as {EXAMPLE}")

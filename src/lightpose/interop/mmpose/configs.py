@@ -8,8 +8,8 @@ from lightpose.interop.mmpose.backbones import Part, backbone_settings, kind_of,
 from lightpose.interop.mmpose.codecs import codec_settings, input_hw_of, one_codec
 from lightpose.interop.mmpose.heads import has_deconvs, head_settings, keypoint_count
 from lightpose.interop.mmpose.names import BACKBONES, HEADS, NECKS, Family
-from lightpose.interop.mmpose.settings import MEAN, STD, Settings
-from lightpose.interop.mmpose.tested import skeleton_named, with_crops
+from lightpose.interop.mmpose.settings import MEAN, STD, Settings, refused
+from lightpose.interop.mmpose.tested import ONE_STAGE, name_of_data_set, skeleton_named, with_crops
 
 SKELETONS = {17: "coco17", 42: "interhand3d", 133: "coco_wholebody"}
 """Of models of bodies and of two hands whose configuration names no data set."""
@@ -24,8 +24,18 @@ def settings(config: Mapping[str, Any], skeleton: str | None = None) -> Settings
             number of keypoints.
 
     Raises:
-        UserError: for a model that lightpose doesn't have.
+        UserError: for a model that lightpose doesn't have, and for a configuration that is none of MMPose's.
     """
+    try:
+        return _settings(config, skeleton)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the MMPose configuration lacks something, or has another kind of value there than MMPose's own "
+            f"({type(error).__name__}: {error}); mend it, or give name="
+        ) from error
+
+
+def _settings(config: Mapping[str, Any], skeleton: str | None) -> Settings:
     model = _model(config)
     backbone, neck, head = model["backbone"], model.get("neck"), model["head"]
     codec = codec_of(config)
@@ -45,10 +55,12 @@ def settings(config: Mapping[str, Any], skeleton: str | None = None) -> Settings
         found = found.also(grid="half_pixel")
     if kind_of(model) != "PoseLifter":
         found = with_crops(found, config)
-    if (neck or {}).get("apply_relu") and found.groups["head"] != "heatmap_bilinear":
-        raise UserError("FeatureMapProcessor with apply_relu goes with a head of one 3x3 convolution; this one is not")
+    if bool((neck or {}).get("apply_relu")) != (found.groups["head"] == "heatmap_bilinear"):
+        raise UserError("FeatureMapProcessor with apply_relu and a head of one 3x3 convolution go together; give both")
     count = keypoint_count(head, codec)
-    option = skeleton or skeleton_named(config, count) or found.groups.get("skeleton") or SKELETONS.get(count)
+    option = skeleton or skeleton_named(config, count) or found.groups.get("skeleton")
+    if not option and not name_of_data_set(config):
+        option = SKELETONS.get(count)
     return found | (Settings({"skeleton": option}) if option else Settings())
 
 
@@ -101,7 +113,7 @@ def _pixels(model: Part) -> Settings:
     """How pixels are normalised."""
     given = model.get("data_preprocessor") or {}
     mean, std = (list(map(float, given.get(key) or usual)) for key, usual in (("mean", [0] * 3), ("std", [1] * 3)))
-    order = {} if given.get("bgr_to_rgb") else {"preprocessor.order": "bgr"}
+    order = {} if given.get("bgr_to_rgb") or given.get("rgb_to_bgr") else {"preprocessor.order": "bgr"}
     if (mean, std) == (MEAN, STD):
         return Settings({"preprocessor": "imagenet"}, order)
     if mean == [0.0] * 3 and std == [1.0] * 3:
@@ -124,13 +136,23 @@ def _top_down(model: Part, codec: Part) -> Settings:
 def _bottom_up(model: Part, codec: Part) -> Settings:
     test = model.get("test_cfg") or {}
     head = kind_of(model["head"])
-    one_stage = head in ("RTMOHead", "YOLOXPoseHead")
-    augment = {"AssociativeEmbeddingHead": "bottomup_published"}.get(head, "onestage" if one_stage else "bottomup")
+    one_stage = head in ONE_STAGE
+    augment = "onestage" if one_stage else "bottomup_published"
     groups = {"estimator": "bottomup", "data": "bottomup", "augment": augment, "metric": "[oks]"}
     values: dict[str, Any] = {} if test.get("flip_test") else {"estimator.flip_test": False}
     if one_stage:
         values |= {"grid": "stride", "codec.score_threshold": test.get("score_thr", 0.01)}
         values |= {"codec.nms_threshold": test.get("nms_thr", 1.0)}
+    theirs: dict[str, tuple[Any, Any]] = {}
+    if head == "DEKRHead":
+        theirs = {"codec.nms_distance": (test.get("nms_dist_thr", 0.0), 0.05)}
+        theirs["codec.nms_joints"] = (test.get("nms_joints_thr"), None)
+    if head == "CIDHead":
+        if test.get("blur_kernel_size", 3) != 3:
+            raise refused(f"CIDHead with blur_kernel_size={test['blur_kernel_size']}", "3")
+        theirs = {"codec.threshold": (test.get("score_threshold", 0.01), 0.01)}
+        theirs["codec.max_people"] = (test.get("max_instances", 30), 30)
+    values |= {key: value for key, (value, usual) in theirs.items() if value != usual}
     values |= {"metric.oks.score_mode": "keypoint" if head in ("DEKRHead", "CIDHead") else "bbox"}
     return _pixels(model) | _input(codec) | Settings(groups, {**values, "metric.oks.nms": "none"})
 

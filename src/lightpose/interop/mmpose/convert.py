@@ -14,18 +14,20 @@ from torch import Tensor
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.interop.mmpose.backbones import kind_of
-from lightpose.interop.mmpose.build import skeleton_option
+from lightpose.interop.mmpose.build import numbered, skeleton_option
 from lightpose.interop.mmpose.config_names import config_of
-from lightpose.interop.mmpose.configs import overrides
+from lightpose.interop.mmpose.configs import overrides, settings
 from lightpose.interop.mmpose.files import PublishedFile, read_file
 from lightpose.interop.mmpose.parts_of_names import EXAMPLE
-from lightpose.interop.mmpose.tested import skeleton_named
+from lightpose.interop.mmpose.settings import as_text
+from lightpose.interop.mmpose.tested import differences, name_of_data_set, skeleton_named
 from lightpose.interop.mmpose.weights import SHOWN, listed, load_like
 from lightpose.interop.mmpose.zoo import all_names, names_that_fit
 from lightpose.runtime.aside import written_aside
 from lightpose.skeleton import Skeleton
 
 _log = logging.getLogger(__name__)
+USUAL = "the default"
 EARLIER = ("AssociativeEmbedding", "CID", "DisentangledKeypointRegressor", "Interhand3D", "TopDown")
 """Models of MMPose before 1.0, whose configurations have other keys; there a lifter has a ``keypoint_head``, too."""
 
@@ -68,9 +70,8 @@ def convert(
             torch.save(content, part)
         except RuntimeError as error:  # of torch, which doesn't say why
             raise UserError(f"out={out} can't be written; see to its rights and space, or give another file") from error
-    _log.info(
-        "train it further by: lightpose-train init_from=%s %s data.train=... data.val=...", out, _arguments(model)
-    )
+    arguments = shlex.join([f"init_from={out}", *_arguments(model)])
+    _log.info("train it further by: lightpose-train %s data.train=... data.val=...", arguments)
     return estimator
 
 
@@ -100,12 +101,35 @@ def _model(src: str | Path, name: str | None, trust: bool) -> _Model:
     found = read_file(src, trust)
     model = found.config.get("model")
     early = isinstance(model, Mapping) and (kind_of(model) in EARLIER or "keypoint_head" in model)
-    if name is None and early:
+    if not name and early:
         _log.info("the configuration in %s is of an MMPose before 1.0 and not used", src)
-    elif name is None and model:
+    elif not name and model:
         return _Model(f"the configuration in {src}", found.config, found.state, found.skeleton)
-    name = name or _only_name(found, src)
-    return _Model(name, _named(name, found), found.state, found.skeleton or skeleton_option(name))
+    chosen = name or _only_name(found, src)
+    config = _named(chosen, found) if name else config_of(chosen)
+    option = skeleton_option(chosen)
+    if model and not early:
+        _tell_differences(src, chosen, found.config, config, option)
+    return _Model(chosen, config, found.state, found.skeleton or option)
+
+
+def _tell_differences(
+    src: str | Path, name: str, written: Mapping[str, Any], named: Mapping[str, Any], option: str | None
+) -> None:
+    """Warn of what the configuration in a checkpoint says otherwise than the name that is given, which counts."""
+    try:
+        both = settings(written, option), settings(named, option)
+    except UserError as error:
+        _log.warning("name=%s counts; the configuration in %s can't be compared with it: %s", name, src, error)
+        return
+    theirs, ours = ({key: as_text(value) for key, value in {**each.groups, **each.values}.items()} for each in both)
+    apart = [
+        f"{key}={theirs.get(key, USUAL)} and not {ours.get(key, USUAL)}"
+        for key in sorted({*theirs, *ours})
+        if theirs.get(key, USUAL) != ours.get(key, USUAL)
+    ]
+    if apart:
+        _log.warning("name=%s counts, but the configuration in %s says %s", name, src, ", ".join(apart))
 
 
 def _named(name: str, found: PublishedFile) -> dict[str, Any]:
@@ -138,23 +162,32 @@ def _loaded(model: _Model) -> PoseEstimator:
     name, count = estimator.skeleton.name, estimator.skeleton.num_keypoints
     _log.info("skeleton %s, %s, pixel grid %s", name, size, estimator.grid)
     if not (model.skeleton or skeleton_named(model.config, count) or estimator.takes_sequences):
-        _log.warning(
-            "%s names no data set: the keypoints are taken to be those of %s, as there are %d; if they are "
-            "others, give name=",
-            model.what,
-            name,
-            count,
-        )
+        if name == numbered(count).name:
+            _log.warning(
+                "lightpose doesn't know the %d keypoints of %s (%s): they are numbered, and nothing is mirrored; "
+                "a checkpoint that a training of MMPose left says what they are",
+                count,
+                model.what,
+                name_of_data_set(model.config) or "no data set is named",
+            )
+        else:
+            _log.warning(
+                "%s names no data set: the keypoints are taken to be those of %s, as there are %d; if they are "
+                "others, give name=",
+                model.what,
+                name,
+                count,
+            )
+    for difference in differences(model.config, settings(model.config)):
+        _log.warning(difference)
     return estimator
 
 
-def _arguments(model: _Model) -> str:
+def _arguments(model: _Model) -> list[str]:
     """What to train the same network with; keypoints that are in the checkpoint alone are left to the data."""
     option = model.skeleton if isinstance(model.skeleton, str) else None
     given = overrides(model.config, option)
-    return shlex.join(
-        each for each in given if not (isinstance(model.skeleton, Skeleton) and each.startswith("skeleton="))
-    )
+    return [each for each in given if not (isinstance(model.skeleton, Skeleton) and each.startswith("skeleton="))]
 
 
 def _only_name(found: PublishedFile, src: str | Path) -> str:
@@ -175,4 +208,5 @@ def _only_name(found: PublishedFile, src: str | Path) -> str:
             f"the tensors of {src} fit {len(names)} configurations, which differ in data set, input size or codec; "
             f"give name=, one of {', '.join(names)}"
         )
+    _log.warning("the tensors of %s are those of %s, whose data set, input size and codec are taken", src, names[0])
     return names[0]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightpose.errors import UserError
+from lightpose.interop.mmpose.arithmetic import check_arithmetic
 from lightpose.interop.mmpose.backbones import Part, kind_of
 from lightpose.interop.mmpose.settings import Settings, refused
 
@@ -90,8 +91,8 @@ def _rtmcc(option: str) -> Callable[[Part], Settings]:
         usual = {"kernel": 7, "hidden": 256, "expansion": 2, "attention": 128}
         if gau.get("use_rel_bias") or gau.get("pos_enc"):
             raise refused("attention with places or relative ones", "attention without")
-        if gau.get("act_fn", "SiLU") != "SiLU":
-            raise refused(f"gated attention with {gau['act_fn']}", "SiLU")
+        if gau.get("act_fn", "ReLU") != "SiLU":
+            raise refused(f"gated attention with {gau.get('act_fn', 'ReLU, which is the default,')}", "SiLU")
         loss = given.get("loss") or {}
         beta = {} if loss.get("beta", 10.0) == 10.0 else {"head.criterion.beta": loss["beta"]}
         values = {f"head.{name}": value for name, value in theirs.items() if value != usual[name]}
@@ -156,7 +157,8 @@ def _hands(given: Part) -> Settings:
         "head.root_cells": (root.get("heatmap_size", 64), 64),
     }
     values = {key: value for key, (value, usual) in theirs.items() if value != usual}
-    return Settings({"head": "hands"}, values) | _deconvs(keypoints)
+    groups = {"head": "hands", "reader": "interhand", "metric": "[hands,epe]"}  # nothing else reads depths of hands
+    return Settings(groups, values) | _deconvs(keypoints)
 
 
 def _plain(option: str) -> Callable[[Part], Settings]:
@@ -212,6 +214,7 @@ def head_settings(given: Part) -> Settings:
     kind = kind_of(given)
     if kind not in HEADS:
         raise UserError(f"lightpose has no head like MMPose's {kind}; those that it has are {', '.join(sorted(HEADS))}")
+    check_arithmetic(kind, given)
     return HEADS[kind](given)
 
 

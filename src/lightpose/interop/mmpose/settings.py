@@ -33,19 +33,19 @@ class Settings:
     def overrides(self) -> list[str]:
         """What to type behind ``lightpose-train``."""
         groups = [f"{group}={option}" for group, option in self.groups.items()]
-        return groups + [f"{key}={_text(value)}" for key, value in self.values.items()]
+        return groups + [f"{key}={as_text(value)}" for key, value in self.values.items()]
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Plain data as Hydra reads it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(_text, value))}]"
+        return f"[{','.join(map(as_text, value))}]"
     if isinstance(value, Mapping):
-        return f"{{{','.join(f'{key}:{_text(item)}' for key, item in value.items())}}}"
+        return f"{{{','.join(f'{key}:{as_text(item)}' for key, item in value.items())}}}"
     return str(value)
 
 

@@ -1,15 +1,14 @@
 """The data set that an MMPose configuration tests with, and how it makes inputs of its images."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from lightpose.conf_files import conf_dir
 from lightpose.interop.mmpose.backbones import Part, kind_of
 from lightpose.interop.mmpose.parts_of_names import DATA_SETS
 from lightpose.interop.mmpose.settings import Settings, refused
 
-_log = logging.getLogger(__name__)
 PADDING = 1.25
 SKELETONS = {
     "AFLW": "aflw",
@@ -24,6 +23,7 @@ SKELETONS = {
     "CocoWholeBodyHand": "hand21",
     "CrowdPose": "crowdpose",
     "Exlpose": "exlpose",
+    "Face300VW": "face68",
     "Face300W": "face68",
     "Face300WLP": "face68",
     "FreiHand": "hand21",
@@ -34,14 +34,24 @@ SKELETONS = {
     "Lapa": "lapa",
     "Locust": "locust",
     "Mpii": "mpii",
+    "OCHuman": "coco17",
     "OneHand10K": "hand21",
     "PoseTrack18": "coco17",
+    "PoseTrack18Video": "coco17",
     "Rhd2D": "hand21",
     "UBody2d": "coco_wholebody",
     "WFLW": "wflw",
     "Zebra": "zebra",
 }
 """MMPose's data set → the option of the group ``skeleton``."""
+GREY = [114, 114, 114]
+ONE_STAGE = ("RTMOHead", "YOLOXPoseHead")
+OTHERWISE = {
+    "AssociativeEmbeddingHead": "peaks are looked for in maps as they are; MMPose enlarges them to the input's size "
+    "first",
+    "DEKRHead": "poses keep the scores of their keypoints; MMPose scores them anew by a small network",
+}
+"""Head → what lightpose does otherwise, whatever the configuration says."""
 FILES = {"coco": "coco17", "300w": "face68", "ubody2d": "coco_wholebody"}
 """Of descriptions of data sets that are called otherwise than our option."""
 
@@ -57,6 +67,19 @@ def data_set(config: Mapping[str, Any]) -> Part:
     return {"type": config["dataset_type"]} if isinstance(config.get("dataset_type"), str) else {}
 
 
+def name_of_data_set(config: Mapping[str, Any]) -> str:
+    """The description of keypoints that the model or its data set takes, or else the kind of the data set.
+
+    Empty where the configuration names none.
+    """
+    model, found = config.get("model"), data_set(config)
+    for part in (model if isinstance(model, Mapping) else {}, found):
+        described = part.get("metainfo")
+        if isinstance(described, Mapping) and described:
+            return PurePosixPath(str(described.get("from_file", "a data set of its own"))).stem
+    return kind_of(found).removesuffix("Dataset") if found else ""
+
+
 def skeleton_named(config: Mapping[str, Any], count: int) -> str | None:
     """The option of the group ``skeleton`` for that data set, or for the description that it takes.
 
@@ -64,20 +87,19 @@ def skeleton_named(config: Mapping[str, Any], count: int) -> str | None:
         config: of MMPose.
         count: K of the model. None is the answer for a data set of as many keypoints that is not known.
     """
-    found = data_set(config)
-    described = found.get("metainfo")
-    if isinstance(described, Mapping) and described:
-        stem = PurePosixPath(str(described.get("from_file", ""))).stem
-        option = FILES.get(stem, stem)
-    else:
-        option = SKELETONS.get(kind_of(found).removesuffix("Dataset"), "")
-    return option if (option, count) in {(kind, keypoints) for _, kind, keypoints in DATA_SETS} else None
+    name = name_of_data_set(config)
+    if name == "DeepFashion":
+        name = f"deepfashion_{data_set(config).get('subset')}"
+    option = SKELETONS.get(name) or FILES.get(name, name)
+    known = (option, count) in {(kind, keypoints) for _, kind, keypoints in DATA_SETS}
+    return option if known and (conf_dir() / "skeleton" / f"{option}.yaml").is_file() else None
 
 
 def transforms(config: Mapping[str, Any]) -> dict[str, Part]:
     """Kind → what is done to test images, as far as the configuration says."""
-    given = data_set(config).get("pipeline") or config.get("test_pipeline") or config.get("val_pipeline") or ()
-    return {kind_of(each): each for each in given if isinstance(each, Mapping)}
+    given = data_set(config).get("pipeline") or config.get("test_pipeline") or config.get("val_pipeline")
+    listed = given if isinstance(given, (list, tuple)) else ()
+    return {kind_of(each): each for each in listed if isinstance(each, Mapping)}
 
 
 def with_crops(found: Settings, config: Mapping[str, Any]) -> Settings:
@@ -94,7 +116,7 @@ def with_crops(found: Settings, config: Mapping[str, Any]) -> Settings:
     padding = float(done.get("GetBBoxCenterScale", {}).get("padding", PADDING))
     if padding != PADDING and "estimator" not in found.groups:
         found |= Settings({}, {"augment.train.geometry.crop.padding": padding})  # evaluation takes that of training
-    warp = done.get("TopdownAffine") or done.get("BottomupResize") or {}
+    warp = _warp(config)
     hw = list(reversed(warp.get("input_size", []))) or found.values["input_hw"]
     if hw != found.values["input_hw"]:
         if found.groups["codec"] != "onestage":
@@ -102,11 +124,47 @@ def with_crops(found: Settings, config: Mapping[str, Any]) -> Settings:
                 f"test inputs of {hw} with a codec for {found.values['input_hw']}, height and width,", "equal ones"
             )
         found |= Settings({}, {"input_hw": hw})
-    if warp and bool(warp.get("use_udp")) != (found.values["grid"] == "udp"):
-        _log.warning(
-            "the crops of this configuration are %sof UDP, and its codec is not alike: lightpose crops by the codec's "
-            "pixel grid (%s), so that the network sees images up to a pixel larger or smaller",
-            "" if warp.get("use_udp") else "not ",
-            found.values["grid"],
-        )
+    if kind_of(warp) == "BottomupResize":
+        found |= _whole_images(found, warp)
     return found
+
+
+def _warp(config: Mapping[str, Any]) -> Part:
+    """What makes inputs of test images; empty where the configuration doesn't say."""
+    done = transforms(config)
+    return done.get("TopdownAffine") or done.get("BottomupResize") or {}
+
+
+def differences(config: Mapping[str, Any], found: Settings) -> list[str]:
+    """What lightpose is known to do otherwise than MMPose with a configuration, as sentences."""
+    model, warp, told = config["model"], _warp(config), []
+    kind, grid = kind_of(model["head"]), found.values.get("grid")
+    if warp and bool(warp.get("use_udp")) != (grid == "udp"):
+        told.append(
+            f"its crops are {'' if warp.get('use_udp') else 'not '}of UDP, and its codec is not alike: lightpose crops "
+            f"by the codec's pixel grid ({grid}), so that the network sees images up to a pixel larger or smaller"
+        )
+    if (model.get("test_cfg") or {}).get("output_keypoint_indices"):
+        told.append("MMPose gives only the keypoints of output_keypoint_indices; lightpose gives all of them")
+    if kind in ONE_STAGE and warp.get("pad_val", None if warp else GREY) not in (None, 0, [0, 0, 0]):
+        told.append("margins beside an image are black; MMPose fills them with grey")
+    if kind in OTHERWISE:
+        told.append(OTHERWISE[kind])
+    return told
+
+
+def _whole_images(found: Settings, given: Part) -> Settings:
+    """The size of inputs of whole images: that of the codec with margins, or what the image's short side takes.
+
+    Raises:
+        UserError: for inputs of the image's own proportion before a head whose augmentation knows none.
+    """
+    kept = given.get("resize_mode", "fit") == "fit"
+    if found.groups["codec"] == "onestage":
+        if not kept:
+            raise refused(f"BottomupResize with resize_mode={given['resize_mode']} for a one-stage head", "fit")
+        return Settings()
+    if kept:
+        return Settings({"augment": "bottomup"})
+    multiple = given.get("size_factor", 32)
+    return Settings({}, {} if multiple == 64 else {"augment.eval.geometry.crop.multiple": multiple})

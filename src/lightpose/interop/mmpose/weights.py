@@ -48,15 +48,10 @@ def load_like(
         skeleton: see `build_like`.
 
     Raises:
-        UserError: as `load`, with the names of published configurations that do fit.
+        UserError: as `load`.
     """
     estimator = build_like(config, skeleton)
-    try:
-        fill(estimator, families(config), state, what)
-    except UserError as error:
-        if others := names_that_fit(state):
-            raise UserError(f"{error}: {', '.join(others)}") from error
-        raise
+    fill(estimator, families(config), state, what)
     return estimator
 
 
@@ -70,8 +65,8 @@ def fill(estimator: PoseEstimator, parts: Mapping[str, Family], state: Mapping[s
         what: they are to fit, for messages.
 
     Raises:
-        UserError: naming tensors that lack, that are left over, that have another shape or are not finite. Then
-            nothing has changed.
+        UserError: naming tensors that lack, that are left over or have another shape, with the names of published
+            configurations that do fit, or tensors that are not finite. Then nothing has changed.
     """
     found: dict[str, Tensor] = {}
     lacking, misfits, taken = [], [], set()
@@ -99,7 +94,8 @@ def fill(estimator: PoseEstimator, parts: Mapping[str, Family], state: Mapping[s
         kinds = {"are missing": lacking, "have another shape": misfits}
         facts = [f"{len(names)} of its tensors {kind} ({listed(names)})" for kind, names in kinds.items() if names]
         facts += [f"{len(surplus)} others are there ({listed(surplus)})"] if surplus else []
-        raise UserError(f"the weights are not those of {what}: {', '.join(facts)}; give a name that fits")
+        fit = "".join(f": {', '.join(names)}" for names in [names_that_fit(state)] if names)
+        raise UserError(f"the weights are not those of {what}: {', '.join(facts)}; give a name that fits{fit}")
     estimator.net.load_state_dict(found, strict=False)
 
 
