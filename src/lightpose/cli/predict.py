@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ def predict(composed: DictConfig) -> None:
     with quick_imports():
         import cv2
 
-        from lightpose.cli.lift import collected, lift, lift_file, skeleton_given, tell
+        from lightpose.cli.lift import collected, lift, lift_file, skeleton_given
         from lightpose.cli.progress import counted
         from lightpose.cli.setup import resolved
         from lightpose.cli.tracks import check_detect_every, tracking_of
@@ -51,7 +51,7 @@ def predict(composed: DictConfig) -> None:
         from lightpose.inference.predictor import Predictor
         from lightpose.inference.sources import ImageFiles, open_source
         from lightpose.inference.video.live import Live
-        from lightpose.inference.writers import OVERLAYS, check_out, staged, write_predictions
+        from lightpose.inference.writers import OVERLAYS, check_out, results_in, staged, write_predictions
 
     config = resolved(composed)
     check_on_bad_image(config["on_bad_image"])
@@ -101,21 +101,21 @@ def predict(composed: DictConfig) -> None:
         images, poses = write_predictions(folder, results, predictor.skeleton, source.category_ids, make_room, early)
         if early is not None and early.cause is None:
             react_by(None)
-        drawn = overlays is not None and overlays.close()
-        written = formats.write(folder, predictor.skeleton, early)
-        if lifter is not None and (early is None or early.cause is None):
-            pictures = None if isinstance(source, Live) else source  # what it showed is gone
-            drawn = lift(people, lifter, predictor.skeleton, folder, config, pictures, formats)
+        if overlays is not None:
+            overlays.close()
+        whole = early is None or early.cause is None
+        with nullcontext() if early is None else early.kept():
+            formats.write(folder, predictor.skeleton, whole)
+            if lifter is not None and whole:
+                pictures = None if isinstance(source, Live) else source  # what it showed is gone
+                lift(people, lifter, predictor.skeleton, folder, config, pictures, formats)
+        written = results_in(folder)
     if early is not None and early.cause is not None:
         early.tell(images)
     seconds = time.perf_counter() - start
-    log.info("%d images, %d poses in %.1f s (%.1f images/s)", images, poses, seconds, images / seconds)
+    log.info("%d %s, %d poses in %.1f s (%.1f %s/s)", images, unit, poses, seconds, images / seconds, unit)
     for name in written:
         log.info("%s", out / name)
-    if lifter is not None:
-        tell(out, drawn)
-    elif drawn:
-        log.info("%s", out / OVERLAYS)
 
 
 def found(
