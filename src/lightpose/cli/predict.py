@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,8 @@ def predict(composed: DictConfig) -> None:
         elif early is not None:
             react_by(early.stop)
         results = finite(found(config, predictor, source, boxes, detector), config["ckpt"])
+        if isinstance(source, ImageFiles) and boxes is not None and config["boxes"] is None:
+            results = of_kinds(results, source.kinds)
         for step in (tracking, smoother, None if early is None else early.guarded):
             results = results if step is None else step(results)
         results = formats.collected(results)
@@ -167,6 +170,23 @@ def finite(results: "Iterable[tuple[Frame, Poses[Array]]]", ckpt: str) -> "Itera
                 f"the model in {ckpt} finds NaN or infinity instead of keypoints in {frame.name}; give "
                 "precision=32-true, or another checkpoint"
             )
+        yield frame, poses
+
+
+def of_kinds(
+    results: "Iterator[tuple[Frame, Poses[Array]]]", kinds: "Mapping[int, Array]"
+) -> "Iterator[tuple[Frame, Poses[Array]]]":
+    """The same results, each pose of the category of its box, unless the model finds that itself.
+
+    Args:
+        results: of the source's own boxes.
+        kinds: see `lightpose.inference.sources.ImageFiles.kinds`.
+    """
+    import numpy as np
+
+    for frame, poses in results:
+        if kinds and poses.categories is None:
+            poses = replace(poses, categories=kinds.get(frame.image_id, np.zeros(0, np.int64)))
         yield frame, poses
 
 
