@@ -214,9 +214,10 @@ def test_by_command(run, checkpoint, video, tmp_path):
     assert len(labels) == len(entries) == 40
     points = np.array([entry["keypoints"] for entry in entries]).reshape(40, 3, 3)
     assert np.abs(points[..., :2] - labels.numpy()[:, 0]).max() < 1e-3
+    (out / "overlays").mkdir()
     code, said, err = run(command.main, *given, "formats=csv")
     assert code == 0 and "40 frames, 40 poses in" in said
-    left = "predictions.json, predictions_dlc.csv, predictions_dlc.h5, predictions.slp"
+    left = "predictions.json, predictions_dlc.csv, predictions_dlc.h5, predictions.slp, overlays"
     assert f"out={out} still holds results of an earlier run: {left}" in said + err
 
 

@@ -108,8 +108,8 @@ def staged(out: Path, early: EarlyEnd | None = None) -> Iterator[Path]:
         target = out
         if early is not None and early.cause is not None:
             target = early.place = _unfinished(stage, out)
-        moved = {path.name for path in stage.iterdir()} - {OVERLAYS}
-        for name in sorted(moved):
+        moved = set(results_in(stage))
+        for name in sorted(moved - {OVERLAYS}):
             (stage / name).replace(target / name)
         _leave_earlier(target, moved)
         _move_overlays(stage / OVERLAYS, target / OVERLAYS)
@@ -139,7 +139,7 @@ def _leave_earlier(out: Path, moved: set[str]) -> None:
         for name in markers - moved:
             with suppress(OSError):
                 (out / name).unlink()
-    known = *PREDICTIONS, LIFTED, *FURTHER, *sorted(markers - {*FURTHER})
+    known = *PREDICTIONS, LIFTED, *FURTHER, *sorted(markers - {*FURTHER}), OVERLAYS
     earlier = [name for name in known if name not in moved and os.path.lexists(out / name)]
     if moved and earlier:
         log.warning("out=%s still holds results of an earlier run: %s", out, ", ".join(earlier))
