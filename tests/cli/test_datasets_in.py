@@ -338,6 +338,12 @@ def broken(tmp_path, name):
         path = animals_of.write_label_studio(folder / "export.json", files)
         path.write_text(path.read_text().replace("left_ear", "nose"))
         return path
+    if name == "no picture":
+        files = animals_of.write_pictures(folder)
+        path = animals_of.write_label_studio(folder / "export.json", files)
+        tasks = json.loads(path.read_text())
+        path.write_text(json.dumps([{"id": 5, "data": {}, "annotations": task["annotations"]} for task in tasks]))
+        return path
     raise AssertionError(name)
 
 
@@ -360,6 +366,7 @@ def broken(tmp_path, name):
         ("other K", "has 17 numbers, expected 20"),
         ("other parts", "have different body parts: only one of them has back, tail"),
         ("missing picture", "img1.png is not in"),
+        ("no picture", "export.json names no picture in its data"),
         ("twice in a box", "has two keypoints nose in one box"),
     ],
 )

@@ -94,7 +94,7 @@ def test_one_image_trains(run, given, frames, tmp_path):
         ),
         (["estimator=topdown"], "a sample of CocoFrames is a whole image with one person in it, but TopDown takes one"),
         (["input_hw=large"], "input_hw=large is no size of images; give height and width"),
-        (["max_input_pixels=1000"], "max_input_pixels=1000: expected at least 1024"),
+        (["max_input_pixels=2000", "max_input_pixels=1000"], "max_input_pixels=1000: expected at least 1024"),
         (["data.train=null"], "data.train is not given"),
     ],
 )

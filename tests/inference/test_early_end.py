@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from videos import small_files, write_video
 from lightpose.cli import predict as command
 from lightpose.errors import UserError
 from lightpose.inference.early_end import EarlyEnd
+from lightpose.inference.formats.write import Formats
 from lightpose.inference.frames import Frame
 from lightpose.inference.sources import open_source
 from lightpose.inference.writers import write_predictions
@@ -130,6 +132,14 @@ def test_complete_results_are_never_replaced_by_others(predict, video, tmp_path,
         assert both(out / name) == (list(range(1, 11)),) * 2
         assert (out / name / "overlays" / "clip.mp4").is_file()
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(("error", "said"), [(Interrupted(signal.SIGINT), "the"), (UserError("No"), "No. The")])
+def test_what_ends_after_the_last_frame_leaves_all(predict, video, tmp_path, monkeypatch, error, said):
+    monkeypatch.setattr(Formats, "write", Mock(side_effect=error))
+    code, told = predict(f"source={video}", "draw=false")
+    assert code != 0 and f"{said} predictions of the first 40 frames that could be read are in" in told
+    assert both(tmp_path / "out") == (list(range(1, 41)),) * 2
 
 
 def test_an_error_at_the_first_frame_leaves_nothing(predict, video, tmp_path, failing):

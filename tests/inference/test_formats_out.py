@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from tiny_checkpoint import SKELETON
+from videos import small_files
 
 from lightpose.cli import predict as command
 from lightpose.errors import UserError
@@ -15,6 +16,7 @@ from lightpose.inference.formats.write import Formats
 from lightpose.inference.frames import Frame
 from lightpose.inference.lifting import Lifted, Seen
 from lightpose.inference.sources import open_source
+from lightpose.skeleton import Skeleton
 from lightpose.structures import Poses
 
 pd, sleap_io = pytest.importorskip("pandas"), pytest.importorskip("sleap_io")
@@ -32,12 +34,17 @@ def poses_of(ids) -> Poses:
     return Poses(keypoints, scores, scores.mean(-1), zeros, track_ids=None if ids == [-1] else np.array(ids, np.int64))
 
 
+def time_s(number):
+    """Of a frame of a video whose rate varies."""
+    return number**2 / 12
+
+
 def written(folder, names, source, tracks, skeleton=SKELETON):
     """The poses of each frame, after they passed and the files were written."""
     formats = Formats(names, source, lifts=False)
     image = np.zeros((48, 64, 3), np.uint8)
     given = {number: poses_of(ids) for number, ids in tracks.items()}
-    frames = {number: Frame(source.name_of(number), image, number) for number in tracks}
+    frames = {number: Frame(source.name_of(number), image, number, time_s=time_s(number)) for number in tracks}
     passed = list(formats.collected(iter([(frames[number], given[number]) for number in tracks])))
     assert [poses for _, poses in passed] == list(given.values())
     formats.write(folder, skeleton)
@@ -79,6 +86,12 @@ def test_deeplabcut_tables_are_read_by_pandas(tmp_path, video, tracks):
         assert table.notna().sum().sum() == count  # nothing where there is nobody
 
 
+def test_a_table_of_many_individuals_is_written(tmp_path, video):
+    written(tmp_path, ["dlc"], open_source(video), {1: list(range(200))})
+    table = pd.read_hdf(tmp_path / "predictions_dlc.h5", "df_with_missing")
+    assert table.shape == (1, 200 * 9) and table.notna().all(axis=None)
+
+
 def test_deeplabcut_tables_are_read_by_sleap_io(folder):
     given = written(folder, ["dlc"], open_source(folder), {1: [-1], 2: [-1], 3: [], 4: [-1], 5: []})
     labels = sleap_io.load_dlc(folder / "predictions_dlc.csv")
@@ -106,7 +119,8 @@ def test_sleap_reads_people_tracks_and_frames(tmp_path, video):
 
 def test_nwb_has_a_time_for_each_pose(tmp_path, video):
     ndx_pose, pynwb = pytest.importorskip("ndx_pose"), pytest.importorskip("pynwb")
-    given = written(tmp_path, ["nwb"], open_source(video), TRACKS)
+    skeleton = Skeleton.build(["a/b", "a:b", "c"], links=[("a/b", "a:b")])  # signs that the format keeps for itself
+    given = written(tmp_path, ["nwb"], open_source(video), TRACKS, skeleton)
     with pynwb.NWBHDF5IO(str(tmp_path / "predictions.nwb"), "r") as io:
         file = io.read()
         module = file.processing["behavior"]
@@ -115,14 +129,14 @@ def test_nwb_has_a_time_for_each_pose(tmp_path, video):
         for individual, frames in expected.items():
             one = module[individual]
             assert isinstance(one, ndx_pose.PoseEstimation)
-            assert list(one.skeleton.nodes[:]) == list(NAMES) and one.skeleton.edges[:].tolist() == [[0, 1]]
+            assert list(one.skeleton.nodes[:]) == ["a_b", "a_b_2", "c"] and one.skeleton.edges[:].tolist() == [[0, 1]]
             assert one.source_video.external_file[0] == str(video)
             points = np.stack(list(frames.values()))
-            for column, name in enumerate(NAMES):
+            for column, name in enumerate(one.skeleton.nodes[:]):
                 series = one[name]
                 assert np.abs(series.data[:] - points[:, column, :2]).max() < 1e-3
                 assert np.abs(series.confidence[:] - points[:, column, 2]).max() < 1e-6
-                assert np.allclose(series.timestamps[:], (np.array(list(frames)) - 1) / 12)
+                assert np.allclose(series.timestamps[:], time_s(np.array(list(frames))))
     assert pynwb.validate(path=str(tmp_path / "predictions.nwb")) in ([], ([], 0), None)
 
 
@@ -149,19 +163,21 @@ def test_trc_has_mm_and_y_up(tmp_path):
 
     rng = np.random.default_rng(0)
     joints = rng.normal(0, 300, (3, 3, 3))
-    write_trc(tmp_path, [lifted(number, None, joints[row]) for row, number in enumerate((3, 4, 6))], SKELETON, 12.5)
+    write_trc(
+        tmp_path, [lifted(number, None, joints[row]) for row, number in enumerate((3, 4, 6))], SKELETON, 12.5, time_s
+    )
     rows = list(csv.reader((tmp_path / "predictions_3d.trc").open(), delimiter="\t"))
     assert rows[0] == ["PathFileType", "4", "(X/Y/Z)", "predictions_3d.trc"]
     facts = dict(zip(rows[1], rows[2], strict=True))
     assert (facts["Units"], facts["DataRate"], facts["NumFrames"], facts["NumMarkers"]) == ("mm", "12.5", "4", "3")
     assert rows[3][:2] == ["Frame#", "Time"] and rows[3][2::3] == list(NAMES) and rows[4][2:5] == ["X1", "Y1", "Z1"]
     body = rows[6:]
-    assert [row[:2] for row in body] == [[str(n), f"{(n - 1) / 12.5:.6f}"] for n in (3, 4, 5, 6)]
+    assert [row[:2] for row in body] == [[str(n), f"{time_s(n):.6f}"] for n in (3, 4, 5, 6)]
     assert set(body[2][2:]) == {""}  # nobody was seen
     found = np.array([row[2:] for row in body if row[2]], float).reshape(3, 3, 3)
     assert np.abs(found * [1, -1, -1] - joints).max() < 1e-3
 
-    write_trc(tmp_path, [lifted(1, 4, joints[0]), lifted(1, None, joints[1])], SKELETON, 30)
+    write_trc(tmp_path, [lifted(1, 4, joints[0]), lifted(1, None, joints[1])], SKELETON, 30, time_s)
     assert {path.name for path in tmp_path.glob("*.trc")} == {
         "predictions_3d.trc",
         "predictions_3d_track4.trc",
@@ -198,6 +214,18 @@ def test_by_command(run, checkpoint, video, tmp_path):
     assert len(labels) == len(entries) == 40
     points = np.array([entry["keypoints"] for entry in entries]).reshape(40, 3, 3)
     assert np.abs(points[..., :2] - labels.numpy()[:, 0]).max() < 1e-3
+    (out / "overlays").mkdir()
+    code, said, err = run(command.main, *given, "formats=csv")
+    assert code == 0 and "40 frames, 40 poses in" in said
+    left = "predictions.json, predictions_dlc.csv, predictions_dlc.h5, predictions.slp, overlays"
+    assert f"out={out} still holds results of an earlier run: {left}" in said + err
+
+
+def test_a_file_that_does_not_fit_costs_no_other(tmp_path, video):
+    with small_files(80_000), pytest.raises(UserError, match=r"^predictions.nwb can't be written \(File too large\)$"):
+        written(tmp_path, ["dlc", "slp", "nwb"], open_source(video), {1: [1, 2]})
+    left = {path.name for path in tmp_path.glob("predictions*")}
+    assert left == {"predictions.slp", "predictions_dlc.csv", "predictions_dlc.h5"}
 
 
 @pytest.mark.parametrize(

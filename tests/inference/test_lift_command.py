@@ -130,6 +130,9 @@ def test_joints_of_each_track_become_a_table_of_markers(lift, video, tmp_path):
     joints = [pose["keypoints"] for pose in content(tmp_path)["poses"] if pose["track_id"] == 4]
     table = [np.array(row[2:], float).reshape(17, 3) * [1, -1, -1] for row in rows[6:] if row[2]]
     assert np.abs(np.array(table) - joints).max() < 0.01  # the JSON has two digits
+    write(tmp_path / "poses.json", [person(1, 4)])
+    assert lift(*given, f"images={video}")[0] == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"predictions_3d.json", "predictions_3d.trc"}
 
 
 def test_names_come_from_the_table_beside_the_file(lift, tmp_path):

@@ -72,7 +72,7 @@ def film(tmp_path, name="film.ts", count=COUNT):
     return write_video(tmp_path / name, "libx264", options={"tune": "zerolatency", "bf": "0"}, times=range(count))
 
 
-def test_of_a_file_behind_an_address_every_frame_is_read(tmp_path, server):
+def test_of_a_file_behind_an_address_every_frame_is_read(tmp_path, server, caplog):
     write_video(tmp_path / "film.mkv", "libx264")
     source = open_source(address(server, "film.mkv?key=1"))
     assert (source.stem, source.endless) == ("film", False)
@@ -81,6 +81,11 @@ def test_of_a_file_behind_an_address_every_frame_is_read(tmp_path, server):
         given.append((frame.image_id, shown_number(frame.image)))
         time.sleep(0.005)
     assert given == [(number, number) for number in range(1, COUNT + 1)]
+    assert not caplog.text
+    data = (tmp_path / "film.mkv").read_bytes()
+    (tmp_path / "film.mkv").write_bytes(data[: len(data) // 2])
+    cut = list(open_source(address(server, "film.mkv")).frames())
+    assert f"film.mkv ended after {len(cut) / 30:.1f} of its {COUNT / 30:.1f} s" in caplog.text
 
 
 def test_a_stream_gives_frames_under_their_numbers_and_times(tmp_path, server):

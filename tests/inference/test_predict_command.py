@@ -82,14 +82,17 @@ def test_coco_json_poses_its_annotated_people_under_its_ids(predict, folder, tmp
         "images": [{"id": 70, "file_name": "2.png"}, {"id": 7, "file_name": "0.png"}],
         "annotations": [
             {"image_id": 7, "category_id": 9, "bbox": [10, 20, 30, 40]},
-            {"image_id": 7, "category_id": 9, "bbox": [20, 20, 30, 40]},
+            {"image_id": 7, "category_id": 4, "bbox": [20, 20, 30, 40]},
         ],
-        "categories": [{"id": 9, "name": "face", "keypoints": ["nose", "left_eye", "right_eye"]}],
+        "categories": [
+            {"id": 9, "name": "face", "keypoints": ["nose", "left_eye", "right_eye"]},
+            {"id": 4, "name": "snout", "keypoints": ["nose"]},
+        ],
     }
     (folder / "coco.json").write_text(json.dumps(coco))
     assert predict(f"source={folder / 'coco.json'}")[0] == 0
     found = read_coco_results(tmp_path / "out" / "predictions.json")
-    assert [(entry["image_id"], entry["category_id"]) for entry in found] == [(7, 9), (7, 9)]
+    assert [(entry["image_id"], entry["category_id"]) for entry in found] == [(7, 9), (7, 4)]
 
     assert predict(f"source={folder / 'coco.json'}", "detector=whole_image")[0] == 0
     found = read_coco_results(tmp_path / "out" / "predictions.json")

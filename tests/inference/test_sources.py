@@ -92,6 +92,7 @@ def test_batched():
         ("nothing", "there is no source"),
         ("nothing*", "holds no image"),
         ("empty", "holds no image"),
+        ("[b]*.mp4", r"holds videos and no image, and a command takes one video; give source='.*bad\.mp4'"),
         ("notes.txt", "no known kind"),
         ("bad.json", "is not JSON"),
         ("list.json", "a COCO keypoint file is a JSON object"),

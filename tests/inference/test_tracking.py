@@ -77,6 +77,15 @@ def test_people_who_walk_apart_keep_their_ids_in_any_order(tracker):
     assert all(each == ids[-1] for each in ids[3:])
 
 
+@pytest.mark.parametrize("kind", ["oks", *METHODS])
+def test_frames_far_apart_in_time_are_still_frames_in_a_row(kind):
+    if kind != "oks":
+        pytest.importorskip("trackers")
+    tracker = OKSTracker(SKELETON, 0.1) if kind == "oks" else BoxTracker(SKELETON, 0.1, kind)
+    found = [tracker(poses([[50 + number, 100]]), 10.0 * number).track_ids.tolist() for number in range(6)]
+    assert found[3:] == [[1]] * 3
+
+
 def test_empty_frames_one_frame_and_gaps_in_the_numbers(tracker):
     assert follow(tracker, [(1, poses([]))]) == [[]]
     numbers = [2, 3, 4, 5, 9, 10, 18, 19]

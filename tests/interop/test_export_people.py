@@ -1,6 +1,7 @@
 """Models of any number of people, and lifters, as files: they find what the checkpoint finds."""
 
 from functools import partial
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -81,7 +82,7 @@ STD = {"yoloxpose": 0.1, "rtmo": 0.1}
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name != "rtmo" else name for name in CASES]
 )
-def test_a_file_finds_the_people_that_the_checkpoint_finds(name, tmp_path):
+def test_a_file_finds_the_people_that_the_checkpoint_finds(name, tmp_path, monkeypatch):
     head, codec, flip_test, shape = CASES[name]
     settings = config(head, codec, "half_pixel", "BottomUp", SMALL)
     settings["estimator"]["flip_test"] = flip_test
@@ -94,7 +95,10 @@ def test_a_file_finds_the_people_that_the_checkpoint_finds(name, tmp_path):
     assert shapes["valid"] == ["N", *shape[: 2 if name == "tags" else 1]]
     images = [np.random.default_rng(seed).integers(0, 256, (64, 48, 3), np.uint8) for seed in range(5)]
     expected = lightpose.Predictor(checkpoint, device="cpu", trust=TRUST)(images, batch_size=2)
+    reads = Mock(side_effect=onnx.load_model_from_string)
+    monkeypatch.setattr(onnx, "load_model_from_string", reads)
     found = lightpose.Predictor(out, device="cpu")(images, batch_size=2)
+    assert reads.call_count == 1
     assert sum(map(len, expected)) >= 5
     for one, other in zip(expected, found, strict=True):
         assert len(one) == len(other)

@@ -90,7 +90,9 @@ def test_where_nothing_can_be_compared_a_sentence_says_why(tmp_path):
     page = written(tmp_path, Validation(3, "val/AP", nothing, nothing, left_out=7))
     assert "7 images are left out: several people" in page and "there are no tables" in page
     assert "<table" not in page
+    (tmp_path / "run & co/report/worst_02.png").touch()  # of an earlier report
     assert "<h2>Err" not in written(tmp_path, None)  # without validation
+    assert not list(tmp_path.rglob("worst_*"))
 
 
 def test_a_sample_is_always_the_same():

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ def lift_file(config: Mapping[str, Any]) -> None:
     from lightpose.inference.lifting import Lifter
     from lightpose.inference.pose_files import names_beside, read_poses
     from lightpose.inference.sources import open_source
-    from lightpose.inference.writers import check_out, staged
+    from lightpose.inference.writers import check_out, results_in, staged
     from lightpose.skeleton import Skeleton
 
     pointless = [name for name in ("boxes", "detector", "tracker", "lift") if config.get(name) is not None]
@@ -47,8 +48,10 @@ def lift_file(config: Mapping[str, Any]) -> None:
     check_out(out, given, config["draw"])
     lifter = Lifter(config["ckpt"], config["device"], config["trust"])
     with saying(f"nothing was written to out={out}"), staged(out) as folder:
-        drawn = lift(people, lifter, plane, folder, config, pictures, formats)
-    tell(out, drawn)
+        lift(people, lifter, plane, folder, config, pictures, formats)
+        written = results_in(folder)
+    for name in written:
+        log.info("%s", out / name)
 
 
 def lift(
@@ -59,8 +62,8 @@ def lift(
     config: Mapping[str, Any],
     pictures: "Source | None",
     formats: "Formats",
-) -> bool:
-    """Lift, write and, if wanted, draw; whether there are pictures.
+) -> None:
+    """Lift, write and, if wanted, draw.
 
     Args:
         people: keypoints of everyone in each frame.
@@ -81,12 +84,11 @@ def lift(
     frames = len({each.seen.image_id for each in lifted})
     log.info("%d poses in %d frames lifted to space, in mm from %s", len(lifted), frames, lifter.root_name)
     if not config["draw"]:
-        return False
+        return
     try:
-        return draw(lifted, lifter.skeleton, plane, folder, config["threshold"], pictures)
+        draw(lifted, lifter.skeleton, plane, folder, config["threshold"], pictures)
     except (OSError, ValueError, UserError) as error:  # whatever it is, the poses are worth more
         log.warning("There are no pictures, or not all, as they can't be made: %s. The poses are complete", error)
-        return True
 
 
 def draw(
@@ -96,7 +98,7 @@ def draw(
     folder: Path,
     threshold: float,
     pictures: "Source | None",
-) -> bool:
+) -> None:
     """A picture for each frame, or a video of them; without ``pictures`` only of frames with people."""
     from lightpose.cli.progress import counted
     from lightpose.inference.frames import Video
@@ -114,11 +116,10 @@ def draw(
         writer = VideoWriter(folder / OVERLAYS, pictures.stem, pictures.fps, pictures)
     frames = without_pixels(of_frame) if pictures is None else pictures.frames()
     total = len(of_frame) if pictures is None else len(pictures.image_ids) or None
-    for frame in counted(frames, "drawing", total, "frames"):
-        image = frame.pixels() if pictures is not None else None
-        writer.write(frame, writer.place(frame), figures(of_frame.get(frame.image_id, []), image))
-    writer.close()
-    return writer.path.exists()
+    with closing(writer):
+        for frame in counted(frames, "drawing", total, "frames"):
+            image = frame.pixels() if pictures is not None else None
+            writer.write(frame, writer.place(frame), figures(of_frame.get(frame.image_id, []), image))
 
 
 def without_pixels(of_frame: "Mapping[int, list[Lifted]]") -> "Iterator[Frame]":
@@ -202,11 +203,3 @@ def skeleton_given(config: Mapping[str, Any]) -> "Skeleton | None":
     choice = config.get("skeleton")
     chosen: Skeleton | None = assemble(choice) if choice and "_target_" in choice else None
     return chosen
-
-
-def tell(out: Path, drawn: bool) -> None:
-    """Say where the results are."""
-    from lightpose.inference.writers import LIFTED, OVERLAYS
-
-    for name in (LIFTED, *([OVERLAYS] if drawn else [])):
-        log.info("%s", out / name)

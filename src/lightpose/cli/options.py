@@ -39,6 +39,8 @@ LEAST = {
     "callbacks.nan_guard.patience": 1,
     "batch_size": 1,
     "detect_every": 1,
+    "tracker.keep_s": 0,
+    "tracker.confirm_frames": 1,
     "num_workers": 0,
     "images": 1,
     "count": 1,
@@ -204,9 +206,9 @@ def _check_least(where: str, value: Any) -> None:
 def given(where: str, value: Any) -> str:
     """``key=value`` as the user gave it, perhaps by the key it comes from, such as ``input_hw`` for a crop's size."""
     leaf = where.rpartition(".")[2]
-    same = [override for override in _overrides() if _key(override) == where]
-    same += [override for override in _overrides() if _key(override).rpartition(".")[2] == leaf]
-    return same[0] if same else f"{where}={'null' if value is None else value}"
+    same = [override for override in _overrides() if _key(override).rpartition(".")[2] == leaf]
+    same += [override for override in _overrides() if _key(override) == where]
+    return same[-1] if same else f"{where}={'null' if value is None else value}"  # the last one counts
 
 
 @contextmanager

@@ -4,7 +4,8 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ def predict(composed: DictConfig) -> None:
     with quick_imports():
         import cv2
 
-        from lightpose.cli.lift import collected, lift, lift_file, skeleton_given, tell
+        from lightpose.cli.lift import collected, lift, lift_file, skeleton_given
         from lightpose.cli.progress import counted
         from lightpose.cli.setup import resolved
         from lightpose.cli.tracks import check_detect_every, tracking_of
@@ -51,7 +52,7 @@ def predict(composed: DictConfig) -> None:
         from lightpose.inference.predictor import Predictor
         from lightpose.inference.sources import ImageFiles, open_source
         from lightpose.inference.video.live import Live
-        from lightpose.inference.writers import OVERLAYS, check_out, staged, write_predictions
+        from lightpose.inference.writers import OVERLAYS, check_out, results_in, staged, write_predictions
 
     config = resolved(composed)
     check_on_bad_image(config["on_bad_image"])
@@ -87,6 +88,8 @@ def predict(composed: DictConfig) -> None:
         elif early is not None:
             react_by(early.stop)
         results = finite(found(config, predictor, source, boxes, detector), config["ckpt"])
+        if isinstance(source, ImageFiles) and boxes is not None and config["boxes"] is None:
+            results = of_kinds(results, source.kinds)
         for step in (tracking, smoother, None if early is None else early.guarded):
             results = results if step is None else step(results)
         results = formats.collected(results)
@@ -101,21 +104,21 @@ def predict(composed: DictConfig) -> None:
         images, poses = write_predictions(folder, results, predictor.skeleton, source.category_ids, make_room, early)
         if early is not None and early.cause is None:
             react_by(None)
-        drawn = overlays is not None and overlays.close()
-        written = formats.write(folder, predictor.skeleton, early)
-        if lifter is not None and (early is None or early.cause is None):
-            pictures = None if isinstance(source, Live) else source  # what it showed is gone
-            drawn = lift(people, lifter, predictor.skeleton, folder, config, pictures, formats)
+        if overlays is not None:
+            overlays.close()
+        whole = early is None or early.cause is None
+        with nullcontext() if early is None else early.kept():
+            formats.write(folder, predictor.skeleton, whole)
+            if lifter is not None and whole:
+                pictures = None if isinstance(source, Live) else source  # what it showed is gone
+                lift(people, lifter, predictor.skeleton, folder, config, pictures, formats)
+        written = results_in(folder)
     if early is not None and early.cause is not None:
         early.tell(images)
     seconds = time.perf_counter() - start
-    log.info("%d images, %d poses in %.1f s (%.1f images/s)", images, poses, seconds, images / seconds)
+    log.info("%d %s, %d poses in %.1f s (%.1f %s/s)", images, unit, poses, seconds, images / seconds, unit)
     for name in written:
         log.info("%s", out / name)
-    if lifter is not None:
-        tell(out, drawn)
-    elif drawn:
-        log.info("%s", out / OVERLAYS)
 
 
 def found(
@@ -167,6 +170,23 @@ def finite(results: "Iterable[tuple[Frame, Poses[Array]]]", ckpt: str) -> "Itera
                 f"the model in {ckpt} finds NaN or infinity instead of keypoints in {frame.name}; give "
                 "precision=32-true, or another checkpoint"
             )
+        yield frame, poses
+
+
+def of_kinds(
+    results: "Iterator[tuple[Frame, Poses[Array]]]", kinds: "Mapping[int, Array]"
+) -> "Iterator[tuple[Frame, Poses[Array]]]":
+    """The same results, each pose of the category of its box, unless the model finds that itself.
+
+    Args:
+        results: of the source's own boxes.
+        kinds: see `lightpose.inference.sources.ImageFiles.kinds`.
+    """
+    import numpy as np
+
+    for frame, poses in results:
+        if kinds and poses.categories is None:
+            poses = replace(poses, categories=kinds.get(frame.image_id, np.zeros(0, np.int64)))
         yield frame, poses
 
 

@@ -18,11 +18,17 @@ NO_BOXES: Detections = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
 
 def by_image(image_ids: Sequence[Sequence[int]], listed: ListedBoxes) -> dict[int, Detections]:
     """Boxes by the id of the image, of which ``image_ids`` gives one or more for each box."""
+    rows = rows_by_image(image_ids)
+    return {image_id: (listed.boxes_xyxy[found], listed.scores[found]) for image_id, found in rows.items()}
+
+
+def rows_by_image(image_ids: Sequence[Sequence[int]]) -> dict[int, list[int]]:
+    """Image id → the boxes that it has, of which ``image_ids`` gives one or more images for each."""
     rows: dict[int, list[int]] = {}
     for row, ids in enumerate(image_ids):
         for image_id in ids:
             rows.setdefault(image_id, []).append(row)
-    return {image_id: (listed.boxes_xyxy[found], listed.scores[found]) for image_id, found in rows.items()}
+    return rows
 
 
 def check_boxes(boxes_xyxy: Any, scores: Any, where: str) -> Detections:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -49,6 +49,14 @@ class EarlyEnd:
                 if not some:
                     raise
                 self.cause = error
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """In here an error or a signal is only kept as the cause: what was done before is worth more."""
+        try:
+            yield
+        except (Exception, Interrupted) as error:
+            self.cause = self.cause or error
 
     def tell(self, images: int) -> NoReturn:
         """Say what there is.

@@ -31,6 +31,7 @@ from lightpose.inference.prefetch import AHEAD, batched, prefetch
 from lightpose.inference.sources import ImageFiles, without_bad
 from lightpose.interop.onnx.packages import check_options, is_onnx
 from lightpose.interop.onnx.running import Inputs, load_arrays
+from lightpose.interop.onnx.session import Content, content_of
 from lightpose.runtime.cores import CORES, MOST_WORKERS
 from lightpose.structures import Array, Poses, Sample
 from lightpose.trust import Trust
@@ -91,9 +92,10 @@ class Predictor:
         self.estimator: Any
         if is_onnx(checkpoint):
             check_options(checkpoint, precision=precision, speed=speed)
-            self.estimator = load_arrays(checkpoint, device)
+            content = content_of(checkpoint)
+            self.estimator = load_arrays(content, checkpoint, device)
             if self.estimator is None:
-                self._load_onnx(checkpoint, device, trust)
+                self._load_onnx(content, checkpoint, device, trust)
         else:
             self._load(checkpoint, device, trust, precision, speed)
         self.skeleton = self.estimator.skeleton
@@ -117,14 +119,14 @@ class Predictor:
         self._refuse_sequences(checkpoint)
         speed_up(self.estimator.net, speed, self.device)
 
-    def _load_onnx(self, checkpoint: str | Path, device: str | None, trust: Trust) -> None:
+    def _load_onnx(self, content: Content, checkpoint: str | Path, device: str | None, trust: Trust) -> None:
         """A file whose poses the codec chooses among candidates."""
         import torch
 
         from lightpose.interop.onnx.model import load_onnx
 
         self.device, self.autocast = torch.device("cpu"), None  # of all but the graph
-        self.estimator = load_onnx(checkpoint, device, trust)
+        self.estimator = load_onnx(checkpoint, device, trust, content=content)
         self._refuse_sequences(checkpoint)
 
     def _refuse_sequences(self, checkpoint: str | Path) -> None:

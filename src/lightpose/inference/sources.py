@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from lightpose.data.coco.box_formats import warn_of_boxes
 from lightpose.data.coco.boxes import BoxedImage, KnownImages, annotated_boxes
 from lightpose.data.coco.index import CocoIndex, read_coco
@@ -16,7 +18,7 @@ from lightpose.data.pixels.decode import read_image
 from lightpose.data.pixels.image_files import expanded, image_folder
 from lightpose.data.pixels.image_header import ImageError, check_on_bad_image
 from lightpose.errors import UserError
-from lightpose.inference.detections import Detections, by_image
+from lightpose.inference.detections import Detections, by_image, rows_by_image
 from lightpose.inference.frames import Frame, Video
 from lightpose.inference.prefetch import AHEAD, prefetch
 from lightpose.inference.video.containers import opened
@@ -71,6 +73,17 @@ class ImageFiles:
         warn_of_boxes(self.annotated)
         listed = annotated_boxes(self.annotated)
         return by_image([[image.image_id] for image in listed.images if isinstance(image.image_id, int)], listed)
+
+    @property
+    def kinds(self) -> dict[int, Array]:
+        """Id → the category, counted from 0, that each of `boxes` is annotated with; empty where all have the same."""
+        if self.annotated is None or len(self.annotated.categories) < 2:
+            return {}
+        rows = self.annotated.boxed()
+        kinds = self.annotated.category_rows[rows]
+        image_ids = self.annotated.image_ids[self.annotated.image_rows[rows]]
+        found = rows_by_image([[image_id] for image_id in image_ids.tolist()])
+        return {image_id: kinds[of_image].astype(np.int64) for image_id, of_image in found.items()}
 
     def name_of(self, image_id: int) -> str | None:
         """Name of the picture with that id, or None."""
@@ -139,7 +152,11 @@ def open_source(source: str | int, images: str | None = None, hwaccel: str | Non
     if os.path.isdir(path):  # noqa: PTH112
         return _folder(path)
     if not os.path.exists(path) and glob.has_magic(text):  # noqa: PTH110
-        return _image_files(_pictures(map(Path, glob.glob(str(path), recursive=True))), text)  # noqa: PTH207
+        named = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207
+        pictures = _pictures(named)
+        if not pictures:
+            _refuse_videos(named, text)
+        return _image_files(pictures, text)
     if not os.path.exists(path):  # noqa: PTH110
         raise UserError(f"there is no source={text}; {_KINDS}")
     if not path.is_file():
@@ -192,6 +209,8 @@ def _folder(path: Path) -> ImageFiles:
     except OSError as error:
         raise UserError(f"source={path} can't be read ({error.strerror}); check its permissions") from error
     pictures = _pictures(content)
+    if not pictures:
+        _refuse_videos(content, str(path))
     if not pictures and any(entry.is_dir() for entry in content):
         raise UserError(
             f"source={path} holds no image itself, only folders; name the images in them with a pattern, such as "
@@ -202,6 +221,15 @@ def _folder(path: Path) -> ImageFiles:
     if others:
         log.info("%s: %d files that are no images are left out, such as %s", path, len(others), others[0].name)
     return source
+
+
+def _refuse_videos(files: list[Path], source: str) -> None:
+    videos = sorted(file for file in files if file.suffix.lower() in VIDEO_SUFFIXES)
+    if videos:
+        raise UserError(
+            f"source={source} holds videos and no image, and a command takes one video; give source='{videos[0]}', and "
+            "each an out= of its own"
+        )
 
 
 def _image_files(files: list[Path], source: str) -> ImageFiles:

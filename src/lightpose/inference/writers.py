@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,6 +37,8 @@ FURTHER = (
     "predictions_3d.trc",
 )
 """Files of other tools, see `lightpose.inference.formats`."""
+_MARKERS = re.compile(r"predictions_3d(_track\d+|_untracked)?\.trc")
+"""Of how many people there are such files differs from run to run."""
 OVERLAYS = "overlays"
 
 
@@ -86,7 +89,8 @@ def staged(out: Path, early: EarlyEnd | None = None) -> Iterator[Path]:
     """A folder whose files move to ``out`` when all is done; after an error nothing of them is left.
 
     Of the predictions all move before the first overlay does. An overlay that can't is left out, with a warning. Where
-    results ended early and one of them would replace another, all move to a new folder in ``out`` instead.
+    results ended early and one of them would replace another, all move to a new folder in ``out`` instead. Tables of
+    markers of an earlier run are removed where new ones come; what else stays of it is named in a warning.
 
     Args:
         out: where to.
@@ -104,9 +108,10 @@ def staged(out: Path, early: EarlyEnd | None = None) -> Iterator[Path]:
         target = out
         if early is not None and early.cause is not None:
             target = early.place = _unfinished(stage, out)
-        for path in sorted(stage.iterdir()):
-            if path.name != OVERLAYS:
-                path.replace(target / path.name)
+        moved = set(results_in(stage))
+        for name in sorted(moved - {OVERLAYS}):
+            (stage / name).replace(target / name)
+        _leave_earlier(target, moved)
         _move_overlays(stage / OVERLAYS, target / OVERLAYS)
         missing = []
     except BrokenPipeError:  # of what is printed
@@ -119,6 +124,25 @@ def staged(out: Path, early: EarlyEnd | None = None) -> Iterator[Path]:
         for folder in missing:
             with suppress(OSError):  # of somebody else's files in it
                 folder.rmdir()
+
+
+def results_in(folder: Path) -> list[str]:
+    """Names of the results in a folder, those of overlays last."""
+    found = sorted(folder.iterdir(), key=lambda path: (path.name == OVERLAYS, path.name))
+    return [path.name for path in found if path.is_file() or any(path.iterdir())]
+
+
+def _leave_earlier(out: Path, moved: set[str]) -> None:
+    """See to files of an earlier run, which tell of other poses than those that have just moved to ``out``."""
+    markers = {path.name for path in out.iterdir() if _MARKERS.fullmatch(path.name)}
+    if moved & markers:
+        for name in markers - moved:
+            with suppress(OSError):
+                (out / name).unlink()
+    known = *PREDICTIONS, LIFTED, *FURTHER, *sorted(markers - {*FURTHER}), OVERLAYS
+    earlier = [name for name in known if name not in moved and os.path.lexists(out / name)]
+    if moved and earlier:
+        log.warning("out=%s still holds results of an earlier run: %s", out, ", ".join(earlier))
 
 
 def _unfinished(stage: Path, out: Path) -> Path:

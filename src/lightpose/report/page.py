@@ -60,6 +60,9 @@ def write(
     )
     with written_aside(folder / "index.html") as part:
         part.write_text(page, encoding="utf-8")
+    for picture in folder.glob("worst_[0-9][0-9].png"):
+        if picture.name not in page:  # of an earlier report
+            picture.unlink()
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -48,4 +48,4 @@ def write_deeplabcut(folder: Path, found: Found) -> None:
     columns = pd.MultiIndex.from_product(levels, names=names)
     frame = pd.DataFrame(table.reshape(len(index), -1), columns=columns, index=index)
     frame.to_csv(folder / FILES[0], na_rep="NaN")  # pandas takes a first row of blanks for part of the header
-    frame.to_hdf(folder / FILES[1], key="df_with_missing", format="table", mode="w")
+    frame.to_hdf(folder / FILES[1], key="df_with_missing", mode="w")

@@ -21,6 +21,7 @@ class Found:
         names: F, of the frames, which include those without a pose.
         image_ids: (F,) int64; of a video the numbers of the frames, from 1, with gaps.
         image_hw: (F, 2).
+        times_s: (F,) when each is shown, counted from the first of the video; NaN for pictures.
         frames: (N,) int64, increasing: the frame of each pose, from 0.
         keypoints: (N, K, 2) image pixels.
         keypoint_scores: (N, K).
@@ -35,6 +36,7 @@ class Found:
     names: list[str]
     image_ids: Array
     image_hw: Array
+    times_s: Array
     frames: Array
     keypoints: Array
     keypoint_scores: Array
@@ -67,6 +69,7 @@ class Collection:
     names: list[str] = field(default_factory=list)
     image_ids: list[int] = field(default_factory=list)
     image_hw: list[tuple[int, int]] = field(default_factory=list)
+    times_s: list[float] = field(default_factory=list)
     poses: list[tuple[Array, Array, Array, Array]] = field(default_factory=list)
 
     def of(self, results: Iterable[tuple[Frame, Poses[Array]]]) -> Iterator[tuple[Frame, Poses[Array]]]:
@@ -76,6 +79,7 @@ class Collection:
             self.image_ids.append(frame.image_id)
             height, width = read_image_hw(frame.image) if isinstance(frame.image, Path) else frame.image.shape[:2]
             self.image_hw.append((height, width))
+            self.times_s.append(float("nan") if frame.time_s is None else frame.time_s)
             ids = np.full(len(poses), -1) if poses.track_ids is None else poses.track_ids
             self.poses.append((poses.keypoints[..., :2], poses.keypoint_scores, poses.scores, ids))
             yield frame, poses
@@ -90,6 +94,7 @@ class Collection:
             names=self.names,
             image_ids=np.array(self.image_ids, np.int64),
             image_hw=np.array(self.image_hw, np.int64).reshape(-1, 2),
+            times_s=np.array(self.times_s),
             frames=np.repeat(np.arange(len(self.poses)), [len(scores) for _, _, scores, _ in self.poses]),
             keypoints=columns[0],
             keypoint_scores=columns[1],

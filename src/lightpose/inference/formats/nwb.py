@@ -3,6 +3,8 @@
 import datetime
 import re
 import uuid
+from collections.abc import Iterable
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +33,14 @@ def write_nwb(folder: Path, found: Found) -> None:
         session_start_time=began,
     )
     module = file.create_processing_module("behavior", "poses that lightpose-predict found")
-    names = [_plain(name) for name in found.skeleton.keypoints]
+    names = _plain(found.skeleton.keypoints)
     links = np.array(found.skeleton.links, np.uint8 if len(names) < 256 else np.uint16).reshape(-1, 2)
-    skeleton = ndx_pose.Skeleton(name=_plain(found.skeleton.name), nodes=names, edges=links)
+    skeleton = ndx_pose.Skeleton(name=_plain([found.skeleton.name])[0], nodes=names, edges=links)
     module.add(ndx_pose.Skeletons(skeletons=[skeleton]))
     shown: dict[str, Any] = {}
     if found.video is not None:
         shown["source_video"] = pynwb.image.ImageSeries(
-            name=_plain(found.video.stem),
+            name=_plain([found.video.stem])[0],
             description="the video in which the poses were found",
             unit="n.a.",
             format="external",
@@ -49,7 +51,6 @@ def write_nwb(folder: Path, found: Found) -> None:
             dimension=found.image_hw[0][::-1].tolist(),
         )
         file.add_acquisition(shown["source_video"])
-    times = (found.image_ids - 1) / (found.fps or 1)
     places, individuals = found.individuals()
     for place, individual in enumerate(individuals):
         rows = np.flatnonzero(places == place)
@@ -62,7 +63,7 @@ def write_nwb(folder: Path, found: Found) -> None:
                     data=found.keypoints[rows, column].astype(np.float32),
                     unit="pixels",
                     reference_frame=_FRAME,
-                    timestamps=series[0] if series else times[found.frames[rows]],
+                    timestamps=series[0] if series else found.times_s[found.frames[rows]],
                     confidence=found.keypoint_scores[rows, column].astype(np.float32),
                     confidence_definition="score of the keypoint",
                 )
@@ -81,6 +82,11 @@ def write_nwb(folder: Path, found: Found) -> None:
         io.write(file)
 
 
-def _plain(name: str) -> str:
-    """A name without the signs that the format keeps for itself."""
-    return re.sub(r"[/:]", "_", name) or "_"
+def _plain(names: Iterable[str]) -> list[str]:
+    """The names without the signs that the format keeps for itself, and each only once."""
+    plain: list[str] = []
+    for name in names:
+        name = re.sub(r"[/:]", "_", name) or "_"
+        free = (each for each in chain([name], (f"{name}_{number}" for number in count(2))) if each not in plain)
+        plain.append(next(free))
+    return plain

@@ -1,12 +1,13 @@
 """Predictions as files of other tools: which formats there are, and what each asks for."""
 
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightpose.errors import UserError
-from lightpose.inference.early_end import EarlyEnd
 from lightpose.inference.formats import deeplabcut, nwb, sleap
 from lightpose.inference.formats.found import Collection, Found
 from lightpose.inference.frames import Frame, Video
@@ -85,20 +86,18 @@ class Formats:
         """The same results; what `write` needs of them is kept."""
         return self.collection.of(results) if self.others else results
 
-    def write(self, folder: Path, skeleton: Skeleton, early: EarlyEnd | None = None) -> list[str]:
-        """Write the files of other tools, and remove those of ours that nobody wants.
+    def write(self, folder: Path, skeleton: Skeleton, whole: bool = True) -> None:
+        """Write the files of other tools, and then remove those of ours that nobody wants.
 
         Args:
             folder: where to.
             skeleton: of the poses.
-            early: is told of an error in writing, after which our own files stay. None: the error is raised.
-
-        Returns:
-            Names of the files that are there.
+            whole: whether these are all poses; if not, our own files stay.
 
         Raises:
-            OSError: when a file can't be written.
+            UserError: when files can't be written. Then the others are, and our own stay.
         """
+        failed: dict[str, Exception] = {}
         if self.others:
             video = Path(self.source.path) if isinstance(self.source, Video) else None
             files = self.source.files if isinstance(self.source, ImageFiles) else {}
@@ -106,21 +105,30 @@ class Formats:
             for other in self.others:
                 try:
                     other.write(folder, found)
-                except OSError as error:
+                except BaseException as error:
                     for file in other.files:
                         (folder / file).unlink(missing_ok=True)
-                    if early is None:
+                    if not isinstance(error, OSError | RuntimeError):  # HDF5 has either for a full disk
                         raise
-                    early.cause = early.cause or UserError(f"{other.files[0]} can't be written ({error})")
+                    failed |= dict.fromkeys(other.files, error)
+        if failed:
+            first = next(iter(failed.values()))
+            raise UserError(f"{', '.join(failed)} can't be written ({_reason(first)})") from first
         for name, file in OWN.items():
-            if name not in self.names and (early is None or early.cause is None):
+            if name not in self.names and whole:
                 (folder / file).unlink(missing_ok=True)
-        every = [*OWN.values(), *(file for other in self.others for file in other.files)]
-        return [file for file in every if (folder / file).exists()]
 
     def write_lifted(self, folder: Path, lifted: "Sequence[Lifted]", skeleton: Skeleton) -> None:
         """Write what there is of joints in space beside the JSON."""
         from lightpose.inference.formats.trc import write_trc
 
         if "trc" in self.names and self.fps is not None:
-            write_trc(folder, lifted, skeleton, self.fps)
+            fps, source = self.fps, self.source
+            time_s = source.timeline.time_s if isinstance(source, Video) else lambda number: (number - 1) / fps
+            write_trc(folder, lifted, skeleton, fps, time_s)
+
+
+def _reason(error: Exception) -> str:
+    """A line of what may be a page of HDF5's."""
+    number = re.search(r"errno (?:= )?(\d+)", str(error), re.IGNORECASE)
+    return os.strerror(int(number[1])) if number else str(error).partition("\n")[0]

@@ -15,6 +15,11 @@ NOBODY = -1
 """The track id of a pose that has no identity, or none yet."""
 
 
+def kept_for(keep_s: float, fps: float) -> float:
+    """Seconds for which the identity of somebody last seen is kept: at least until the next frame."""
+    return max(keep_s, 1.5 / fps)
+
+
 class Tracker(Protocol):
     """Follows people from frame to frame; one object for one video, built with ``skeleton`` and ``fps``.
 

@@ -1,6 +1,7 @@
 """People followed by their boxes: the trackers of the ``trackers`` library."""
 
 import importlib
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lightpose.errors import UserError
-from lightpose.inference.tracking.base import NOBODY, boxes_of, confidence_of
+from lightpose.inference.tracking.base import NOBODY, boxes_of, confidence_of, kept_for
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Poses
 
@@ -53,7 +54,8 @@ class BoxTracker:
             raise UserError(f"method={method} is no tracker of boxes; use one of {', '.join(_CLASSES)}")
         self._class = getattr(_library(), _CLASSES[method])
         self._detections: Any = importlib.import_module("supervision").Detections
-        self._options = {**(options or {}), "frame_rate": fps, "lost_track_buffer": round(_UNIT * keep_s)}
+        kept = math.ceil(_UNIT * kept_for(keep_s, fps))
+        self._options = {**(options or {}), "frame_rate": fps, "lost_track_buffer": kept}
         self.needs_image = method == "botsort" and self._options.get("enable_cmc", True)
         self._trackers: dict[int, Any] = {}
         self._numbers: dict[tuple[int, int], int] = {}

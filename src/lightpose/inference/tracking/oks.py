@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from lightpose.geometry import extents
-from lightpose.inference.tracking.base import NOBODY, boxes_of, confidence_of
+from lightpose.inference.tracking.base import NOBODY, boxes_of, confidence_of, kept_for
 from lightpose.inference.tracking.looks import alike, colors_of, recognised
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Poses, TensorStruct
@@ -108,7 +108,7 @@ class OKSTracker:
         sigmas = np.array(skeleton.sigmas) * (sigma / np.mean(skeleton.sigmas))
         self.sigmas = np.append(sigmas, 2 * sigma)
         self.least_oks, self.spread, self.start_score = least_oks, spread, start_score
-        self.confirm_frames, self.keep_s = confirm_frames, keep_s
+        self.confirm_frames, self.keep_s = confirm_frames, kept_for(keep_s, fps)
         self.recent_s = max(_RECENT_S, 2.5 / fps)
         self._people: _People | None = None
         self._given = 0

@@ -254,6 +254,9 @@ class Stream(Live):
                             last_s = time_s
                             if not frame.is_corrupt:
                                 yield number, time_s, partial(upright_rgb, frame, reformatter)
+                    whole_s = float((stream.duration or 0) * (stream.time_base or 0)) or (container.duration or 0) / 1e6
+                    if (given_s := last_s + 1 / self.fps) < 0.9 * whole_s:
+                        log.warning("%s ended after %.1f of its %.1f s", shown(self.url), given_s, whole_s)
                     return
                 except av.InvalidDataError:
                     failures += 1

@@ -42,9 +42,9 @@ def read_label_studio(path: Path, places: Places) -> Labels:
     titles: dict[str, int] = {}
     pictures = []
     for task, result in chosen:
-        picture = _picture(task, places)
+        where = f"task {shown(task.get('id'))} of {path}"
+        picture = _picture(task, where, places)
         if picture is not None:
-            where = f"task {shown(task.get('id'))} of {path}"
             people = list(_people(result, picture[1], points, titles, where, places.lost))
             pictures.append(Picture(*picture, people))
     return Labels([Category(title, points) for title in titles or {"object": 0}], {"train": pictures}, places.lost)
@@ -80,10 +80,12 @@ def _labels(part: Mapping[str, Any]) -> list[str]:
     return [str(label) for label in labels] if isinstance(labels, list) else []
 
 
-def _picture(task: Mapping[str, Any], places: Places) -> tuple[Path, tuple[int, int]] | None:
+def _picture(task: Mapping[str, Any], where: str, places: Places) -> tuple[Path, tuple[int, int]] | None:
     data = task["data"] if isinstance(task.get("data"), Mapping) else {}
     texts = [value for value in (data.get("image"), data.get("img"), *data.values()) if isinstance(value, str)]
     name = texts[0] if texts else str(task.get("file_upload") or "")
+    if not name:
+        raise UserError(f"{where} names no picture in its data, such as image; export tasks that label pictures")
     address = urlsplit(name)
     inner = parse_qs(address.query).get("d")  # of local files
     plain = unquote(inner[0] if inner else address.path)

@@ -21,7 +21,7 @@ from lightpose.estimators.topdown import TopDown, WholeImage
 from lightpose.interop.onnx.columns import finds_many, poses_of
 from lightpose.interop.onnx.description import NAME, Description, read
 from lightpose.interop.onnx.running import checked_outputs, run
-from lightpose.interop.onnx.session import content_of, open_session
+from lightpose.interop.onnx.session import Content, content_of, open_session
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Batch, Poses
 from lightpose.trust import Trust
@@ -144,7 +144,13 @@ KINDS: Mapping[str, type[OnnxModel]] = {
 }
 
 
-def load_onnx(path: str | Path, device: str | None = None, trust: Trust = (), metrics: bool = False) -> OnnxModel:
+def load_onnx(
+    path: str | Path,
+    device: str | None = None,
+    trust: Trust = (),
+    metrics: bool = False,
+    content: Content | None = None,
+) -> OnnxModel:
     """The model in a file that lightpose-export wrote, ready to predict.
 
     Nothing in the file is executed but its graph, and nothing outside it is read.
@@ -154,11 +160,12 @@ def load_onnx(path: str | Path, device: str | None = None, trust: Trust = (), me
         device: see `open_session`.
         trust: see `lightpose.load`.
         metrics: build the metrics, too.
+        content: of the file, see `lightpose.interop.onnx.session.content_of`; None reads it.
 
     Raises:
         UserError: for a file that can't be used, and for a device that can't be had.
     """
-    content, metadata = content_of(path)
+    data, metadata = content_of(path) if content is None else content
     description, skeleton = read(metadata.get(NAME), path)
     built: dict[str, Metric] = {}
     if metrics:
@@ -169,4 +176,4 @@ def load_onnx(path: str | Path, device: str | None = None, trust: Trust = (), me
         part = section(description.config, "estimator", "codec")
         given: dict[str, Any] = {"skeleton": skeleton, "input_hw": description.input_hw, "grid": description.grid}
         codec = check_codec(rebuild(part, trust, **given))
-    return kind(open_session(content, device, path), description, skeleton, codec, built, path)
+    return kind(open_session(data, device, path), description, skeleton, codec, built, path)

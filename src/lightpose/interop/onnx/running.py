@@ -11,7 +11,7 @@ from lightpose.errors import UserError
 from lightpose.geometry import transform_points
 from lightpose.interop.onnx.description import NAME, Description, read
 from lightpose.interop.onnx.packages import INPUT, SEQUENCES
-from lightpose.interop.onnx.session import content_of, open_session
+from lightpose.interop.onnx.session import Content, open_session
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Array, Poses
 
@@ -121,20 +121,21 @@ class ArrayModel:
         return Poses(**columns, extras=found)
 
 
-def load_arrays(path: str | Path, device: str | None = None) -> ArrayModel | None:
+def load_arrays(content: Content, path: str | Path, device: str | None = None) -> ArrayModel | None:
     """The model in a file that lightpose-export wrote. Nothing in the file is executed but its graph.
 
     None where poses are not one for each image: `lightpose.interop.onnx.model.load_onnx` takes those files.
 
     Args:
-        path: an ``.onnx`` file.
+        content: of an ``.onnx`` file, see `lightpose.interop.onnx.session.content_of`.
+        path: of the file.
         device: see `open_session`.
 
     Raises:
         UserError: for a file that can't be used, and for a device that can't be had.
     """
-    content, metadata = content_of(path)
+    data, metadata = content
     description, skeleton = read(metadata.get(NAME), path)
     if description.estimator not in ("topdown", "whole_image"):
         return None
-    return ArrayModel(open_session(content, device, path), description, skeleton, path)
+    return ArrayModel(open_session(data, device, path), description, skeleton, path)

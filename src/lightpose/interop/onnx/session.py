@@ -16,10 +16,12 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+Content = tuple[bytes, dict[str, str]]
+"""The bytes of an ONNX file and its metadata."""
 DEVICES = "cpu, cuda, tensorrt or openvino"
 
 
-def content_of(path: str | Path) -> tuple[bytes, dict[str, str]]:
+def content_of(path: str | Path) -> Content:
     """The bytes of an ONNX file and its metadata.
 
     Raises:
