@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.profilers import PassThroughProfiler
 from timing import Marks, peak_gib, synchronize
 
-from lightpose.data.pixels.loader import EpochLoader
+from lightpose.data.pixels import loader
 
 _STRETCHES = {"training_step": "forward", "backward": "backward"}
 
@@ -40,7 +40,7 @@ class StepTimes(L.Callback):
         self.device = trainer.strategy.root_device
         self.parts = Parts(self.device)
         trainer.profiler = self.parts
-        EpochLoader._prepare = self.parts.device.wrap("transfer", EpochLoader._prepare)  # type: ignore[method-assign]
+        loader._prepared = self.parts.device.wrap("transfer", loader._prepared)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

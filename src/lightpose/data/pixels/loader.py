@@ -227,20 +227,20 @@ def _finished(
     shipped: Iterator[Any], device: torch.device | None, to_batch: Callable[[Any], Batch] | None
 ) -> Generator[Any]:
     """The batches of an `EpochLoader`; it holds no loader, or nobody would stop the workers of one that is let go."""
-
-    def prepare(sent: Any) -> Any:
-        if device is not None:
-            sent = sent.to(device)
-        return to_batch(sent) if to_batch else sent
-
     try:
-        batches = map(prepare, shipped)
+        batches = (_prepared(sent, device, to_batch) for sent in shipped)
         yield from _one_ahead(batches, device) if device and device.type == "cuda" else batches
     except UserError as error:
         stop_workers(shipped)
         # Out of a worker, the message is wrapped in the worker's traceback, whose last line is the message.
         message = str(error).rstrip().splitlines()[-1]
         raise UserError(message.partition(": ")[2] if "worker process" in str(error) else message) from error
+
+
+def _prepared(sent: Any, device: torch.device | None, to_batch: Callable[[Any], Batch] | None) -> Any:
+    if device is not None:
+        sent = sent.to(device)
+    return to_batch(sent) if to_batch else sent
 
 
 def stop_workers(shipped: Iterator[Any]) -> None:
