@@ -56,15 +56,10 @@ def read_option(path: Path) -> Any:
 
 def help_lines(config_name: str) -> str:
     """The groups of a command with their options, and its keys with their comments, as a template of Hydra's help."""
-    keys = own_lines((conf_dir() / f"{config_name}.yaml").read_text(encoding="utf-8"))
+    _, _, rest = (conf_dir() / f"{config_name}.yaml").read_text(encoding="utf-8").partition("\n\n")  # its defaults
+    keys = rest.partition("\nhydra:")[0].strip("\n")
     text = f"Keys (key=value):\n\n{keys.replace('$', '$$')}"
     if groups := groups_of(config_name):
         lines = "\n".join(f"{group}: {', '.join(group_files(group))}" for group in groups)
         text = f"Groups (group=option):\n\n{lines}\n\n{text}\n\nAll keys, as these and the groups make them:\n\n$CONFIG"
     return text
-
-
-def own_lines(text: str) -> str:
-    """Of a command's file, what stands between its defaults and Hydra's own keys."""
-    _, _, rest = text.partition("\n\n")
-    return rest.partition("\nhydra:")[0].strip("\n")

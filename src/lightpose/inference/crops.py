@@ -174,7 +174,7 @@ def made_by_processes(tasks: CropTasks, workers: int, pin: bool) -> Iterator[Cro
     """
     from torch.utils.data import DataLoader
 
-    from lightpose.data.pixels.loader import one_thread, stop_workers
+    from lightpose.data.pixels.loader import one_thread
 
     loader: Any = DataLoader(
         tasks,  # type: ignore[arg-type]
@@ -184,21 +184,20 @@ def made_by_processes(tasks: CropTasks, workers: int, pin: bool) -> Iterator[Cro
         pin_memory=pin,
         worker_init_fn=one_thread,
     )
-    batches = iter(loader)  # with it they start
-
-    def given() -> Iterator[Crops]:
-        try:
-            yield from map(_or_raise, batches)
-        finally:
-            stop_workers(batches)
-
-    return given()
+    return _good(iter(loader))
 
 
-def _or_raise(crops: Crops | UserError) -> Crops:
-    if isinstance(crops, UserError):
-        raise crops
-    return crops
+def _good(made: Iterator[Crops | UserError]) -> Iterator[Crops]:
+    """The batches up to the first error, which is raised; at the end, whatever it is, the processes end."""
+    from lightpose.data.pixels.loader import stop_workers  # which loads torch
+
+    try:
+        for crops in made:
+            if isinstance(crops, UserError):
+                raise crops
+            yield crops
+    finally:
+        stop_workers(made)
 
 
 @contextmanager
