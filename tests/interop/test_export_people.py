@@ -20,6 +20,7 @@ from lightpose.data.synthetic.sequences import generate_sequences
 from lightpose.errors import UserError
 from lightpose.estimators.bottomup import BottomUp
 from lightpose.export.onnx import export
+from lightpose.inference.crops import Job
 from lightpose.inference.lifting import Lifter, Seen
 from lightpose.interop.onnx.description import describe, written
 from lightpose.interop.onnx.graph import check_exportable, to_graph
@@ -86,6 +87,7 @@ def test_a_file_finds_the_people_that_the_checkpoint_finds(name, tmp_path, monke
     head, codec, flip_test, shape = CASES[name]
     settings = config(head, codec, "half_pixel", "BottomUp", SMALL)
     settings["estimator"]["flip_test"] = flip_test
+    settings["data"] = {"margin_grey": 114}
     checkpoint, out = save(tmp_path / "tiny.ckpt", settings, std=STD.get(name, 1.0)), tmp_path / "model.onnx"
     assert export(checkpoint, out, flip_test, trust=TRUST).keypoints > 0
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
@@ -93,11 +95,16 @@ def test_a_file_finds_the_people_that_the_checkpoint_finds(name, tmp_path, monke
     places = "peaks" if name == "tags" else "keypoints"
     assert shapes[places] == ["N", *shape]
     assert shapes["valid"] == ["N", *shape[: 2 if name == "tags" else 1]]
-    images = [np.random.default_rng(seed).integers(0, 256, (64, 48, 3), np.uint8) for seed in range(5)]
-    expected = lightpose.Predictor(checkpoint, device="cpu", trust=TRUST)(images, batch_size=2)
+    images = [np.random.default_rng(seed).integers(0, 256, (64, 48 - 4 * seed, 3), np.uint8) for seed in range(5)]
+    of_checkpoint = lightpose.Predictor(checkpoint, device="cpu", trust=TRUST)
+    expected = of_checkpoint(images, batch_size=2)
     reads = Mock(side_effect=onnx.load_model_from_string)
     monkeypatch.setattr(onnx, "load_model_from_string", reads)
-    found = lightpose.Predictor(out, device="cpu")(images, batch_size=2)
+    of_file = lightpose.Predictor(out, device="cpu")
+    found = of_file(images, batch_size=2)
+    for predictor in (of_checkpoint, of_file):  # as both see grey beside the image
+        (sample,) = predictor.cropper.samples(Job(images[-1], None, 0))
+        assert (sample.image[:, [0, -1]] == 114).all()
     assert reads.call_count == 1
     assert sum(map(len, expected)) >= 5
     for one, other in zip(expected, found, strict=True):
