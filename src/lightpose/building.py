@@ -70,6 +70,13 @@ def assemble(config: Any, **given: Any) -> Any:
         raise
 
 
+def margin_grey(config: Mapping[str, Any]) -> int:
+    """What inputs show beside an image, see `lightpose.data.pixels.crop.Warp`: black, if an older file doesn't say."""
+    data = config.get("data")
+    grey: int = data.get("margin_grey", 0) if isinstance(data, Mapping) else 0
+    return grey
+
+
 def eval_transforms(estimator: Any, trust: Trust = ()) -> Pipeline:
     """The transforms that a loaded estimator was validated with, from its configuration.
 
@@ -86,5 +93,5 @@ def eval_transforms(estimator: Any, trust: Trust = ()) -> Pipeline:
         ]
         for name in LISTS
     }
-    warp = None if estimator.input_hw is None else Warp(estimator.input_hw)
+    warp = None if estimator.input_hw is None else Warp(estimator.input_hw, margin_grey(estimator.config))
     return Pipeline(steps["geometry"], warp, steps["pixels"])

@@ -45,9 +45,9 @@ POINTLESS = {
     ("data", "bottomup"): {"boxes", "group_by_image"},  # a sample is a whole image
     ("data", "topdown"): {"input_scale"},  # a network of one person takes inputs of one size
     ("data", "sequences"): {  # no images
-        *("boxes", "group_by_image", "images", "val_images", "decode", "cache_gb", "input_scale"),
+        *("boxes", "group_by_image", "images", "val_images", "decode", "cache_gb", "input_scale", "margin_grey"),
     },
-    ("data", "toy_sequences"): {"input_scale"},
+    ("data", "toy_sequences"): {"input_scale", "margin_grey"},
     ("callbacks", "default"): {"train_time_interval"},  # the best is written after a validation
     ("callbacks", "early_stopping"): {"train_time_interval"},
     ("callbacks", "ema"): {"train_time_interval"},

@@ -33,6 +33,7 @@ def make(write_coco, person):
             "+dataset=custom",
             "+input_hw=[64,48]",
             "+grid=udp",
+            "+margin_grey=0",
             "+seed=0",
         ]
         with initialize_config_dir(str(CONF), version_base=None):

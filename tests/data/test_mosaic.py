@@ -141,6 +141,14 @@ def test_pieces_fill_the_frame_without_a_gap():
         assert (out == 200).mean() > 0.999
 
 
+def test_grey_is_where_no_piece_is():
+    narrow = replace(Dots(SKELETON).load(0, None), image=np.full((96, 32, 3), 200, np.uint8), image_hw=(96, 32))
+    mixed = Mosaic((96, 128))(narrow, lambda: narrow, np.random.default_rng(0))
+    out = Warp((96, 128), 114)(replace(mixed, input_from_image=np.eye(3)), np.random.default_rng(0)).image
+    assert out.min() == 114 and out.max() == 200
+    assert ((out == 114) | (out == 200)).mean() > 0.95
+
+
 def test_nothing_is_mixed_where_chance_says_so_nor_late():
     data = dataset(Mosaic(HW, probability=0), MixUp(SKELETON, probability=0), affine=False)
     plain = dataset(affine=False)

@@ -24,6 +24,7 @@ from lightpose.cli.predict import main as predict_main
 from lightpose.codecs.heatmap import HeatmapCodec
 from lightpose.errors import UserError
 from lightpose.export.onnx import export
+from lightpose.interop.onnx.description import read
 from lightpose.interop.onnx.graph import to_graph
 from lightpose.models.heads.heatmap import HeatmapHead
 
@@ -55,6 +56,8 @@ def test_the_file_says_what_it_is_and_not_where_it_was_made(model):
     about = json.loads({each.key: each.value for each in content.metadata_props}["lightpose"])
     assert about["mirror_pairs"] == [["left_eye", "right_eye"]]
     assert (about["input_hw"], about["grid"], about["padding"]) == ([64, 48], "half_pixel", 1.25)
+    assert about.pop("margin_grey") == 0
+    assert read(json.dumps(about), model)[0].margin_grey == 0  # as files before it was known don't say
     assert (about["version"], about["flip_test"], about["precision"]) == (lightpose.__version__, True, "float32")
     assert content.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
     assert b"site-packages" not in model.read_bytes()

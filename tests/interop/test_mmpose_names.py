@@ -1,13 +1,17 @@
 """Names of configurations that were not recorded, and models of the same families that nobody published."""
 
+import numpy as np
 import pytest
 import torch
 from zoo_records import RECORDS
 
 from lightpose.errors import UserError
-from lightpose.interop.mmpose.build import build_like, skeleton_option
+from lightpose.export.inputs import cropper_of
+from lightpose.inference.crops import Job
+from lightpose.interop.mmpose.build import build_like, resolved, skeleton_option
 from lightpose.interop.mmpose.config_names import config_of
 from lightpose.interop.mmpose.configs import families, overrides, settings
+from lightpose.interop.mmpose.settings import Settings
 from lightpose.interop.mmpose.tested import differences
 from lightpose.interop.mmpose.weights import load_like, raw_outputs
 from lightpose.interop.mmpose.zoo import FILE, of_estimator
@@ -28,7 +32,7 @@ CHOICES = {
     "rtmpose-l_8xb512-700e_body8-halpe26-384x288": {"backbone=cspnext_l", "head=rtmcc", "skeleton=halpe26"},
     "dwpose_l_dis_m_coco-256x192": {"backbone=cspnext_m", "head=rtmcc", "skeleton=coco_wholebody"},
     "td-hm_swin-l-p4-w7_8xb32-210e_coco-384x288": {"backbone=timm/swin_large"},
-    "rtmo-t_8xb32-600e_body7-416x416": {"backbone=cspdarknet_tiny", "estimator=bottomup", "input_hw=[416,416]"},
+    "rtmo-t_8xb32-600e_body7-416x416": {"backbone=cspdarknet_tiny", "estimator=bottomup", "margin_grey=114"},
     "internet_res50_4xb16-20e_interhand3d-256x256": {"head=hands", "reader=interhand", "metric=[hands,epe]"},
     "image-pose-lift_tcn_8xb64-200e_h36m": {"backbone=simplebaseline3d", "reader.frames=1"},
     "motionbert_dstformer-ft-243frm_8xb32-120e_h36m": {"reader.stride=81", "codec.rooted=true"},
@@ -133,7 +137,7 @@ def test_how_people_are_told_from_copies_is_read() -> None:
 
 
 UDP_CROPS = with_test_set({"type": "TopdownAffine", "input_size": (192, 256), "use_udp": True})
-BLACK = with_test_set({"type": "BottomupResize", "input_size": (640, 640)})
+COLOURED = with_test_set({"type": "BottomupResize", "input_size": (640, 640), "pad_val": (104, 116, 124)})
 
 
 @pytest.mark.parametrize(
@@ -144,8 +148,8 @@ BLACK = with_test_set({"type": "BottomupResize", "input_size": (640, 640)})
         ("cspnext-m_udp_8xb64-210e_mpii-256x256", {}, "crops by the codec's pixel grid (udp)"),
         ("cspnext-m_udp_8xb256-210e_coco-256x192", {}, ""),
         ("cspnext-m_udp_8xb256-210e_aic-coco-256x192", {}, "lightpose gives all of them"),
-        ("yoloxpose_s_8xb32-300e_coco-640", {}, "black"),
-        ("yoloxpose_s_8xb32-300e_coco-640", BLACK, ""),
+        ("yoloxpose_s_8xb32-300e_coco-640", {}, ""),
+        ("yoloxpose_s_8xb32-300e_coco-640", COLOURED, "black"),
         ("ae_hrnet-w32_8xb24-300e_coco-512x512", {}, "MMPose enlarges them"),
     ],
 )
@@ -153,6 +157,27 @@ def test_what_is_done_otherwise_is_known(name: str, further: dict[str, object], 
     config = {**config_of(name), **further}
     found = differences(config, settings(config))
     assert len(found) == bool(told) and told in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("resize", "grey"),
+    [
+        ({}, 114),
+        ({"type": "BottomupResize", "input_size": (640, 640)}, 0),
+        ({"type": "BottomupResize", "input_size": (640, 640), "pad_val": [50.0] * 3}, 50),
+    ],
+)
+def test_a_one_stage_network_sees_the_grey_of_test_images(resize: dict[str, object], grey: int) -> None:
+    config = {**config_of("yoloxpose_tiny_4xb64-300e_coco-416"), **(with_test_set(resize) if resize else {})}
+    assert resolved(settings(config))["data"]["margin_grey"] == grey
+
+
+def test_a_converted_network_and_its_recipe_see_grey_beside_an_image() -> None:
+    estimator = build_like(config_of("yoloxpose_tiny_4xb64-300e_coco-416"))
+    (sample,) = cropper_of(estimator).samples(Job(np.full((100, 200, 3), 255, np.uint8), None, 0))
+    assert (sample.image[106:310] == 255).all()
+    assert (sample.image[:102] == 114).all() and (sample.image[314:] == 114).all()
+    assert resolved(Settings({"experiment": "bottomup_rtmo_l"}))["data"]["margin_grey"] == 114
 
 
 def test_a_one_stage_network_takes_the_size_of_test_images() -> None:

@@ -41,6 +41,7 @@ class PoseDataModule(LightningDataModule):
             leaves a step out; a partial receives ``skeleton``.
         skeleton: which keypoints there are.
         input_hw: network input size; None for inputs that are not images.
+        margin_grey: see `lightpose.data.pixels.crop.Warp`.
         train: annotation file, or several, see `CombinedDataset`.
         val: annotation file; None trains without validation.
         images: folder of the training images, or one for each of several files; None lets the data set look near the
@@ -77,6 +78,7 @@ class PoseDataModule(LightningDataModule):
         transforms: Mapping[str, Mapping[str, Mapping[str, Any]]],
         skeleton: Skeleton | None = None,
         input_hw: Sequence[int] | None = None,
+        margin_grey: int = 0,
         train: str | Sequence[str] | None = None,
         val: str | None = None,
         images: str | Sequence[str | None] | None = None,
@@ -105,6 +107,7 @@ class PoseDataModule(LightningDataModule):
         if decode == "device" and input_hw is None:
             raise UserError("data.decode=device decodes images, but input_hw=null has none; use data.decode=cpu")
         self.decode, self.input_hw = decode, None if input_hw is None else (input_hw[0], input_hw[1])
+        self.margin_grey = margin_grey
         self.sizes = sizes_between(input_hw, input_scale) if input_hw and input_scale is not None else []
         self.reader = reader
         self.annotations = {"train": train, "val": val}
@@ -195,13 +198,13 @@ class PoseDataModule(LightningDataModule):
         if self.input_hw is None:
             return Pipeline(steps["geometry"], None, steps["pixels"])
         if self.decode == "cpu":
-            return Pipeline(steps["geometry"], Warp(self.input_hw), steps["pixels"], steps["mix"])
+            return Pipeline(steps["geometry"], Warp(self.input_hw, self.margin_grey), steps["pixels"], steps["mix"])
         if steps["mix"]:
             raise UserError(
                 f"{type(steps['mix'][0]).__name__} joins images as they are warped, which data.decode=device does one "
                 "by one; use data.decode=cpu"
             )
-        pipeline = Pipeline(steps["geometry"], DeferWarp(self.input_hw), steps["pixels"])
+        pipeline = Pipeline(steps["geometry"], DeferWarp(self.input_hw, self.margin_grey), steps["pixels"])
         for step in pipeline.pixels:
             if not isinstance(step, Photometric):
                 raise UserError(

@@ -19,7 +19,7 @@ _LONGEST = 4
 class ResizeImage(Geometry):
     """The whole image in proportion, in an input that is as large as that takes, to evaluate and to predict.
 
-    Both sides of the input are multiples of a number, so up to so many pixels beside the image are black.
+    Both sides of the input are multiples of a number, so it shows up to so many pixels beside the image.
 
     Args:
         input_hw: network input size, one side of which the image gets.

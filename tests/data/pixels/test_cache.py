@@ -46,7 +46,8 @@ def people(tmp_path):
 
 
 def module(path, *overrides, data="topdown"):
-    parts = ["+reader=coco", f"+data={data}", f"+augment={data}", "+input_hw=[64,48]", "+dataset=custom"]
+    parts = ["+reader=coco", f"+data={data}", f"+augment={data}", "+dataset=custom"]
+    parts += ["+input_hw=[64,48]", "+margin_grey=0"]
     given = [f"data.train={path}", f"data.val={path}", "data.batch_size=4", "data.num_workers=0", *overrides]
     with initialize_config_dir(str(CONF), version_base=None):
         config = compose(overrides=[*parts, "+grid=half_pixel", "+seed=0", *given])

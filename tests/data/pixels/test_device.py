@@ -53,7 +53,7 @@ def photographs(tmp_path):
     return path
 
 
-def module(path, decode, *overrides, augment="topdown", data="topdown", hw="[128,96]"):
+def module(path, decode, *overrides, augment="topdown", data="topdown", hw="[128,96]", grey=0):
     parts = [
         "+reader=coco",
         f"+data={data}",
@@ -61,6 +61,7 @@ def module(path, decode, *overrides, augment="topdown", data="topdown", hw="[128
         f"+input_hw={hw}",
         "+dataset=custom",
         "+grid=half_pixel",
+        f"+margin_grey={grey}",
         "+seed=0",
     ]
     files = [f"data.train={path}", f"data.val={path}", "data.num_workers=0", f"data.decode={decode}"]
@@ -132,13 +133,25 @@ def test_images_of_any_kind_and_size(photographs, hw, suffix):
     assert difference(found, expected).max() < 1
 
 
-def test_whole_images_too(photographs):
+@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+@pytest.mark.parametrize("grey", [0, 114])
+def test_whole_images_too_in_a_margin_of_one_grey(photographs, grey, place):
     first, second = (
-        to_batch(gathered(module(photographs, decode, data="bottomup", augment="bottomup")))
+        to_batch(gathered(module(photographs, decode, data="bottomup", augment="bottomup", grey=grey)).to(place))
         for decode in ("cpu", "device")
     )
     assert difference(first, second).max() < 1
     assert len(first) == 3
+    beside = (first.inputs == grey).all(1)
+    assert beside.float().mean() > 0.2
+    assert (second.inputs == grey).all(1)[beside].float().mean() > 0.95
+
+
+@pytest.mark.parametrize("grey", [-1, 256, 0.5, True, "grey"])
+def test_a_margin_of_no_grey_is_refused(grey):
+    for warp in (Warp, DeferWarp):
+        with pytest.raises(UserError, match="whole number from 0"):
+            warp((64, 48), grey)
 
 
 def test_a_batch_carries_each_file_once(photographs):

@@ -96,7 +96,7 @@ def stream(device: torch.device, use: str) -> torch.cuda.Stream:
 
 
 def warp(images: Sequence[Tensor], unwarped: UnwarpedImages, image_from_input: Tensor) -> Tensor:
-    """The crops of a batch, bilinear, black outside, as `lightpose.data.pixels.crop.Warp` makes them.
+    """The crops of a batch, bilinear, in one grey outside, as `lightpose.data.pixels.crop.Warp` makes them.
 
     Args:
         images: (3, H, W) uint8 each, on the device.
@@ -107,7 +107,7 @@ def warp(images: Sequence[Tensor], unwarped: UnwarpedImages, image_from_input: T
         (B, 3, h, w) uint8, channels last in memory.
     """
     device = image_from_input.device
-    rows, factors = unwarped.image_rows, unwarped.reductions
+    rows, factors, grey = unwarped.image_rows, unwarped.reductions, unwarped.margin_grey
     sources = [
         _reduced(images[row], factor) if factor > 1 else images[row] for row, factor in zip(rows, factors, strict=True)
     ]
@@ -124,9 +124,12 @@ def warp(images: Sequence[Tensor], unwarped: UnwarpedImages, image_from_input: T
         places = [padded[i, :, : source.shape[1], : source.shape[2]] for i, source in enumerate(some)]
         # All copies in one call: after each call another thread may run, and this one waits until it is let in again.
         torch._foreach_copy_(places, some)
+        if grey:
+            torch._foreach_sub_(places, grey)  # sampling puts 0 outside, which then stands for the grey
         crops = functional.grid_sample(
             padded, grid[start : start + at_once], mode="bilinear", padding_mode="zeros", align_corners=True
         )
+        crops = crops.add_(grey) if grey else crops
         parts.append(crops.round_().to(torch.uint8))
     return torch.cat(parts).contiguous(memory_format=torch.channels_last)
 

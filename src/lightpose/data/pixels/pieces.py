@@ -37,16 +37,18 @@ def joined(
     input_from_frame: Array,
     input_hw: tuple[int, int],
     warp: Callable[[Any, Array], Array],
+    margin_grey: int,
 ) -> Array:
-    """(h, w, 3) uint8: pieces one upon the other, and black where there is none.
+    """(h, w, 3) uint8: pieces one upon the other, and one grey where there is none.
 
     Args:
         pieces: the lowest first.
         input_from_frame: (3, 3).
         input_hw: network input size.
         warp: makes the (h, w, 3) input of an image and ``input_from_image``.
+        margin_grey: value of each channel where there is no piece.
     """
-    out = np.zeros((*input_hw, 3), np.uint8)
+    out = np.full((*input_hw, 3), margin_grey, np.uint8)
     for piece in pieces:
         left, top, right, bottom = piece.window_xyxy
         window = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])

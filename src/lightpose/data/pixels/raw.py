@@ -27,6 +27,7 @@ class UnwarpedImages:
         image_rows: which image each sample is of.
         reductions: of each sample, see `Unwarped`.
         input_hw: network input size; the largest height and width where they differ.
+        margin_grey: see `lightpose.data.pixels.crop.Warp`; that of all samples.
     """
 
     data: Tensor
@@ -37,6 +38,7 @@ class UnwarpedImages:
     image_rows: tuple[int, ...]
     reductions: tuple[int, ...]
     input_hw: tuple[int, int]
+    margin_grey: int
 
     @classmethod
     def join(cls, samples: Sequence[Unwarped]) -> "UnwarpedImages":
@@ -52,6 +54,7 @@ class UnwarpedImages:
             image_rows=tuple(rows[sample.name] for sample in samples),
             reductions=tuple(sample.reduction for sample in samples),
             input_hw=largest([sample.input_hw for sample in samples]),
+            margin_grey=samples[0].margin_grey,
         )
 
 

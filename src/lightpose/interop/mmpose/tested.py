@@ -44,8 +44,9 @@ SKELETONS = {
     "Zebra": "zebra",
 }
 """MMPose's data set → the option of the group ``skeleton``."""
-GREY = [114, 114, 114]
 ONE_STAGE = ("RTMOHead", "YOLOXPoseHead")
+PUBLISHED_GREY = 114
+"""Beside images, of the one-stage models."""
 OTHERWISE = {
     "AssociativeEmbeddingHead": "peaks are looked for in maps as they are; MMPose enlarges them to the input's size "
     "first",
@@ -116,6 +117,8 @@ def with_crops(found: Settings, config: Mapping[str, Any]) -> Settings:
     padding = float(done.get("GetBBoxCenterScale", {}).get("padding", PADDING))
     if padding != PADDING and "estimator" not in found.groups:
         found |= Settings({}, {"augment.train.geometry.crop.padding": padding})  # evaluation takes that of training
+    if grey := margin_grey(config):
+        found |= Settings({}, {"margin_grey": grey})
     warp = _warp(config)
     hw = list(reversed(warp.get("input_size", []))) or found.values["input_hw"]
     if hw != found.values["input_hw"]:
@@ -146,11 +149,23 @@ def differences(config: Mapping[str, Any], found: Settings) -> list[str]:
         )
     if (model.get("test_cfg") or {}).get("output_keypoint_indices"):
         told.append("MMPose gives only the keypoints of output_keypoint_indices; lightpose gives all of them")
-    if kind in ONE_STAGE and warp.get("pad_val", None if warp else GREY) not in (None, 0, [0, 0, 0]):
-        told.append("margins beside an image are black; MMPose fills them with grey")
+    if margin_grey(config) is None:
+        told.append(f"margins beside an image are black; MMPose fills them with {warp['pad_val']}, no grey")
     if kind in OTHERWISE:
         told.append(OTHERWISE[kind])
     return told
+
+
+def margin_grey(config: Mapping[str, Any]) -> int | None:
+    """What inputs show beside a test image, 0 to 255; None for a colour, as lightpose has one value for all channels.
+
+    Where the configuration doesn't say, as where it has nothing but a name, it is what the published ones have.
+    """
+    warp = _warp(config)
+    usual = 0 if warp or kind_of(config["model"]["head"]) not in ONE_STAGE else PUBLISHED_GREY
+    given = warp.get("pad_val") or usual
+    first, *others = given if isinstance(given, (list, tuple)) else (given,)
+    return int(first) if first in range(256) and all(other == first for other in others) else None
 
 
 def _whole_images(found: Settings, given: Part) -> Settings:

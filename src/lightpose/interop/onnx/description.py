@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import lightpose
+from lightpose.building import margin_grey
 from lightpose.errors import UserError
 from lightpose.geometry import Grid, check_grid
 from lightpose.skeleton import Skeleton
@@ -39,6 +40,7 @@ class Description:
         mirror_pairs: keypoints that change places when the image is mirrored.
         skeleton: see `lightpose.skeleton.Skeleton.to_dict`.
         config: what cropping, data and metrics are built from, as in a checkpoint.
+        margin_grey: value of each channel beside an image, 0 to 255; 0 in files of earlier versions, which don't say.
     """
 
     version: str
@@ -55,6 +57,7 @@ class Description:
     mirror_pairs: list[list[str]]
     skeleton: dict[str, Any]
     config: dict[str, Any]
+    margin_grey: int = 0
 
 
 def describe(estimator: "PoseEstimator", image_bits: int) -> Description:
@@ -93,6 +96,7 @@ def describe(estimator: "PoseEstimator", image_bits: int) -> Description:
             "data": {**(config.get("data") or {}), "train": None, "transforms": {"train": {}, **augment}},
             "estimator": parts,
         },
+        margin_grey=margin_grey(config),
     )
 
 
@@ -118,10 +122,10 @@ def read(text: str | None, path: Any) -> tuple[Description, Skeleton]:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"the description in {path} is no JSON ({error}); {again}") from error
-    names = list(Description.__dataclass_fields__)
-    if missing := [name for name in names if not isinstance(content, dict) or name not in content]:
+    needed = [each.name for each in fields(Description) if each.default is MISSING]
+    if missing := [name for name in needed if not isinstance(content, dict) or name not in content]:
         raise UserError(f"the description in {path} lacks {', '.join(missing)}; {again}")
-    description = Description(**{name: content[name] for name in names})
+    description = Description(**{each.name: content[each.name] for each in fields(Description) if each.name in content})
     sequences, sides = description.estimator == "lifter", description.input_hw
     size = isinstance(sides, list) and len(sides) == 2 and all(type(s) is int and 0 < s <= LARGEST_SIDE for s in sides)
     bits, frames = description.image_bits, description.frames
