@@ -150,7 +150,7 @@ def rates(
     for name, pair in list(calls.items()):
         try:
             for call in pair:
-                for _ in range(5 if ready["eager"]._on_gpu else 2):  # past the capture of a graph
+                for _ in range(6 if ready["eager"]._on_gpu else 2):  # past the capture after ten batches
                     call()
         except Exception as error:
             missing[f"{TITLES[name]}: {' '.join(str(error).split())[:200]}"] = None
