@@ -146,7 +146,8 @@ BLACK = with_test_set({"type": "BottomupResize", "input_size": (640, 640)})
         ("cspnext-m_udp_8xb256-210e_aic-coco-256x192", {}, "lightpose gives all of them"),
         ("yoloxpose_s_8xb32-300e_coco-640", {}, "black"),
         ("yoloxpose_s_8xb32-300e_coco-640", BLACK, ""),
-        ("ae_hrnet-w32_8xb24-300e_coco-512x512", {}, "MMPose enlarges them"),
+        ("ae_hrnet-w32_8xb24-300e_coco-512x512", {}, ""),
+        ("dekr_hrnet-w32_8xb10-140e_coco-512x512", {}, "MMPose scores them anew"),
     ],
 )
 def test_what_is_done_otherwise_is_known(name: str, further: dict[str, object], told: str) -> None:
