@@ -183,9 +183,10 @@ def test_of_equal_neighbours_one_is_a_peak():
     assert len(poses) == 2
 
 
-def test_an_image_in_a_batch_is_decoded_as_alone_whatever_is_in_the_maps():
+@pytest.mark.parametrize("enlarge", [False, True])
+def test_an_image_in_a_batch_is_decoded_as_alone_whatever_is_in_the_maps(enlarge: bool):
     generator = torch.Generator().manual_seed(0)
-    built = codec(max_people=8)
+    built = codec(max_people=8, enlarge=enlarge)
     maps = torch.rand(3, 5, 64, 80, generator=generator)
     tags = torch.randn(3, 5, 64, 80, 2, generator=generator) * 3
     maps[1], tags[2, 0, 0] = 0, float("nan")

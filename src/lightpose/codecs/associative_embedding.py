@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -119,7 +120,11 @@ class AssociativeEmbeddingCodec(Codec):
 
     def decode(self, outputs: dict[str, Tensor]) -> Poses:
         """Poses in input pixels, best first in each image. A keypoint's score is the value of its map there."""
-        return self.chosen(self.candidates(outputs))
+        if self.times == 1:
+            return self.chosen(self.candidates(outputs))
+        names, rows = list(outputs), zip(*(maps.split(1) for maps in outputs.values()), strict=True)
+        found = [self.candidates(dict(zip(names, row, strict=True))) for row in rows]  # of all, maps would fill memory
+        return self.chosen({name: torch.cat([each[name] for each in found]) for name in found[0]})
 
     def candidates(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """P peaks of each map, best first: ``peaks`` (B, K, P, 2) in input pixels, scores, tags, and which are high.
@@ -127,12 +132,12 @@ class AssociativeEmbeddingCodec(Codec):
         With them come the maps, which keypoints that nobody has a peak for are looked up in.
         """
         maps, tags = outputs["heatmap"].float(), outputs["tag"].float()  # (B, K, h, w), (B, K, h, w, L)
-        together = maps.shape[1] if self.times == 1 else 1  # enlarged maps of all keypoints would fill memory
-        parts = zip(maps.split(together, 1), tags.split(together, 1), strict=True)
-        found = zip(*(self._peaks(*part) for part in parts), strict=True)
-        points, scores, values = (torch.cat(each, 1) for each in found)
+        fine = enlarged(maps, self.times)
+        scores, cells = peaks(fine.flatten(0, 1), self.nms_kernel, self.max_people)  # (B K, P), (B K, P, 2)
+        values = self._tags_at(tags.flatten(0, 1).movedim(-1, 1), cells).nan_to_num()  # (B K, P, L)
+        scores, cells, values = (each.unflatten(0, maps.shape[:2]) for each in (scores, cells, values))
         return {
-            "peaks": points,
+            "peaks": self._to_input(self._refined(fine, cells), maps.shape[-2:]),
             "peak_scores": scores,
             "peak_tags": values,
             "valid": scores > self.score_threshold,
@@ -140,14 +145,13 @@ class AssociativeEmbeddingCodec(Codec):
             "tags": tags,
         }
 
-    def _peaks(self, maps: Tensor, tags: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Points (B, K, P, 2) in input pixels, scores (B, K, P) and tags (B, K, P, L)."""
-        count = maps.shape[:2]
-        fine, tags = enlarged(maps, self.times), enlarged(tags.movedim(-1, 2).flatten(0, 1), self.times)
-        scores, cells = peaks(fine.flatten(0, 1), self.nms_kernel, self.max_people)  # (B K, P), (B K, P, 2)
-        values = at_cells(tags, cells).nan_to_num()  # (B K, P, L)
-        scores, cells, values = (each.unflatten(0, count) for each in (scores, cells, values))
-        return self._to_input(self._refined(fine, cells), maps.shape[-2:]), scores, values
+    def _tags_at(self, tags: Tensor, cells: Tensor) -> Tensor:
+        """(N, P, L) of tags (N, L, h, w) what they are at cells (N, P, 2) of enlarged maps."""
+        if self.times == 1:
+            return at_cells(tags, cells)
+        size = torch.tensor([tags.shape[-1], tags.shape[-2]]).to(cells.device, non_blocking=True) * self.times
+        places = ((2 * cells + 1) / size - 1)[:, None]  # (N, 1, P, 2)
+        return F.grid_sample(tags, places, padding_mode="border", align_corners=False)[:, :, 0].mT
 
     def _to_input(self, cells: Tensor, map_hw: Sequence[int]) -> Tensor:
         """Cells (..., 2) of maps that had the size ``map_hw``, now `enlarged`, to input pixels."""
