@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from codec_samples import skeleton
 from torch import Tensor
 
 from lightpose.codecs.associative_embedding import FROM_THE_TRUNK, AssociativeEmbeddingCodec
+from lightpose.codecs.people import gaussians
 from lightpose.data.pixels.device import collate
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton
@@ -181,9 +183,10 @@ def test_of_equal_neighbours_one_is_a_peak():
     assert len(poses) == 2
 
 
-def test_an_image_in_a_batch_is_decoded_as_alone_whatever_is_in_the_maps():
+@pytest.mark.parametrize("enlarge", [False, True])
+def test_an_image_in_a_batch_is_decoded_as_alone_whatever_is_in_the_maps(enlarge: bool):
     generator = torch.Generator().manual_seed(0)
-    built = codec(max_people=8)
+    built = codec(max_people=8, enlarge=enlarge)
     maps = torch.rand(3, 5, 64, 80, generator=generator)
     tags = torch.randn(3, 5, 64, 80, 2, generator=generator) * 3
     maps[1], tags[2, 0, 0] = 0, float("nan")
@@ -249,3 +252,50 @@ def test_one_without_labels_is_as_nobody():
     assert not targets.weights["cells"].any()
     invalid = replace(unlabelled, instances=replace(unlabelled.instances, valid=torch.zeros(1, 2, dtype=torch.bool)))
     assert not codec().encode(invalid).maps["heatmap"].any()
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_enlarged_maps_give_keypoints_where_they_are(grid: str):
+    truth = torch.rand(20, 1, 1, 2, generator=torch.Generator().manual_seed(0)) * 200 + 20
+    for refine, worst, mean in (("quarter", 1.3, 0.35), ("dark", 0.52, 0.15)):
+        built = AssociativeEmbeddingCodec(Skeleton.build(["a"]), HW, grid, refine=refine, offset=0.25, enlarge=True)
+        rows, columns = gaussians(built.map_grid.to_map(truth), torch.tensor([2.0]), built.map_grid.map_hw, False)
+        maps = (rows[..., None] * columns[..., None, :])[:, 0]
+        poses = built.decode({"heatmap": maps, "tag": torch.zeros(*maps.shape, 1)})
+        assert poses.batch_index.tolist() == list(range(20))
+        errors = poses.keypoints[:, 0] - truth[:, 0, 0]
+        assert errors.abs().max() < worst and errors.mean(0).abs().max() < mean
+
+
+def test_enlarged_maps_are_decoded_as_published():
+    """A peak of MMPose lies half a pixel, its ``decode_center_shift``, behind its place in maps of the input's size."""
+    built = AssociativeEmbeddingCodec(
+        skeleton(2), (64, 96), "stride", centers="rounded", refine="quarter", offset=0.5, enlarge=True
+    )
+    maps, tags = torch.zeros(1, 2, 16, 24), torch.full((1, 2, 16, 24, 1), 9.0)
+    maps[0, 0, 5, 7:9], tags[0, 0, 5, 7:9] = torch.tensor([0.8, 0.5]), torch.tensor([[3.0], [3.8]])
+    maps[0, 1, 3, 11], tags[0, 1, 3, 11] = 0.05, 3.1  # too low for a peak
+    fine, fine_tags = (F.interpolate(each, size=(64, 96), mode="bilinear") for each in (maps, tags[..., 0]))
+    y, x = divmod(int(fine[0, 0].argmax()), 96)
+    assert (x, y) == (30, 21)  # the cell's middle is 29.5, 21.5
+    found = built.candidates({"heatmap": maps, "tag": tags})
+    around = fine[0, 0, y - 1 : y + 2, x - 1 : x + 2]
+    shift = 0.25 * torch.stack([around[1, 2] - around[1, 0], around[2, 1] - around[0, 1]]).sign()
+    assert shift.tolist() == [-0.25, 0.25]
+    torch.testing.assert_close(found["peaks"][0, 0, 0], torch.tensor([x + 0.5, y + 0.5]) + shift)
+    torch.testing.assert_close(found["peak_tags"][0, 0, 0], fine_tags[0, 0, y, x, None])
+    poses = built.decode({"heatmap": maps, "tag": tags})
+    cost = fine[0, 1] - (fine_tags[0, 1] - fine_tags[0, 0, y, x]).abs().round()
+    y, x = divmod(int(cost.argmax()), 96)
+    torch.testing.assert_close(poses.keypoints[0, 1], torch.tensor([x + 0.5, y + 0.5]))
+    torch.testing.assert_close(poses.keypoint_scores[0, 1], fine[0, 1, y, x])
+    assert built.mirror_lag == -1
+
+
+def test_keypoints_are_rounded_down_to_a_cell_half_a_cell_before_them_as_published():
+    built = AssociativeEmbeddingCodec(
+        Skeleton.build(["a"]), HW, "stride", centers="rounded", refine="quarter", offset=0.5
+    )
+    targets = built.encode(batch_of(np.array([[[40, 41]], [[103, 102]]], np.float32)))
+    assert targets.maps["cells"][0, :, 0].tolist() == [10 * 80 + 10, 25 * 80 + 25]
+    assert torch.equal(built.map_grid.to_input(torch.tensor([10.0, 25.0]), HW), torch.tensor([42.0, 102.0]))

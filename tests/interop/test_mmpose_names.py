@@ -136,8 +136,39 @@ def test_how_people_are_told_from_copies_is_read() -> None:
     assert {"codec.nms_distance=0.0", "codec.nms_joints=5"} <= set(overrides({**config, "model": given}))
 
 
+def test_where_peaks_of_tagged_keypoints_are_looked_for_is_read() -> None:
+    config = config_of("ae_hrnet-w32_8xb24-300e_coco-512x512")
+    places = ("grid", "codec.offset", "codec.enlarge")
+
+    def chosen(test: dict[str, object], **codec: object) -> list[str]:
+        model = {**config["model"], "test_cfg": {"flip_test": True, **test}}
+        given = {**config, "model": model, "codec": {**config["codec"], **codec}}
+        return [each for each in overrides(given) if each.startswith(places)]
+
+    enlarged = {"restore_heatmap_size": True, "align_corners": False}
+    assert chosen(enlarged) == ["grid=stride", "codec.offset=0.5", "codec.enlarge=true"]
+    decoder = {"type": "AssociativeEmbedding", "input_size": (512, 512), "heatmap_size": (512, 512), "sigma": 2}
+    model = {**config["model"], "head": {**config["model"]["head"], "decoder": decoder}}
+    found = overrides({**config, "model": model})  # as published, with no shift
+    assert [each for each in found if each.startswith(places)] == [
+        "grid=stride",
+        "codec.offset=0.375",
+        "codec.enlarge=true",
+    ]
+    assert chosen({}) == ["grid=stride", "codec.offset=0.5"]
+    assert chosen({}, decode_center_shift=0.0) == ["grid=stride"]
+    udp = {"use_udp": True, "decode_center_shift": 0.0}
+    assert chosen({**enlarged, "align_corners": True}, **udp) == ["grid=udp", "codec.enlarge=true"]
+
+
 UDP_CROPS = with_test_set({"type": "TopdownAffine", "input_size": (192, 256), "use_udp": True})
 COLOURED = with_test_set({"type": "BottomupResize", "input_size": (640, 640), "pad_val": (104, 116, 124)})
+OTHER_CORNERS = {
+    "model": {
+        **config_of("ae_hrnet-w32_8xb24-300e_coco-512x512")["model"],
+        "test_cfg": {"restore_heatmap_size": True, "align_corners": True},
+    }
+}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +181,9 @@ COLOURED = with_test_set({"type": "BottomupResize", "input_size": (640, 640), "p
         ("cspnext-m_udp_8xb256-210e_aic-coco-256x192", {}, "lightpose gives all of them"),
         ("yoloxpose_s_8xb32-300e_coco-640", {}, ""),
         ("yoloxpose_s_8xb32-300e_coco-640", COLOURED, "black"),
-        ("ae_hrnet-w32_8xb24-300e_coco-512x512", {}, "MMPose enlarges them"),
+        ("ae_hrnet-w32_8xb24-300e_coco-512x512", {}, ""),
+        ("ae_hrnet-w32_8xb24-300e_coco-512x512", OTHER_CORNERS, "by another pixel grid than that of its codec"),
+        ("dekr_hrnet-w32_8xb10-140e_coco-512x512", {}, "MMPose scores them anew"),
     ],
 )
 def test_what_is_done_otherwise_is_known(name: str, further: dict[str, object], told: str) -> None:

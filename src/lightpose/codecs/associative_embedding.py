@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from lightpose.codecs.grid import MapGrid
 from lightpose.codecs.heatmap import Centers
 from lightpose.codecs.maps import check_odd, counted_cells, labelled_cells, on_device
 from lightpose.codecs.peaks import newton_shift, quarter_shift
-from lightpose.codecs.people import at_cells, crowd_maps, peaks
+from lightpose.codecs.people import at_cells, crowd_maps, enlarged, peaks
 from lightpose.errors import UserError
 from lightpose.geometry import Grid
 from lightpose.skeleton import Skeleton
@@ -27,8 +28,8 @@ FROM_THE_TRUNK = (
     *("left_knee", "right_knee", "left_ankle", "right_ankle"),
 )
 """COCO's keypoints in the published order: those that are found well and say who it is come first."""
-_AT_ONCE = 128
-"""Keypoints whose places are searched for on whole maps at the same time."""
+_AT_ONCE = 2**21
+"""Cells of maps in which places of keypoints are searched for at the same time: 128 maps of 128 x 128."""
 
 
 class AssociativeEmbeddingCodec(Codec):
@@ -40,7 +41,7 @@ class AssociativeEmbeddingCodec(Codec):
     to the person's. A pose's score is the mean score of its keypoints, where those that were put count as 0.
 
     Round trip: ``dark`` gives keypoints of people who are apart back to a hundredth of a cell, ``quarter`` to a quarter
-    of a cell.
+    of a cell; in enlarged maps ``dark`` to an eighth, and ``quarter`` to a third.
 
     Args:
         skeleton: gives K, the mirror pairs and the weights.
@@ -56,6 +57,10 @@ class AssociativeEmbeddingCodec(Codec):
         max_people: peaks of each map, and then poses of each image; the best.
         score_threshold: peaks must be higher.
         tag_threshold: how far a peak's tag may be from a person's.
+        offset: cells by which all cells lie further right and down than the grid says. Published code, which rounds
+            keypoints down to a cell of the ``stride`` grid, has 0.5.
+        enlarge: whether maps and tags are first resized, bilinearly, to the size of the input, as published. Windows of
+            ``nms_kernel``, ``refine`` and ``blur_kernel`` are then of pixels.
         order: names of all keypoints in the order in which peaks are given away; None begins with `FROM_THE_TRUNK`
             where the skeleton has all of these, and is the skeleton's own otherwise.
 
@@ -77,6 +82,8 @@ class AssociativeEmbeddingCodec(Codec):
         max_people: int = 30,
         score_threshold: float = 0.1,
         tag_threshold: float = 1.0,
+        offset: float = 0.0,
+        enlarge: bool = False,
         order: Sequence[str] | None = None,
     ) -> None:
         for option, value, known in (("refine", refine, Refine), ("centers", centers, Centers)):
@@ -86,7 +93,7 @@ class AssociativeEmbeddingCodec(Codec):
         check_odd(nms_kernel, "codec.nms_kernel")
         if sigma <= 0:
             raise UserError(f"codec.sigma={sigma} must be a positive number of map cells; 2 suits maps of 128 cells")
-        self.map_grid = MapGrid(input_hw, grid, stride)
+        self.map_grid, self.times = MapGrid(input_hw, grid, stride, offset), stride if enlarge else 1
         self.mirror_lag = self.map_grid.mirror_lag
         shape = (skeleton.num_keypoints, *self.map_grid.map_hw)
         outputs = {"heatmap": shape, "tag": (*shape, None)}
@@ -113,7 +120,11 @@ class AssociativeEmbeddingCodec(Codec):
 
     def decode(self, outputs: dict[str, Tensor]) -> Poses:
         """Poses in input pixels, best first in each image. A keypoint's score is the value of its map there."""
-        return self.chosen(self.candidates(outputs))
+        if self.times == 1:
+            return self.chosen(self.candidates(outputs))
+        names, rows = list(outputs), zip(*(maps.split(1) for maps in outputs.values()), strict=True)
+        found = [self.candidates(dict(zip(names, row, strict=True))) for row in rows]  # of all, maps would fill memory
+        return self.chosen({name: torch.cat([each[name] for each in found]) for name in found[0]})
 
     def candidates(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """P peaks of each map, best first: ``peaks`` (B, K, P, 2) in input pixels, scores, tags, and which are high.
@@ -121,11 +132,12 @@ class AssociativeEmbeddingCodec(Codec):
         With them come the maps, which keypoints that nobody has a peak for are looked up in.
         """
         maps, tags = outputs["heatmap"].float(), outputs["tag"].float()  # (B, K, h, w), (B, K, h, w, L)
-        scores, cells = peaks(maps.flatten(0, 1), self.nms_kernel, self.max_people)  # (B K, P), (B K, P, 2)
-        values = at_cells(tags.flatten(0, 1).movedim(-1, 1), cells).nan_to_num()  # (B K, P, L)
+        fine = enlarged(maps, self.times)
+        scores, cells = peaks(fine.flatten(0, 1), self.nms_kernel, self.max_people)  # (B K, P), (B K, P, 2)
+        values = self._tags_at(tags.flatten(0, 1).movedim(-1, 1), cells).nan_to_num()  # (B K, P, L)
         scores, cells, values = (each.unflatten(0, maps.shape[:2]) for each in (scores, cells, values))
         return {
-            "peaks": self.map_grid.to_input(self._refined(maps, cells), maps.shape[-2:]),
+            "peaks": self._to_input(self._refined(fine, cells), maps.shape[-2:]),
             "peak_scores": scores,
             "peak_tags": values,
             "valid": scores > self.score_threshold,
@@ -133,10 +145,22 @@ class AssociativeEmbeddingCodec(Codec):
             "tags": tags,
         }
 
+    def _tags_at(self, tags: Tensor, cells: Tensor) -> Tensor:
+        """(N, P, L) of tags (N, L, h, w) what they are at cells (N, P, 2) of enlarged maps."""
+        if self.times == 1:
+            return at_cells(tags, cells)
+        size = torch.tensor([tags.shape[-1], tags.shape[-2]]).to(cells.device, non_blocking=True) * self.times
+        places = ((2 * cells + 1) / size - 1)[:, None]  # (N, 1, P, 2)
+        return F.grid_sample(tags, places, padding_mode="border", align_corners=False)[:, :, 0].mT
+
+    def _to_input(self, cells: Tensor, map_hw: Sequence[int]) -> Tensor:
+        """Cells (..., 2) of maps that had the size ``map_hw``, now `enlarged`, to input pixels."""
+        return self.map_grid.to_input((cells + 0.5) / self.times - 0.5 if self.times > 1 else cells, map_hw)
+
     def chosen(self, candidates: dict[str, Tensor]) -> Poses:
         """The poses that peaks are put together to."""
         scores, values, maps, tags = (candidates[name] for name in ("peak_scores", "peak_tags", "maps", "tags"))
-        (count, height, width), device = maps.shape[1:], maps.device
+        (count, *map_hw), device = maps.shape[1:], maps.device
         columns = zip(*(each.cpu().numpy() for each in (scores, values, candidates["valid"])), strict=True)
         people = [self._group(*image) for image in columns]
         rows = torch.arange(len(people)).repeat_interleave(torch.tensor([len(each) for each in people])).to(device)
@@ -146,13 +170,15 @@ class AssociativeEmbeddingCodec(Codec):
         keypoints, keypoint_scores = candidates["peaks"][there], torch.where(found, scores[there], 0.0)
         means = (values[there] * found[..., None]).sum(1) / found.sum(1, keepdim=True)  # (N, L)
         pose_scores = keypoint_scores.mean(-1)
-        for missing in (~found).nonzero().split(_AT_ONCE):
+        height, width = (side * self.times for side in map_hw)
+        for missing in (~found).nonzero().split(max(_AT_ONCE // (height * width), 1)):
             person, joint = missing.unbind(-1)
-            own = maps[rows[person], joint].flatten(1)  # (n, h * w)
-            apart = (tags[rows[person], joint].flatten(1, 2) - means[person, None]).norm(dim=-1)
+            own = enlarged(maps[rows[person], joint], self.times).flatten(1)  # (n, h * w)
+            around = enlarged(tags[rows[person], joint].movedim(-1, 1), self.times).flatten(2)  # (n, L, h * w)
+            apart = (around - means[person, :, None]).square().sum(1).sqrt()  # `norm` of this dimension is slow
             best = (own - apart.round()).argmax(-1, keepdim=True)
             cells = torch.cat([best % width, best // width], -1).float()
-            keypoints[person, joint] = self.map_grid.to_input(cells, (height, width))
+            keypoints[person, joint] = self._to_input(cells, map_hw)
             keypoint_scores[person, joint] = own.gather(1, best)[:, 0].clamp_min(0)
         return Poses(keypoints, keypoint_scores, pose_scores, rows)
 
@@ -160,7 +186,7 @@ class AssociativeEmbeddingCodec(Codec):
         """Points (B, K, P, 2) near integer cells."""
         each = maps[:, :, None].expand(-1, -1, cells.shape[2], -1, -1)
         if self.refine == "quarter":
-            return cells + quarter_shift(each, cells, self.sigma)
+            return cells + quarter_shift(each, cells, self.sigma * self.times)
         return cells + newton_shift(each, cells, self.blur_kernel, 1, "shrink")
 
     def _group(self, scores: Array, tags: Array, high: Array) -> Array:

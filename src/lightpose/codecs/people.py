@@ -97,6 +97,23 @@ def between_cells(maps: Tensor, points: Tensor) -> Tensor:
     return values[:, 0, 0].unflatten(0, maps.shape[:2]).mT
 
 
+def enlarged(maps: Tensor, times: int) -> Tensor:
+    """Maps (..., h, w) with ``times`` as many cells along each axis, bilinear, as `torch.nn.functional.interpolate`.
+
+    It is written in plain steps, as an exported file then rounds like torch and finds the same peaks.
+    """
+    if times == 1:
+        return maps
+    for axis in (maps.ndim - 1, maps.ndim - 2):
+        rest = maps.shape[axis] - 1
+        up = maps - torch.cat([maps.narrow(axis, 0, 1), maps.narrow(axis, 0, rest)], axis)  # from the cell before
+        down = torch.cat([maps.narrow(axis, 1, rest), maps.narrow(axis, rest, 1)], axis) - maps
+        places = [(part + 0.5) / times - 0.5 for part in range(times)]  # of new cells around the middle of the old
+        maps = torch.stack([maps + (up if place < 0 else down) * place for place in places], axis + 1)
+        maps = maps.flatten(axis, axis + 1)
+    return maps
+
+
 def better_than_neighbours(keypoints: Tensor, scores: Tensor, distance: float, joints: int) -> Tensor:
     """(B, P) bool: which poses stay when those go that lie on a better one.
 

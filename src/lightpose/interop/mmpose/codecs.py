@@ -115,18 +115,23 @@ def _cid(given: Part) -> Settings:
 
 
 def _tags(given: Part) -> Settings:
-    shift = given.get("decode_center_shift", 0.0)
+    """Peaks are moved by ``decode_center_shift`` cells of the maps in which they are looked for."""
+    stride, enlarged, udp = _stride(given), bool(given.get("restore_heatmap_size")), bool(given.get("use_udp"))
+    offset, times = given.get("decode_center_shift", 0.0), stride.get("codec.stride", 4)
+    if enlarged:  # without UDP, a cell of maps is then what is in the middle of its pixels
+        offset = (offset + (0 if udp else (times - 1) / 2)) / times
     values = {
-        **_stride(given),
+        **stride,
         **_unless(2.0, "codec.sigma", float(given.get("sigma", 2))),
-        **({} if given.get("use_udp") else {"codec.centers": "rounded", "codec.refine": "quarter"}),
+        **({} if udp else {"codec.centers": "rounded", "codec.refine": "quarter"}),
         **_unless(5, "codec.nms_kernel", given.get("decode_nms_kernel", 5)),
         **_unless(30, "codec.max_people", given.get("decode_max_instances") or given.get("decode_topk", 30)),
         **_unless(0.1, "codec.score_threshold", given.get("decode_keypoint_thr", 0.1)),
         **_unless(1.0, "codec.tag_threshold", given.get("decode_tag_thr", 1.0)),
+        **_unless(0.0, "codec.offset", offset),
+        **_unless(False, "codec.enlarge", enlarged),
     }
-    grid = "udp" if given.get("use_udp") else ("half_pixel" if shift else "stride")
-    return Settings({"codec": "associative_embedding"}, {"grid": grid, **values})
+    return Settings({"codec": "associative_embedding"}, {"grid": "udp" if udp else "stride", **values})
 
 
 def _hands(given: Part) -> Settings:

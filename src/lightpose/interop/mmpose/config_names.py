@@ -158,7 +158,7 @@ def _tags(named: Named, match: re.Match[str]) -> dict[str, Any]:
     codec = {"type": "AssociativeEmbedding", **maps, "decode_center_shift": 0.5, "decode_max_instances": 30}
     head = {"type": "AssociativeEmbeddingHead", "num_keypoints": named.count, "deconv_out_channels": None}
     backbone = named_backbone(named.name.split("_")[1], named.name)
-    return _config("BottomupPoseEstimator", codec, {"flip_test": True}, backbone, head)
+    return _config("BottomupPoseEstimator", codec, {"flip_test": True, "restore_heatmap_size": True}, backbone, head)
 
 
 def _people(named: Named, match: re.Match[str]) -> dict[str, Any]:

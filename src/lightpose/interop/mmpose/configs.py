@@ -81,8 +81,10 @@ def codec_of(config: Mapping[str, Any]) -> Part:
     decoder: Any = inner.get("decoder")
     if not codec and not decoder:
         raise UserError("the MMPose configuration has no codec, and no decoder in its head; give name= instead")
-    if decoder and isinstance(codec, Mapping) and kind_of(decoder) == "AssociativeEmbedding":
-        return {**decoder, "heatmap_size": codec["heatmap_size"]}  # it decodes maps as large as the input
+    if isinstance(codec, Mapping) and kind_of(decoder or codec) == "AssociativeEmbedding":
+        restored = (model.get("test_cfg") or {}).get("restore_heatmap_size")
+        own = {**(decoder or codec), "heatmap_size": codec["heatmap_size"]}  # it may decode maps as large as the input
+        return {**own, "restore_heatmap_size": restored}
     return one_codec(codec if isinstance(codec, Sequence) or not decoder else decoder)
 
 

@@ -48,8 +48,6 @@ ONE_STAGE = ("RTMOHead", "YOLOXPoseHead")
 PUBLISHED_GREY = 114
 """Beside images, of the one-stage models."""
 OTHERWISE = {
-    "AssociativeEmbeddingHead": "peaks are looked for in maps as they are; MMPose enlarges them to the input's size "
-    "first",
     "DEKRHead": "poses keep the scores of their keypoints; MMPose scores them anew by a small network",
 }
 """Head → what lightpose does otherwise, whatever the configuration says."""
@@ -147,7 +145,10 @@ def differences(config: Mapping[str, Any], found: Settings) -> list[str]:
             f"its crops are {'' if warp.get('use_udp') else 'not '}of UDP, and its codec is not alike: lightpose crops "
             f"by the codec's pixel grid ({grid}), so that the network sees images up to a pixel larger or smaller"
         )
-    if (model.get("test_cfg") or {}).get("output_keypoint_indices"):
+    test = model.get("test_cfg") or {}
+    if found.values.get("codec.enlarge") and bool(test.get("align_corners")) != (grid == "udp"):
+        told.append("MMPose enlarges maps by another pixel grid than that of its codec: its keypoints are a little off")
+    if test.get("output_keypoint_indices"):
         told.append("MMPose gives only the keypoints of output_keypoint_indices; lightpose gives all of them")
     if margin_grey(config) is None:
         told.append(f"margins beside an image are black; MMPose fills them with {warp['pad_val']}, no grey")
