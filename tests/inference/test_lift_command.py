@@ -14,9 +14,11 @@ from tiny_checkpoint import config, save
 
 from lightpose.checkpoint import build
 from lightpose.cli.predict import main
+from lightpose.draw import identity_color
 from lightpose.errors import UserError
 from lightpose.geometry import screen_from_image
-from lightpose.inference.lifting import DERIVED, Lifter, Seen, sources_of
+from lightpose.inference.lifting import DERIVED, Lifted, Lifter, Seen, sources_of
+from lightpose.inference.stick_figures import StickFigures
 
 CONF = Path(__file__).parents[2] / "conf"
 COCO, H36M = (instantiate(OmegaConf.load(CONF / f"skeleton/{name}.yaml")) for name in ("coco17", "h36m"))
@@ -327,3 +329,11 @@ def test_pictures_show_the_frame_and_the_joints_beside_it(lift, folder, images, 
     code, _, err = lift(f"source={path}", "image_hw=[90,120]", "skeleton=h36m")
     assert code == 0, err
     assert cv2.imread(str(tmp_path / "out/overlays/3.png")).shape == (720, 720, 3)
+
+
+def test_who_is_who_is_told_in_the_frame_and_beside_it():
+    points = np.concatenate([np.random.default_rng(0).uniform(80, 160, (17, 2)), np.ones((17, 1))], 1)
+    person = Lifted(Seen(1, "1.png", (240, 320), points, 1.0, 7), np.zeros((17, 3)), np.ones(17))
+    picture = StickFigures([person], H36M, COCO, 0.3)([person], np.zeros((240, 320, 3), np.uint8))
+    found = np.abs(picture.astype(int) - identity_color(7)).sum(-1) == 0
+    assert found[:, :320].any() and found[:, 320:].any()

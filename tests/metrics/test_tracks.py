@@ -150,3 +150,9 @@ def test_the_command_prints_the_figures(run, content, tmp_path):
     assert code == 0 and "HOTA                 1.0000" in out
     code, _, err = run(main, "ckpt=model.ckpt", f"annotations={truth}", "tracks=true")
     assert code == 1 and "predictions=" in err
+    for key, words in (("image_id", "image ids"), ("category_id", "category ids")):
+        others = predictions_of(content)
+        others[3][key] = 77
+        found.write_text(json.dumps(others))
+        code, _, err = run(main, f"predictions={found}", f"annotations={truth}", "tracks=true")
+        assert code == 1 and f"name 1 {words} that the ground truth lacks (77)" in err

@@ -52,6 +52,7 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
     from lightpose.data.coco.results import read_coco_results
     from lightpose.data.coco.tracks import read_tracks
     from lightpose.errors import UserError
+    from lightpose.metrics.average_precision import check_ids
     from lightpose.metrics.oks import evaluate_oks
     from lightpose.metrics.tracks import evaluate_tracks
 
@@ -66,7 +67,11 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
     skeleton = choose_skeleton(config["skeleton"], [config["annotations"]], CocoDataset)
     if config["tracks"]:
         index, frames = read_tracks(config["annotations"], skeleton)
-        figures = evaluate_tracks(frames, read_coco_results(config["predictions"], index.id_of_text()), skeleton.sigmas)
+        predictions = read_coco_results(config["predictions"], index.id_of_text())
+        check_ids("image ids", index.image_ids.tolist(), [entry["image_id"] for entry in predictions])
+        categories = [category["id"] for category in index.categories]
+        check_ids("category ids", categories, [entry["category_id"] for entry in predictions])
+        figures = evaluate_tracks(frames, predictions, skeleton.sigmas)
     else:
         index = onto(read_coco(config["annotations"]), skeleton)
         predictions = read_coco_results(config["predictions"], index.id_of_text())

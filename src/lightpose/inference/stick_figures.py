@@ -23,7 +23,7 @@ _APART_MM = 1200.0
 class StickFigures:
     """Draws the joints of everyone in a frame, half from the side, in a cube that has one size in all pictures.
 
-    A joint whose keypoint has a score below the threshold is hollow.
+    A joint whose keypoint has a score below the threshold is hollow. Each identity has its colour and its number.
 
     Args:
         everyone: all that will be drawn.
@@ -45,7 +45,9 @@ class StickFigures:
         if people:
             points = np.stack([each.seen.keypoints for each in people])
             scores = np.nan_to_num(points[..., 2])
-            image = draw_poses(image, points[..., :2], scores, self.plane, threshold=self.threshold)
+            image = draw_poses(
+                image, points[..., :2], scores, self.plane, threshold=self.threshold, track_ids=_ids_of(people)
+            )
         height, width = image.shape[:2]
         way = cv2.INTER_AREA if height > side else cv2.INTER_LINEAR
         scaled = cv2.resize(image, (max(1, round(width * side / height)), side), interpolation=way)
@@ -61,7 +63,13 @@ class StickFigures:
         x, y, z = np.moveaxis(joints, -1, 0)
         upright = np.stack([x, z, -y, np.ones_like(x)], -1) @ pixels_from_space.T  # (N, K, 3)
         scores = np.stack([each.scores for each in people]).clip(1e-6)
-        return draw_poses(cube, upright[..., :2] / upright[..., 2:], scores, self.skeleton, threshold=self.threshold)
+        pixels = upright[..., :2] / upright[..., 2:]
+        return draw_poses(cube, pixels, scores, self.skeleton, threshold=self.threshold, track_ids=_ids_of(people))
+
+
+def _ids_of(people: Sequence[Lifted]) -> Array:
+    """(N,) who they are, -1 where that isn't known."""
+    return np.array([-1 if each.seen.track_id is None else each.seen.track_id for each in people])
 
 
 @functools.lru_cache(maxsize=16)
@@ -69,7 +77,7 @@ def _cube(reach_mm: float, side: int) -> tuple[Array, Array]:
     """The picture (H, W, 3) of an empty cube, and the matrix (3, 4) from space to its pixels, times the depth."""
     figure = Figure(figsize=(side / 100, side / 100), dpi=100)
     canvas = FigureCanvasAgg(figure)
-    axes: Any = figure.add_axes((0.02, 0.02, 0.96, 0.96), projection="3d")
+    axes: Any = figure.add_axes((0.0, 0.04, 0.92, 0.92), projection="3d")
     limits = (-reach_mm, reach_mm)
     axes.set(xlim=limits, ylim=limits, zlim=limits)
     axes.set_box_aspect((1, 1, 1))

@@ -72,8 +72,8 @@ class GroundTruth:
             UserError: for image ids or categories that the ground truth lacks, or another number of keypoints.
         """
         _check_keypoints("the predictions", predictions, self.num_keypoints)
-        _check_ids("image ids", self.image_ids, [prediction["image_id"] for prediction in predictions])
-        _check_ids("category ids", self.category_ids, [prediction["category_id"] for prediction in predictions])
+        check_ids("image ids", self.image_ids, [prediction["image_id"] for prediction in predictions])
+        check_ids("category ids", self.category_ids, [prediction["category_id"] for prediction in predictions])
         triples = np.array([prediction["keypoints"] for prediction in predictions], np.float64)
         triples = triples.reshape(len(predictions), self.num_keypoints, 3).clip(-_NOWHERE, _NOWHERE)
         areas = np.ptp(triples[..., :2], axis=1).prod(1).tolist()
@@ -147,7 +147,17 @@ def _check_keypoints(owner: str, entries: Sequence[Mapping[str, Any]], count: in
             )
 
 
-def _check_ids(words: str, known: Sequence[int], given: Sequence[int]) -> None:
+def check_ids(words: str, known: Sequence[int], given: Sequence[int]) -> None:
+    """Refuse predictions that are of something else than the ground truth.
+
+    Args:
+        words: what the ids are.
+        known: those of the ground truth.
+        given: those of the predictions.
+
+    Raises:
+        UserError: for one that isn't known.
+    """
     unknown = sorted(set(given) - set(known))
     if unknown:
         some = ", ".join(str(number) for number in unknown[:5]) + (", ..." if len(unknown) > 5 else "")

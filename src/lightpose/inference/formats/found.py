@@ -1,5 +1,6 @@
 """What a prediction found, as arrays, which files of other tools are made of."""
 
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,3 +105,18 @@ class Collection:
             fps=fps,
             files=files,
         )
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Write so many bytes to the folder, and take them away again.
+
+    HDF5 keeps what it couldn't write, and kills the process at the end; so it is asked only where there is room.
+
+    Raises:
+        OSError: when they don't fit.
+    """
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        rest = size
+        while rest > 0:
+            written = file.write(bytes(min(rest, 2**20)))
+            rest -= written or 0

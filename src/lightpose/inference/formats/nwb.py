@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lightpose.inference.formats.found import Found
+from lightpose.inference.formats.found import Found, check_room
 
 FILES = ("predictions.nwb",)
 _FRAME = "(x, y) in pixels of the image, x right and y down; (0, 0) is the centre of the top left pixel"
@@ -25,6 +25,9 @@ def write_nwb(folder: Path, found: Found) -> None:
     import ndx_pose
     import pynwb
 
+    places, individuals = found.individuals()
+    keypoints = found.skeleton.num_keypoints
+    check_room(folder, 300_000 + 5_000 * len(individuals) * keypoints + 24 * len(places) * keypoints)
     now = datetime.datetime.now(datetime.UTC)
     began = now if found.video is None else datetime.datetime.fromtimestamp(found.video.stat().st_mtime, datetime.UTC)
     file = pynwb.NWBFile(
@@ -51,7 +54,6 @@ def write_nwb(folder: Path, found: Found) -> None:
             dimension=found.image_hw[0][::-1].tolist(),
         )
         file.add_acquisition(shown["source_video"])
-    places, individuals = found.individuals()
     for place, individual in enumerate(individuals):
         rows = np.flatnonzero(places == place)
         series: list[Any] = []

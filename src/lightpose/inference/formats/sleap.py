@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lightpose.inference.formats.found import Found
+from lightpose.inference.formats.found import Found, check_room
 
 FILES = ("predictions.slp",)
 
@@ -17,6 +17,8 @@ def write_sleap(folder: Path, found: Found) -> None:
     import sleap_io
 
     names, swap = found.skeleton.keypoints, found.skeleton.swap
+    poses, frames = found.keypoint_scores.shape[0], len(found.names)
+    check_room(folder, 30_000 + 1_000 * len(names) + poses * (32 * len(names) + 200) + 300 * frames)
     skeleton = sleap_io.Skeleton(
         nodes=[sleap_io.Node(name) for name in names],
         edges=[(names[start], names[end]) for start, end in found.skeleton.links],
