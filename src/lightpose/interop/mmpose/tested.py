@@ -46,10 +46,6 @@ SKELETONS = {
 """MMPose's data set → the option of the group ``skeleton``."""
 GREY = [114, 114, 114]
 ONE_STAGE = ("RTMOHead", "YOLOXPoseHead")
-OTHERWISE = {
-    "DEKRHead": "poses keep the scores of their keypoints; MMPose scores them anew by a small network",
-}
-"""Head → what lightpose does otherwise, whatever the configuration says."""
 FILES = {"coco": "coco17", "300w": "face68", "ubody2d": "coco_wholebody"}
 """Of descriptions of data sets that are called otherwise than our option."""
 
@@ -149,8 +145,11 @@ def differences(config: Mapping[str, Any], found: Settings) -> list[str]:
         told.append("MMPose gives only the keypoints of output_keypoint_indices; lightpose gives all of them")
     if kind in ONE_STAGE and warp.get("pad_val", None if warp else GREY) not in (None, 0, [0, 0, 0]):
         told.append("margins beside an image are black; MMPose fills them with grey")
-    if kind in OTHERWISE:
-        told.append(OTHERWISE[kind])
+    if kind == "DEKRHead" and "head.rescoring" not in found.values:
+        told.append(
+            "poses keep the scores of their keypoints; MMPose scores them anew by a small network, which this file "
+            "lacks, or has for other keypoints than those of COCO and CrowdPose"
+        )
     return told
 
 
