@@ -57,6 +57,7 @@ CASES = {
             f"{HEADS}.dekr.DEKRHead",
             heatmap_channels=8,
             branch_channels=2,
+            rescoring={"links": [[0, 1]], "norm": [0]},
             criterion={"_target_": f"{LOSSES}.displacement.DisplacementLoss"},
         ),
         part(f"{CODECS}.displacement.DisplacementCodec", stride=8, max_people=6, threshold=1e-6),

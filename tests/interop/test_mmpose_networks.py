@@ -24,8 +24,8 @@ REFUSED = {
 ROUNDED = {"td-hm_resnest269_8xb16-210e_coco-384x288": 0.05}
 """Models whose recorded outputs hang on how sums are rounded → how far apart those of float32 and float64 are, at
 least. With weights drawn at random, their 269 layers make a small difference large."""
-IDLE_PARAMETERS = {"DEKRHead": "the network that scores poses anew", "HourglassNet": "layers behind the last stage"}
-"""Parts whose published parameters are more than ours → those that nothing reads, or that lightpose does without."""
+IDLE_PARAMETERS = {"HourglassNet": "layers behind the last stage"}
+"""Parts whose published parameters are more than ours → those that nothing reads."""
 SAMPLE = (
     *("rtmpose-t_8xb256-120e_face6", "td-hm_hrnetv2-w18_8xb64-60e_aflw", "td-hm_res50_8xb64-210e_locust"),
     *("td-hm_ViTPose-small_", "td-hm_swin-t", "simcc_vipnas", "td-reg_mobilenetv2_rle", "yoloxpose_tiny"),

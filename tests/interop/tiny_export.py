@@ -73,7 +73,7 @@ def save(path: Path, settings: dict[str, Any], skeleton: Skeleton = SKELETON, st
     estimator = build(settings, skeleton, TRUST)
     for parameter in estimator.net.head.parameters():
         if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=std)
+            torch.nn.init.normal_(parameter, std=std if parameter.requires_grad else 0.1)  # as they come, when frozen
     content: dict[str, Any] = {"state_dict": estimator.state_dict()}
     estimator.on_save_checkpoint(content)
     torch.save(content, path)

@@ -1,5 +1,7 @@
 """People as a centre and the displacements of their keypoints from it (arXiv:1908.09220, arXiv:2104.02300)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -50,6 +52,11 @@ class DisplacementCodec(Codec):
             diagonal; 0 keeps all.
         nms_joints: how many keypoints are more than this; None for half of them.
 
+    Attributes:
+        rescoring: a factor (B, P) on the scores of poses, from keypoints (B, P, K, 2) in input pixels and what their
+            own maps have there (B, P, K); None for 1. The head of a network may set it. Of two people that are taken
+            for the same, the one with the better scores before it stays.
+
     Raises:
         UserError: for an option that can't be used.
     """
@@ -85,6 +92,7 @@ class DisplacementCodec(Codec):
         self.background_weight, self.peak_kernel = background_weight, peak_kernel
         self.threshold, self.max_people, self.nms_distance = threshold, max_people, nms_distance
         self.nms_joints = count // 2 if nms_joints is None else nms_joints
+        self.rescoring: Callable[[Tensor, Tensor], Tensor] | None = None
         self._sigmas = torch.tensor([*[sigma] * count, center_sigma])
         self._swap, self._mirror = torch.tensor(skeleton.swap), torch.tensor([-1.0, 1.0])[:, None, None]
 
@@ -147,15 +155,18 @@ class DisplacementCodec(Codec):
         maps, displacement = outputs["heatmap"].float(), outputs["displacement"].float()
         center_scores, centers = peaks(maps[:, -1], self.peak_kernel, self.max_people)  # (B, P), (B, P, 2)
         points = centers[:, :, None] + at_cells(displacement, centers)  # (B, P, K, 2)
-        scored_at = points
+        scored_at, size = points, torch.tensor([maps.shape[-1], maps.shape[-2]]).to(points.device, non_blocking=True)
         if self.published:
-            size = torch.tensor([maps.shape[-1], maps.shape[-2]]).to(points.device, non_blocking=True)
             scored_at = points * size / (size - 1) - 0.5
         scores = between_cells(maps[:, :-1], scored_at).clamp_min(0) * center_scores[..., None]  # (B, P, K)
         found = center_scores > self.threshold
         ranks = torch.where(found, scores.mean(-1), -1.0)
         found = found & better_than_neighbours(points, ranks, self.nms_distance, self.nms_joints)
         keypoints = self.map_grid.to_input(points, maps.shape[-2:])
+        if self.rescoring is not None:
+            inside = torch.minimum(scored_at.clamp_min(0), size - 1)  # it learnt with what the border has
+            factors = self.rescoring(keypoints, between_cells(maps[:, :-1], inside))
+            scores, ranks = scores * factors[..., None], torch.where(found, ranks * factors, -1.0)
         return {"keypoints": keypoints, "keypoint_scores": scores, "scores": ranks, "valid": found}
 
     def flip(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:

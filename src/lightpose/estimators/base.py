@@ -93,6 +93,7 @@ class PoseEstimator(L.LightningModule):
         self.codec = check_codec(codec(skeleton=skeleton, input_hw=self.input_hw, grid=grid))
         net = PoseNet(preprocessor, backbone, neck, head, self.codec.spec)
         self.net = net.to(memory_format=torch.channels_last)  # as inputs come; faster on CPUs and tensor cores
+        net.head.hand_over(self.codec)
         # Other strategies for NaN wait for the device at every step, and with this one MeanMetric knows no weights.
         self.val_loss, self.val_samples = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
         self.metrics = nn.ModuleList(metric(skeleton=skeleton) for metric in metrics.values())

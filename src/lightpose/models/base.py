@@ -1,6 +1,7 @@
 """The two contracts of network parts."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,9 @@ class Head(nn.Module):
         device = next(iter(outputs.values())).device.type
         with torch.autocast(device, enabled=False):
             return self.criterion({name: output.float() for name, output in outputs.items()}, targets)
+
+    def hand_over(self, codec: Any) -> None:
+        """Give the codec what of the head it decodes with, once both are built; few heads have such a thing."""
 
     def flip_tested(
         self, outputs: dict[str, Tensor], features: Sequence[Tensor], mirrored: Sequence[Tensor], codec: Codec

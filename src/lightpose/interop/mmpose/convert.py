@@ -19,6 +19,7 @@ from lightpose.interop.mmpose.config_names import config_of
 from lightpose.interop.mmpose.configs import overrides, settings
 from lightpose.interop.mmpose.files import PublishedFile, read_file
 from lightpose.interop.mmpose.parts_of_names import EXAMPLE
+from lightpose.interop.mmpose.rescoring import with_rescoring
 from lightpose.interop.mmpose.settings import as_text
 from lightpose.interop.mmpose.tested import differences, name_of_data_set, skeleton_named
 from lightpose.interop.mmpose.weights import SHOWN, listed, load_like
@@ -104,13 +105,14 @@ def _model(src: str | Path, name: str | None, trust: bool) -> _Model:
     if not name and early:
         _log.info("the configuration in %s is of an MMPose before 1.0 and not used", src)
     elif not name and model:
-        return _Model(f"the configuration in {src}", found.config, found.state, found.skeleton)
+        config = with_rescoring(found.config, found.state)
+        return _Model(f"the configuration in {src}", config, found.state, found.skeleton)
     chosen = name or _only_name(found, src)
-    config = _named(chosen, found) if name else config_of(chosen)
+    named = _named(chosen, found) if name else config_of(chosen)
     option = skeleton_option(chosen)
     if model and not early:
-        _tell_differences(src, chosen, found.config, config, option)
-    return _Model(chosen, config, found.state, found.skeleton or option)
+        _tell_differences(src, chosen, found.config, named, option)
+    return _Model(chosen, with_rescoring(named, found.state), found.state, found.skeleton or option)
 
 
 def _tell_differences(

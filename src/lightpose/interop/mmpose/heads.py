@@ -126,7 +126,10 @@ def _dekr(given: Part) -> Settings:
         "head.branch_channels": (given.get("num_displacement_filters_per_keypoint", 15), 15),
         "head.criterion.displacement_weight": ((given.get("displacement_loss") or {}).get("loss_weight", 0.002), 0.002),
     }
-    return Settings({"head": "dekr"}, {key: value for key, (value, usual) in theirs.items() if value != usual})
+    values = {key: value for key, (value, usual) in theirs.items() if value != usual}
+    if found := given.get("rescoring"):  # see `rescoring.with_rescoring`
+        values["head.rescoring"] = found
+    return Settings({"head": "dekr"}, values)
 
 
 def _cid(given: Part) -> Settings:

@@ -273,11 +273,12 @@ HEADS: dict[str, Family] = {
             (r"^displacement\.1", "displacement_conv_layers.0.bn"),
             (r"^displacement\.([34])\.affine", r"displacement.\1.transform_matrix_conv"),
             (r"^displacement\.([34])\.weight", r"displacement.\1.adapt_conv.weight"),
+            (r"^rescoring\.layers\.([024])", lambda match: f"rescore_net.l{int(match[1]) // 2 + 1}"),
             (r"^displacement\.([345])", lambda match: f"displacement_conv_layers.{int(match[1]) - 2}"),
         ),
         idle={
             r"^displacement_conv_layers\.\d+\.regular_matrix$": _MADE,
-            r"^rescore_net\.": "it scores poses anew from their shape, which lightpose doesn't do",
+            r"^rescore_net\.": "where it is here, but not taken, its links are not known",
         },
     ),
     "DSNTHead": Family(

@@ -47,10 +47,6 @@ SKELETONS = {
 ONE_STAGE = ("RTMOHead", "YOLOXPoseHead")
 PUBLISHED_GREY = 114
 """Beside images, of the one-stage models."""
-OTHERWISE = {
-    "DEKRHead": "poses keep the scores of their keypoints; MMPose scores them anew by a small network",
-}
-"""Head → what lightpose does otherwise, whatever the configuration says."""
 FILES = {"coco": "coco17", "300w": "face68", "ubody2d": "coco_wholebody"}
 """Of descriptions of data sets that are called otherwise than our option."""
 
@@ -152,8 +148,11 @@ def differences(config: Mapping[str, Any], found: Settings) -> list[str]:
         told.append("MMPose gives only the keypoints of output_keypoint_indices; lightpose gives all of them")
     if margin_grey(config) is None:
         told.append(f"margins beside an image are black; MMPose fills them with {warp['pad_val']}, no grey")
-    if kind in OTHERWISE:
-        told.append(OTHERWISE[kind])
+    if kind == "DEKRHead" and "head.rescoring" not in found.values:
+        told.append(
+            "poses keep the scores of their keypoints; MMPose scores them anew by a small network, which this file "
+            "lacks, or has for other keypoints than those of COCO and CrowdPose"
+        )
     return told
 
 

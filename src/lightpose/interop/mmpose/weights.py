@@ -15,6 +15,7 @@ from lightpose.interop.mmpose.configs import families
 from lightpose.interop.mmpose.files import todays
 from lightpose.interop.mmpose.names import Family
 from lightpose.interop.mmpose.outputs import flattened
+from lightpose.interop.mmpose.rescoring import with_rescoring
 from lightpose.interop.mmpose.zoo import names_that_fit
 from lightpose.skeleton import Skeleton
 
@@ -33,7 +34,8 @@ def load(name: str, state_dict: Mapping[str, Tensor]) -> PoseEstimator:
     Raises:
         UserError: for a name of no model that lightpose has, and for tensors that are not those of that model.
     """
-    return load_like(config_of(name), todays(state_dict), name, skeleton_option(name))
+    state = todays(state_dict)
+    return load_like(with_rescoring(config_of(name), state), state, name, skeleton_option(name))
 
 
 def load_like(

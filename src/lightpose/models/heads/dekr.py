@@ -1,6 +1,7 @@
 """The head of DEKR: a branch for each keypoint, which looks where that keypoint is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from timm.models.resnet import BasicBlock
@@ -10,6 +11,7 @@ from torchvision.ops import deform_conv2d
 from lightpose.models.base import Criterion, Head
 from lightpose.models.heads.finest import Finest
 from lightpose.models.heads.heatmap import map_shape, start_small
+from lightpose.models.heads.rescoring import Rescoring
 from lightpose.structures import Spec
 
 
@@ -26,10 +28,12 @@ class DEKRHead(Head):
         criterion: the loss.
         heatmap_channels: of the layers before the heatmaps.
         branch_channels: of each keypoint's branch.
+        rescoring: options of `Rescoring`, which the codec then scores poses with; None for poses that keep their
+            scores.
         stages: how often the features go through these maps.
 
     Raises:
-        UserError: when the features are finer than the codec's maps.
+        UserError: when the features are finer than the codec's maps, and for links that can't be used.
     """
 
     emits = frozenset({"heatmap", "displacement"})
@@ -42,6 +46,7 @@ class DEKRHead(Head):
         criterion: Criterion,
         heatmap_channels: int = 32,
         branch_channels: int = 15,
+        rescoring: Mapping[str, Any] | None = None,
         stages: int = 1,
     ) -> None:
         super().__init__()
@@ -61,11 +66,16 @@ class DEKRHead(Head):
             AdaptiveBlock(wide, keypoints),
             _final(nn.Conv2d(wide, 2 * keypoints, 1, groups=keypoints)),
         )
+        self.rescoring = None if rescoring is None else Rescoring(keypoints, **rescoring)
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Outputs by name, shaped (B, *spec.outputs[name])."""
         maps = self.finest(features)
         return {"heatmap": self.heatmap(maps), "displacement": self.displacement(maps).unflatten(1, (-1, 2))}
+
+    def hand_over(self, codec: Any) -> None:
+        """What scores poses anew, if there is any."""
+        codec.rescoring = self.rescoring
 
 
 class AdaptiveBlock(nn.Module):
