@@ -168,6 +168,11 @@ def test_real_crowds_load_and_train(run, tmp_path, name):
             "sets neck.blocks for it; remove that with '~neck.blocks'",
         ),
         (
+            ["experiment=quickstart", "codec=simcc", "head=simcc"],
+            "codec.sigma=0.9: expected a list, each of it a number or null. experiment=quickstart has another codec, "
+            "and sets codec.sigma for it; remove that with '~codec.sigma'",
+        ),
+        (
             ["experiment=quickstart_bottomup", "head=heatmap", "head.criterion.pull=1"],
             "has another head, and sets head.criterion.push for it; remove that with '~head.criterion.push'",
         ),

@@ -133,7 +133,8 @@ def check_options(config: Any, place: str = "") -> None:
         if taken is not None and not str(key).startswith("_"):
             hint = taken[0].get(key, Any)
             if not _fits(value, hint):
-                raise UserError(f"{given(where, value)}: expected {_words(hint)}")
+                swapped = [where] if where.partition(".")[0] in keys_given() else []
+                raise UserError(f"{given(where, value)}: expected {_words(hint)}{_left_over(swapped)}")
         if PARTS.fullmatch(where) and not (value is None or (isinstance(value, dict) and "_target_" in value)):
             raise UserError(f"{given(where, value)}: expected a part with its _target_, or null to leave it out")
         if NEEDED.fullmatch(where) and not (isinstance(value, dict) and "_target_" in value):
@@ -155,14 +156,19 @@ def _check_known(config: dict[str, Any], known: Collection[str], place: str) -> 
     places = [f"{place}.{key}" if place else str(key) for key in unknown]
     names = " ".join(given(where, config[key]) for where, key in zip(places, unknown, strict=True))
     said = f"{names}: {config['_target_']} has no such option; it has {', '.join(known) or 'none'}"
+    raise UserError(said + _left_over(places))
+
+
+def _left_over(places: list[str]) -> str:
+    """How to remove those of the keys that an experiment sets for another part than the one chosen; or nothing."""
     left = [where for where in places if where not in keys_given() and _in_experiment(where)]
-    if left:
-        other, removed = place.partition(".")[0], " ".join(f"'~{where}'" for where in left)
-        said += (
-            f". experiment={_experiment()} has another {other}, and sets {' and '.join(left)} for it; remove that with "
-            f"{removed}"
-        )
-    raise UserError(said)
+    if not left:
+        return ""
+    other, removed = left[0].partition(".")[0], " ".join(f"'~{where}'" for where in left)
+    return (
+        f". experiment={_experiment()} has another {other}, and sets {' and '.join(left)} for it; remove that with "
+        f"{removed}"
+    )
 
 
 def _experiment() -> str | None:
