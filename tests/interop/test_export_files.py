@@ -205,7 +205,10 @@ def test_bad_input_is_refused_in_a_sentence_before_the_work(run, checkpoint, tmp
     image = {"id": 1, "file_name": "a.png", "width": 50, "height": 50}
     nobody.write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))
     out = f"out={tmp_path / 'model.onnx'}"
+    folder = tmp_path / "folder/a.onnx"
+    folder.mkdir(parents=True)
     cases = {
+        "is a folder": [f"out={folder}"],
         "doesn't end in .onnx": [f"out={tmp_path / 'model.pt'}"],
         "make": [f"out={tmp_path / 'nowhere/model.onnx'}"],
         "format=coreml is unknown": [out, "format=coreml"],

@@ -65,6 +65,8 @@ def export(
     out = Path(out)
     if not is_onnx(out):
         raise UserError(f"out={out} doesn't end in .onnx, by which lightpose knows such files; give another name")
+    if out.is_dir():
+        raise UserError(f"out={out} is a folder; give the path of a file, such as {out / 'model.onnx'}")
     if not out.parent.is_dir():
         raise UserError(f"out={out} is in a folder that isn't there; make {out.parent} first")
     if not tolerance_px > 0:
