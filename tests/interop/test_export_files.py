@@ -207,7 +207,10 @@ def test_bad_input_is_refused_in_a_sentence_before_the_work(run, checkpoint, tmp
     out = f"out={tmp_path / 'model.onnx'}"
     folder = tmp_path / "folder/a.onnx"
     folder.mkdir(parents=True)
+    taken = tmp_path / "folder/taken.onnx"
+    taken.write_text("mine")
     cases = {
+        "is there already": [f"out={taken}"],
         "is a folder": [f"out={folder}"],
         "doesn't end in .onnx": [f"out={tmp_path / 'model.pt'}"],
         "make": [f"out={tmp_path / 'nowhere/model.onnx'}"],
@@ -223,6 +226,7 @@ def test_bad_input_is_refused_in_a_sentence_before_the_work(run, checkpoint, tmp
         assert said in err
         assert err.count("\n") == 1
     assert not list(tmp_path.glob("*.onnx"))
+    assert taken.read_text() == "mine"
 
 
 class Unusual(HeatmapHead):

@@ -1,6 +1,7 @@
 """``lightpose-export``: write the model of a checkpoint as an ONNX file."""
 
 import logging
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -29,6 +30,8 @@ def export(composed: DictConfig) -> None:
         raise UserError(f"format={config['format']} is unknown; use onnx")
     if config["images"] is not None and config["annotations"] is None:
         raise UserError("images= is the folder of the images that annotations= lists; give both, or neither")
+    if Path(config["out"]).is_file() and not config["overwrite"]:
+        raise UserError(f"out={config['out']} is there already; give another file, or overwrite=true")
     difference = export(
         config["ckpt"],
         config["out"],

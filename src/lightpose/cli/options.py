@@ -62,6 +62,7 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
     "export": {
         "format": str,
         "out": str,
+        "overwrite": bool,
         "flip_test": bool,
         "tolerance_px": float,
         "precision": int | str,
