@@ -129,6 +129,12 @@ def test_whole_images_become_as_large_as_the_configuration_says(name: str) -> No
     assert "augment=bottomup" in overrides({**config, **with_test_set(resize)})  # fit is what MMPose does unless told
 
 
+def test_sides_of_whole_images_are_the_multiples_that_are_published() -> None:
+    multiples = {"dekr_hrnet-w48_8xb10-140e_coco-640x640": True, "cid_hrnet-w32_8xb20-140e_coco-512x512": False}
+    for name, of_32 in {**multiples, "ae_hrnet-w32_8xb24-300e_coco-512x512": True}.items():  # else 64, as ours
+        assert ("augment.eval.geometry.crop.multiple=32" in overrides(config_of(name))) == of_32
+
+
 def test_how_people_are_told_from_copies_is_read() -> None:
     config = config_of("dekr_hrnet-w32_8xb10-140e_coco-512x512")
     assert not any(each.startswith("codec.nms") for each in overrides(config))  # ours are as published

@@ -153,12 +153,17 @@ def _simcc(named: Named, match: re.Match[str]) -> dict[str, Any]:
     return _top_down(codec, backbone, head)
 
 
+SHORT_SIDE = {"test_pipeline": [{"type": "BottomupResize", "resize_mode": "expand", "size_factor": 32}]}
+"""How images are resized in tests, where sides are not multiples of 64."""
+
+
 def _tags(named: Named, match: re.Match[str]) -> dict[str, Any]:
     maps = {"input_size": named.input_wh, "heatmap_size": [side // 4 for side in named.input_wh], "sigma": 2}
     codec = {"type": "AssociativeEmbedding", **maps, "decode_center_shift": 0.5, "decode_max_instances": 30}
     head = {"type": "AssociativeEmbeddingHead", "num_keypoints": named.count, "deconv_out_channels": None}
     backbone = named_backbone(named.name.split("_")[1], named.name)
-    return _config("BottomupPoseEstimator", codec, {"flip_test": True, "restore_heatmap_size": True}, backbone, head)
+    test = {"flip_test": True, "restore_heatmap_size": True}
+    return {**_config("BottomupPoseEstimator", codec, test, backbone, head), **SHORT_SIDE}
 
 
 def _people(named: Named, match: re.Match[str]) -> dict[str, Any]:
@@ -179,7 +184,8 @@ def _people(named: Named, match: re.Match[str]) -> dict[str, Any]:
         head["displacement_loss"] = {"loss_weight": 0.004 if named.data_set == "crowdpose" else 0.002}
     neck = {"type": "FeatureMapProcessor", "concat": True}
     test = {"flip_test": True, "nms_dist_thr": 0.05}
-    return _config("BottomupPoseEstimator", codec, test, named_backbone(word, named.name), head, neck)
+    config = _config("BottomupPoseEstimator", codec, test, named_backbone(word, named.name), head, neck)
+    return config if match["kind"] == "cid" else {**config, **SHORT_SIDE}
 
 
 ONE_STAGE = {"tiny": (0.33, 0.375), "t": (0.33, 0.375), "s": (0.33, 0.5), "m": (0.67, 0.75), "l": (1.0, 1.0)}
