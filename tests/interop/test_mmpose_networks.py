@@ -127,6 +127,15 @@ BESIDE = {
         ("td-hm_res50_8xb64-210e_locust-160x160", "td-hm_res101_8xb64-210e_zebra-160x160"),
         "augment.train.geometry.crop.padding",
     ),
+    **dict.fromkeys(
+        (
+            "ae_hrnet-w32_8xb24-300e_coco-512x512",
+            "dekr_hrnet-w32_8xb10-140e_coco-512x512",
+            "dekr_hrnet-w48_8xb10-140e_coco-640x640",
+            "dekr_hrnet-w32_8xb10-300e_crowdpose-512x512",
+        ),
+        "augment.eval.geometry.crop.multiple",
+    ),
 }
 """Names that say otherwise than their recorded configuration, and of what: records have no pipelines, and the codec of
 tiny is that of its larger siblings."""
