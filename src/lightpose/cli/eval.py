@@ -68,9 +68,7 @@ def score_file(config: dict[str, Any]) -> dict[str, float]:
     if config["tracks"]:
         index, frames = read_tracks(config["annotations"], skeleton)
         predictions = read_coco_results(config["predictions"], index.id_of_text())
-        check_ids("image ids", index.image_ids.tolist(), [entry["image_id"] for entry in predictions])
-        categories = [category["id"] for category in index.categories]
-        check_ids("category ids", categories, [entry["category_id"] for entry in predictions])
+        check_ids(predictions, index.image_ids.tolist(), [category["id"] for category in index.categories])
         figures = evaluate_tracks(frames, predictions, skeleton.sigmas)
     else:
         index = onto(read_coco(config["annotations"]), skeleton)

@@ -72,8 +72,7 @@ class GroundTruth:
             UserError: for image ids or categories that the ground truth lacks, or another number of keypoints.
         """
         _check_keypoints("the predictions", predictions, self.num_keypoints)
-        check_ids("image ids", self.image_ids, [prediction["image_id"] for prediction in predictions])
-        check_ids("category ids", self.category_ids, [prediction["category_id"] for prediction in predictions])
+        check_ids(predictions, self.image_ids, self.category_ids)
         triples = np.array([prediction["keypoints"] for prediction in predictions], np.float64)
         triples = triples.reshape(len(predictions), self.num_keypoints, 3).clip(-_NOWHERE, _NOWHERE)
         areas = np.ptp(triples[..., :2], axis=1).prod(1).tolist()
@@ -147,22 +146,23 @@ def _check_keypoints(owner: str, entries: Sequence[Mapping[str, Any]], count: in
             )
 
 
-def check_ids(words: str, known: Sequence[int], given: Sequence[int]) -> None:
-    """Refuse predictions that are of something else than the ground truth.
+def check_ids(entries: Sequence[Mapping[str, Any]], image_ids: Sequence[int], category_ids: Sequence[int]) -> None:
+    """Refuse predictions that are of other images or categories than the ground truth.
 
     Args:
-        words: what the ids are.
-        known: those of the ground truth.
-        given: those of the predictions.
+        entries: predictions in the COCO format.
+        image_ids: those of the ground truth.
+        category_ids: likewise.
 
     Raises:
-        UserError: for one that isn't known.
+        UserError: for an id that the ground truth lacks.
     """
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        some = ", ".join(str(number) for number in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        raise UserError(
-            f"the predictions name {len(unknown)} {words} that the ground truth lacks ({some}); it has "
-            f"{len(set(known))}, e.g. {min(known, default='none')}; score predictions against the file they were made "
-            "for"
-        )
+    for key, words, known in (("image_id", "image ids", image_ids), ("category_id", "category ids", category_ids)):
+        unknown = sorted({entry[key] for entry in entries} - set(known))
+        if unknown:
+            some = ", ".join(str(number) for number in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+            raise UserError(
+                f"the predictions name {len(unknown)} {words} that the ground truth lacks ({some}); it has "
+                f"{len(set(known))}, e.g. {min(known, default='none')}; score predictions against the file they were "
+                "made for"
+            )
