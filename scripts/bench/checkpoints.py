@@ -105,7 +105,7 @@ def main() -> None:
 
 def measure(variant: str, options: argparse.Namespace) -> dict[str, Any]:
     """Figures of a short training."""
-    config = compose(options.overrides)
+    config = compose(["skeleton=coco17", *options.overrides])
     skeleton = make_skeleton(config)
     estimator = make_estimator(config, skeleton)
     estimator.config, estimator.base_batch = config, None

@@ -73,8 +73,8 @@ def test_loader(bench):
 
 
 def test_checkpoints(bench):
-    tiny = [*TINY[:-1], "skeleton=coco17"]
-    printed, found = bench("checkpoints.py", "--device", "cpu", "--steps", "2", "--epochs", "3", "--batch", "2", *tiny)
+    options = ["--device", "cpu", "--steps", "2", "--epochs", "3", "--batch", "2"]
+    printed, found = bench("checkpoints.py", *options, *TINY[:-1])
     plain, ours = found["at once"], found["by a thread"]
     assert positive([one[figure] for one in (plain, ours) for figure in ("seconds", "waited_s", "first_s", "end_s")])
     assert found["none"]["seconds"] > 0 and found["none"]["waited_s"] == 0

@@ -121,6 +121,9 @@ SAID = {
     "head=fails": r"own_fails can't be imported \(RuntimeError: not today, in .*own_fails.py, line 3\)",
     "head=nowhere": r"there is no module own_cod; the folder with own_cod.py must be that of --config-dir, or .*PATH",
     "head=absent": r"own_code \(.*own_code.py\) has no Mien; did you mean Mine",
+    "head.criterion._target_=lightpose.models.losses.heatmaps.KeypointMSE": (
+        r"lightpose.models.losses \(.*losses.__init__.py\) has no heatmaps; did you mean heatmap"
+    ),
     "head=pathless": r"head._target_=Mine: a path with its module is expected, such as my_parts.MyHead",
     "head=silent": r"head Silent doesn't say what it emits; set emits = ",
     "head=uncritical": r"head Uncritical has no criterion; set self.criterion .* or define a method criterion",

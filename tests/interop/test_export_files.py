@@ -213,6 +213,7 @@ def test_bad_input_is_refused_in_a_sentence_before_the_work(run, checkpoint, tmp
         "is there already": [f"out={taken}"],
         "is a folder": [f"out={folder}"],
         "doesn't end in .onnx": [f"out={tmp_path / 'model.pt'}"],
+        "is exported already": [out, f"ckpt={taken}"],
         "make": [f"out={tmp_path / 'nowhere/model.onnx'}"],
         "format=coreml is unknown": [out, "format=coreml"],
         "give both": [out, f"images={tmp_path}"],

@@ -316,7 +316,7 @@ def find(target: str, place: str) -> Any:
 
 
 def _why_not_found(target: str) -> str:
-    parts, module = target.split("."), ""
+    parts = target.split(".")
     if len(parts) == 1:
         return "a path with its module is expected, such as my_parts.MyHead"
     found: Any = None
@@ -326,7 +326,7 @@ def _why_not_found(target: str) -> str:
             found = getattr(found, part)
             continue
         try:
-            found, module = importlib.import_module(name), name
+            found = importlib.import_module(name)
         except Exception as error:
             if not isinstance(error, ModuleNotFoundError) or not name.startswith(str(error.name)):
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -337,10 +337,12 @@ def _why_not_found(target: str) -> str:
                     "PYTHONPATH"
                 )
             break
-    known = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
+    public = [(name, value) for name, value in vars(found).items() if not name.startswith("_")]
+    known = [name for name, value in public if callable(value) or isinstance(value, types.ModuleType)]
     near = difflib.get_close_matches(part, known, n=3, cutoff=0.6)
-    file = getattr(found, "__file__", None) or module
-    return f"{module} ({file}) has no {part}; " + (f"did you mean {' or '.join(near)}?" if near else "mend the path")
+    file = getattr(found, "__file__", None)
+    owner = ".".join(parts[:number]) + (f" ({file})" if file else "")
+    return f"{owner} has no {part}; " + (f"did you mean {' or '.join(near)}?" if near else "mend the path")
 
 
 def _taken(target: str, place: str) -> tuple[dict[str, Any], bool] | None:

@@ -63,6 +63,8 @@ def export(
     """
     onnx, *_ = packages(WRITING)
     out = Path(out)
+    if is_onnx(checkpoint):
+        raise UserError(f"{checkpoint} is exported already; give the .ckpt file that it was made from")
     if not is_onnx(out):
         raise UserError(f"out={out} doesn't end in .onnx, by which lightpose knows such files; give another name")
     if out.is_dir():
