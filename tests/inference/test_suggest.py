@@ -12,7 +12,7 @@ from lightpose.data.pixels.decode import read_image
 from lightpose.inference.frames import Frame
 from lightpose.inference.predictor import Predictor
 from lightpose.inference.sources import open_source
-from lightpose.inference.suggest import Impressions, choose, jumps, outliers, sureness
+from lightpose.inference.suggest import Impressions, at_less_sure, choose, jumps, outliers, sureness
 from lightpose.structures import Poses
 
 
@@ -79,6 +79,14 @@ def test_jumps_are_of_the_same_person():
     assert not outliers(jumps(untracked, range(1, 21))).any()
     rows, by_jump = choose(np.linspace(0, 1, 30), found, np.random.default_rng(0).normal(size=(30, 4)), 4)
     assert set(rows[by_jump]) <= {20, 21} and by_jump.any()
+
+
+def test_a_jump_there_and_back_is_of_the_doubtful_frame_between():
+    jumped = np.array([0, 0, 3.0, 2.0, 0, 1.0])
+    assert at_less_sure(jumped, np.array([0.9, 0.9, 0.1, 0.9, 0.9, 0.2])).tolist() == [0, 0, 3, 0, 0, 1]
+    assert at_less_sure(jumped, np.array([0.9, 0.2, 0.8, 0.9, 0.1, 0.9])).tolist() == [0, 3, 2, 0, 1, 0]
+    assert at_less_sure(jumped, np.full(6, 0.5)).tolist() == jumped.tolist()
+    assert at_less_sure(jumped[:1], np.array([0.5])).tolist() == [0]
 
 
 def test_nobody_is_doubtful_only_beside_somebody():

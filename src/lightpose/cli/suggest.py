@@ -34,7 +34,7 @@ def suggest(composed: DictConfig) -> None:
         from lightpose.data.coco.labelled import Category, Picture, coco_content, write_coco
         from lightpose.inference.predictor import Predictor
         from lightpose.inference.sources import ImageFiles, open_source
-        from lightpose.inference.suggest import Impressions, choose, jumps, outliers, sureness
+        from lightpose.inference.suggest import Impressions, at_less_sure, choose, jumps, outliers, sureness
         from lightpose.inference.video.live import Live
         from lightpose.inference.writers import staged
 
@@ -54,7 +54,9 @@ def suggest(composed: DictConfig) -> None:
         for _ in counted(seen.note(finite(results, config["ckpt"])), "looking", len(source.image_ids), unit):
             pass
         sure = sureness(seen.poses)
-        jumped = outliers(jumps(seen.poses, seen.image_ids)) if not isinstance(source, ImageFiles) else 0 * sure
+        jumped = np.zeros_like(sure)
+        if not isinstance(source, ImageFiles):
+            jumped = at_less_sure(outliers(jumps(seen.poses, seen.image_ids)), sure)
         rows, by_jump = choose(sure, jumped, np.stack(seen.features), config["count"])
         chosen = {seen.image_ids[row]: seen.poses[row] for row in rows.tolist()}
         (folder / "images").mkdir()

@@ -118,6 +118,18 @@ def outliers(moved: Array) -> Array:
     return np.maximum(moved - max(_LEAST_JUMP, middle + _DEVIATIONS * spread), 0.0)
 
 
+def at_less_sure(jumped: Array, sure: Array) -> Array:
+    """(F,) each jump at the less sure of its two frames: where poses are wrong in one frame they jump there and back.
+
+    Args:
+        jumped: (F,) of each frame from the one before, see `outliers`.
+        sure: (F,), see `sureness`.
+    """
+    before = np.append(sure[:-1] < sure[1:], False)  # whether the jump from each frame to the next is its own
+    own = np.where(np.append(False, before[:-1]), 0.0, jumped)
+    return np.maximum(own, np.where(before, np.append(jumped[1:], 0.0), 0.0))
+
+
 def choose(sure: Array, jumped: Array, features: Array, count: int) -> tuple[Array, Array]:
     """Frames to label: doubtful ones, of different looks.
 
@@ -128,7 +140,7 @@ def choose(sure: Array, jumped: Array, features: Array, count: int) -> tuple[Arr
 
     Args:
         sure: (F,), see `sureness`.
-        jumped: (F,), see `outliers`.
+        jumped: (F,), see `at_less_sure`.
         features: (F, C), see `looks`.
         count: how many.
 
