@@ -2,6 +2,9 @@
 
 import copy
 import json
+import subprocess
+import sys
+from importlib.util import find_spec
 
 import cv2
 import numpy as np
@@ -46,6 +49,21 @@ def test_only_the_network_is_of_lower_precision(traced, graph, checkpoint, model
     image = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     [rough], [fine] = (lightpose.Predictor(path, device="cpu")(image, [[60, 40, 200, 190]]) for path in (out, model))
     assert 0 < np.abs(rough.keypoint_scores - fine.keypoint_scores).max() < 0.1
+    if find_spec("openvino") is not None:
+        assert np.abs(by_openvino(out, image, [[60, 40, 200, 190]], tmp_path) - rough.keypoint_scores).max() < 0.1
+
+
+def by_openvino(path, image, boxes, folder):
+    """Scores of keypoints, found in a process of its own: OpenVINO's handlers close what pytest captures."""
+    np.save(folder / "image.npy", image)
+    program = f"""
+import numpy, lightpose
+[poses] = lightpose.Predictor({str(path)!r}, device="openvino")(numpy.load("image.npy"), {boxes})
+numpy.save("scores.npy", poses.keypoint_scores)
+"""
+    made = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, timeout=60)
+    assert made.returncode == 0, made.stderr.decode()
+    return np.load(folder / "scores.npy")
 
 
 def test_a_loss_past_the_limit_writes_nothing(traced, checkpoint, people, tmp_path):

@@ -47,19 +47,22 @@ class OpenvinoSession:
         }
         try:
             core = openvino.Core()
-            self.model = core.compile_model(core.read_model(content), "CPU", exact)
+            graph = core.read_model(content)
+            self.model = core.compile_model(graph, "CPU", exact)
             self.request = self.model.create_infer_request()
         except Exception as error:
             reason = " ".join(str(error).split())[-300:]
             raise UserError(f"OpenVINO can't run {what} ({reason}); use device=cpu") from error
+        # Compiled, a tensor has further names, of the casts of a file of float16.
+        self.names = [[port.get_any_name() for port in ports] for ports in (graph.inputs, graph.outputs)]
 
     def get_inputs(self) -> list[Value]:
         """The inputs."""
-        return [_value(each) for each in self.model.inputs]
+        return [_value(*each) for each in zip(self.names[0], self.model.inputs, strict=True)]
 
     def get_outputs(self) -> list[Value]:
         """The outputs."""
-        return [_value(each) for each in self.model.outputs]
+        return [_value(*each) for each in zip(self.names[1], self.model.outputs, strict=True)]
 
     def run(self, names: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         """The outputs of these names, as arrays of their own."""
@@ -67,7 +70,7 @@ class OpenvinoSession:
         return [self.request.get_tensor(name).data.copy() for name in names]
 
 
-def _value(port: Any) -> Value:
+def _value(name: str, port: Any) -> Value:
     shape = [side.get_length() if side.is_static else None for side in port.get_partial_shape()]
     kind = port.get_element_type().get_type_name()
-    return Value(port.get_any_name(), _TYPES.get(kind, kind), shape)
+    return Value(name, _TYPES.get(kind, kind), shape)
