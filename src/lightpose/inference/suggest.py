@@ -122,12 +122,11 @@ def at_less_sure(jumped: Array, sure: Array) -> Array:
     """(F,) each jump at the less sure of its two frames: where poses are wrong in one frame they jump there and back.
 
     Args:
-        jumped: (F,) of each frame from the one before, see `outliers`.
+        jumped: (F,) of each frame from the one before, see `outliers`; 0 of the first.
         sure: (F,), see `sureness`.
     """
-    before = np.append(sure[:-1] < sure[1:], False)  # whether the jump from each frame to the next is its own
-    own = np.where(np.append(False, before[:-1]), 0.0, jumped)
-    return np.maximum(own, np.where(before, np.append(jumped[1:], 0.0), 0.0))
+    into, first = jumped[1:], sure[:-1] < sure[1:]  # of each two frames: the jump, and whether the first is less sure
+    return np.maximum(np.append(np.where(first, into, 0.0), 0.0), np.append(0.0, np.where(first, 0.0, into)))
 
 
 def choose(sure: Array, jumped: Array, features: Array, count: int) -> tuple[Array, Array]:
