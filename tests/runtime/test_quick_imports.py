@@ -1,4 +1,6 @@
 import gc
+import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -6,7 +8,7 @@ import sys
 import pytest
 import scipy.signal
 
-from lightpose.runtime.imports import quick_imports
+from lightpose.runtime.imports import quick_imports, tell_if_not_compiled
 
 
 @pytest.fixture
@@ -71,3 +73,16 @@ def test_garbage_is_collected_as_before():
         with quick_imports():
             assert not gc.isenabled()
         assert gc.isenabled() == was
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_libraries_that_are_compiled_at_each_start_are_told(tmp_path, monkeypatch, caplog, kept):
+    monkeypatch.setattr(sys, "dont_write_bytecode", not kept)
+    monkeypatch.setattr(sys, "pycache_prefix", None)
+    (tmp_path / "large.py").write_text("number = 1\n")
+    spec = importlib.util.spec_from_file_location("large", tmp_path / "large.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with caplog.at_level(logging.INFO):
+        tell_if_not_compiled(module)
+    assert ("compiles large and its other libraries anew" in caplog.text) is not kept

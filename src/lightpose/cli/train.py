@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightpose.cli import app
 from lightpose.cli.arguments import is_sweep, path_given
-from lightpose.runtime.imports import quick_imports
+from lightpose.runtime.imports import quick_imports, tell_if_not_compiled
 from lightpose.runtime.timeline import mark
 
 log = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ def train(composed: DictConfig) -> float | None:
     mark("trainer")
     if not trainer.is_global_zero:
         logging.getLogger().setLevel(logging.WARNING)  # one process speaks for all
+    tell_if_not_compiled(torch)
     name, count = skeleton.name, skeleton.num_keypoints
     log.info(
         "%s: %d keypoints; precision %s; run folder %s", name, count, trainer_options["precision"], run_folder.path

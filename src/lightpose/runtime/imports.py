@@ -2,15 +2,18 @@
 
 import gc
 import importlib
+import logging
 import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _SIGNAL = "scipy.signal"
 _EXTRAS = ("transformers", "matplotlib")
 """Of torchmetrics; nothing here uses what it does with them."""
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -38,6 +41,20 @@ def quick_imports() -> Iterator[None]:
         _forget_stand_in()
         if collecting:
             gc.enable()
+
+
+def tell_if_not_compiled(module: types.ModuleType) -> None:
+    """Say how to start sooner, where the bytecode of a module isn't kept: then Python compiles all libraries each time.
+
+    Some container images forbid bytecode, and some installers write none. Compiling takes most of the time of imports.
+    """
+    kept = module.__spec__ and module.__spec__.cached
+    if kept and not Path(kept).exists():
+        _log.info(
+            "Python compiles %s and its other libraries anew at each start, as %s can't be kept; unset "
+            "PYTHONDONTWRITEBYTECODE, and if that folder can't be written, set PYTHONPYCACHEPREFIX to one that can",
+            *(module.__name__, kept),
+        )
 
 
 def _without_extras(look: Callable[[Any], None]) -> Callable[[Any], None]:
