@@ -54,7 +54,12 @@ FEW_FRAMES = {"DSTFormer": 27, "MotionAGFormer": 27}
 SMALL = 0.001
 """Spread of the weights that make the logits of RTMO's classifier, which then differ by 10. At 0.05 they differ by 450,
 and points of float32 are 0.3 px from those of float64, in PyTorch itself."""
-SIZES = {"topdown_hourglass52": [128, 128], "bottomup": [64, 96], "quickstart_bottomup": [64, 96]}
+SIZES = {
+    "topdown_hourglass52": [128, 128],
+    "bottomup": [64, 96],
+    "quickstart_bottomup": [64, 96],
+    "quickstart_onestage": [64, 96],
+}
 """Beginning of a name → size of the inputs, where it isn't 96 x 64."""
 
 

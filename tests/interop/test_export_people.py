@@ -46,6 +46,12 @@ CASES = {
         False,
         (24, 3, 2),
     ),
+    "yoloxpose that votes": (
+        part(f"{HEADS}.yoloxpose.YOLOXPoseHead", criterion=ONE_STAGE, depth=1, heatmaps=1.0),
+        part(f"{CODECS}.onestage.OneStageCodec", **SEEN, voting=1.0),
+        False,
+        (24, 3, 2),
+    ),
     "rtmo": (
         part(f"{HEADS}.rtmo.RTMOHead", criterion=ONE_STAGE, depth=1, groups=2, bins=[8, 8], tokens=8, candidates=20),
         part(f"{CODECS}.onestage.OneStageCodec", **SEEN),

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from lightpose.models.heads.assigners.simota import SimOTA, pairwise_oks
 from lightpose.models.heads.rtmo import RTMOHead, expectation
 from lightpose.models.heads.yoloxpose import YOLOXPoseHead
 from lightpose.models.losses.oks import likelihood_loss, oks_loss, squared_iou_loss, varifocal
-from lightpose.models.losses.onestage import OneStageLoss
+from lightpose.models.losses.onestage import OneStageLoss, heatmap_loss
 from lightpose.models.necks.hybrid_encoder import HybridEncoder
 from lightpose.models.necks.yolox_pafpn import YOLOXPAFPN
 from lightpose.structures import Spec, Targets
@@ -287,8 +288,26 @@ def test_nothing_is_a_false_alarm_where_nothing_counts() -> None:
     assert of_people < everywhere
 
 
-@pytest.mark.parametrize(("kind", "options"), [("yoloxpose", {}), ("rtmo", {}), ("rtmo", {"proxy": True})])
-def test_heads_keep_the_contract(kind: str, options: dict[str, bool]) -> None:
+def test_heatmaps_should_be_one_at_keypoints_and_nothing_where_nothing_counts() -> None:
+    outputs, targets = scene(2, 10, [2, 1], seed=4)
+    answers = OneStageLoss(SimOTA()).match(outputs, targets)
+    points, people = outputs["priors"][..., :2], targets.maps["keypoints"]
+    apart = (points[:, :, None, None] - people[:, None]).square().sum(-1) / 8**2  # (B, P, M, K)
+    labelled = targets.weights["keypoints"]
+    wanted = ((-apart / 2).exp() * labelled[:, None]).amax(2)
+
+    def loss(heatmaps: Tensor, counted: Tensor = answers.counted) -> Tensor:
+        return heatmap_loss(heatmaps, outputs["priors"], targets, replace(answers, counted=counted))
+
+    assert loss(wanted) == 0
+    torch.testing.assert_close(loss(wanted + 0.5), 0.25 * wanted.numel() / labelled.sum())
+    assert loss(wanted + 0.5, torch.zeros_like(answers.counted)) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("yoloxpose", {}), ("yoloxpose", {"heatmaps": 2.0}), ("rtmo", {}), ("rtmo", {"proxy": True})]
+)
+def test_heads_keep_the_contract(kind: str, options: dict[str, Any]) -> None:
     testing.check(small(kind, {"score_threshold": 0.0}, **options))
 
 

@@ -59,18 +59,19 @@ def synthetic(config: DictConfig) -> None:
         path = generate_sequences(Path(config.out), config.sequences, config.seed)
         log.info("%d clips of %d frames: %s", config.sequences, FRAMES, path)
         return
+    size = tuple(config.image_hw)
     if config.videos is not None:
         from lightpose.data.synthetic.videos import generate_videos
 
-        size = tuple(config.image_hw)
+        people = 4 if config.people is None else config.people
         with saying(f"out={config.out} holds a part of the videos; delete it"):
             paths = generate_videos(
-                Path(config.out), config.videos, config.seed, size, config.people, config.seconds, config.fps
+                Path(config.out), config.videos, config.seed, size, people, config.seconds, config.fps
             )
         log.info("%d videos of %g s with their annotations: %s", len(paths), config.seconds, config.out)
         return
     with saying(f"out={config.out} holds a part of the images; delete it"):
-        annotations = generate(Path(config.out), config.images, config.seed, tuple(config.image_hw))
+        annotations = generate(Path(config.out), config.images, config.seed, size, config.people)
     log.info("%d images: %s", config.images, annotations)
 
 

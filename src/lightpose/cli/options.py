@@ -93,7 +93,7 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
         "images": int,
         "sequences": int | None,
         "videos": int | None,
-        "people": int,
+        "people": int | None,
         "seconds": float,
         "fps": float,
         "seed": int,

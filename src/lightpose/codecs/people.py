@@ -162,6 +162,38 @@ def _(boxes: Tensor, scores: Tensor, overlap: float, least: float) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
 
 
+def voted(points: Tensor, boxes: Tensor, scores: Tensor, priors: Tensor, overlap: float, reach: float) -> Tensor:
+    """(B, P, K, 2): each keypoint in the mean of the candidates that are of the same person.
+
+    As boxes are voted on (arXiv:1505.01749); but candidates near a keypoint have more of a say in where it is.
+
+    Args:
+        points: (B, P, K, 2).
+        boxes: (B, P, 4) xyxy.
+        scores: (B, P).
+        priors: (B, P, 3), the point that each comes from, and its stride.
+        overlap: candidates whose boxes overlap by more (IoU) are of the same person.
+        reach: strides between a prior and the keypoint over which the candidate's say falls to a third (1/e).
+    """
+    (x1, y1, x2, y2), areas = boxes.unbind(-1), (boxes[..., 2:] - boxes[..., :2]).clamp_min(0).prod(-1)
+    shared = [
+        (torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])).clamp_min(0)
+        for low, high in ((x1, x2), (y1, y2))
+    ]
+    common = shared[0] * shared[1]  # (B, P, P)
+    own = torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
+    same = own | (common > overlap * (areas[:, :, None] + areas[:, None] - common))
+    say = torch.where(same, scores.clamp_min(1e-12).log()[:, None], -torch.inf)
+    places, strides = priors[:, None].split([2, 1], -1)  # (B, 1, P, ...)
+    strides = strides[..., 0].clamp_min(1)  # outputs that are all zeros have poses, too
+    means = []
+    for joint in range(points.shape[2]):  # all at once would need K times the memory
+        point = points[:, :, joint]
+        apart = (point[:, :, None] - places).norm(dim=-1) / strides
+        means.append((say - apart / reach).softmax(-1) @ point)
+    return torch.stack(means, 2)
+
+
 def picked(values: Tensor, places: Tensor) -> Tensor:
     """(B, P, ...) of values (B, N, ...) those at places (B, P)."""
     return values[torch.arange(places.shape[0], device=places.device)[:, None], places]

@@ -50,6 +50,21 @@ def test_a_larger_set_starts_with_the_smaller_one(path: Path, tmp_path: Path) ->
         assert (small.parent / name).read_bytes() == (path.parent / name).read_bytes()
 
 
+@pytest.mark.parametrize(("people", "least"), [(1, 1), (6, 3.5)])
+def test_as_many_people_as_asked_for_and_find_room(tmp_path: Path, people: int, least: float) -> None:
+    images = 20
+    data = json.loads(generate(tmp_path / "crowds", images, seed=0, people=people).read_text())
+    counts = np.bincount([entry["image_id"] for entry in data["annotations"]], minlength=images + 1)[1:]
+    assert counts.max() == people
+    assert counts.mean() >= least
+
+
+@pytest.mark.parametrize("people", [0, 16])
+def test_a_number_of_people_that_no_picture_shows(tmp_path: Path, people: int) -> None:
+    with pytest.raises(UserError, match=f"people={people}, but a picture shows 1 to 15"):
+        generate(tmp_path / "crowds", 1, seed=0, people=people)
+
+
 def test_category_is_the_coco_skeleton(data: dict[str, Any]) -> None:
     config = yaml.safe_load(COCO17.read_text())
     config.pop("_target_")

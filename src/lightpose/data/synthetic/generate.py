@@ -13,6 +13,7 @@ import numpy as np
 
 from lightpose.data.synthetic.body import KEYPOINTS, LINKS, Body, sample_body, turn
 from lightpose.data.synthetic.paint import (
+    MOST_PEOPLE,
     PARTS,
     Camera,
     Look,
@@ -38,7 +39,9 @@ CATEGORY = {
 }
 
 
-def generate(out: Path, images: int, seed: int, image_hw: tuple[int, int] = (240, 320)) -> Path:
+def generate(
+    out: Path, images: int, seed: int, image_hw: tuple[int, int] = (240, 320), people: int | None = None
+) -> Path:
     """Write ``out/images/000000.jpg`` ... and ``out/annotations.json``.
 
     The annotations are COCO keypoint instances. ``v`` is 0 outside the picture (coordinates 0), 1 where an object,
@@ -49,24 +52,27 @@ def generate(out: Path, images: int, seed: int, image_hw: tuple[int, int] = (240
     Args:
         out: a folder that doesn't exist yet or is empty.
         images: how many.
-        seed: picture i depends on the seed, i and ``image_hw`` alone.
+        seed: picture i depends on the seed, i, ``image_hw`` and ``people`` alone.
         image_hw: size of the pictures.
+        people: how many there are in each picture, if they find room beside each other; None draws 1 to 6.
 
     Returns:
         The path of the annotation file.
 
     Raises:
-        UserError: for fewer than one image, a size that is none, or a folder that holds something.
+        UserError: for fewer than one image, a number of people or a size that is none, or a folder that isn't empty.
     """
     if images < 1:
         raise UserError(f"images={images}, but a data set has at least one; give e.g. images=1000")
+    if people is not None and not 1 <= people <= MOST_PEOPLE:
+        raise UserError(f"people={people}, but a picture shows 1 to {MOST_PEOPLE}")
     check_place(out, image_hw)
     (out / "images").mkdir(parents=True, exist_ok=True)
 
     image_entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(images):
-        picture, camera, people = draw_scene(np.random.default_rng([seed, index]), image_hw)
+        picture, camera, drawn = draw_scene(np.random.default_rng([seed, index]), image_hw, people)
         name = f"{index:06d}.jpg"
         _, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
         (out / "images" / name).write_bytes(jpeg.tobytes())
@@ -79,7 +85,7 @@ def generate(out: Path, images: int, seed: int, image_hw: tuple[int, int] = (240
                 "cam_param": {"focal": [camera.focal_px] * 2, "princpt": list(camera.center_px)},
             }
         )
-        for person in people:
+        for person in drawn:
             annotations.append({"id": len(annotations) + 1, "image_id": index + 1, **person})
 
     info = {"description": "lightpose synthetic people", "seed": seed}
@@ -104,24 +110,28 @@ def check_place(out: Path, image_hw: tuple[int, int]) -> None:
         raise UserError(f"out={out} exists and isn't an empty folder; choose another folder or delete it")
 
 
-def draw_scene(rng: np.random.Generator, image_hw: tuple[int, int]) -> tuple[Array, Camera, list[dict[str, Any]]]:
+def draw_scene(
+    rng: np.random.Generator, image_hw: tuple[int, int], people: int | None = None
+) -> tuple[Array, Camera, list[dict[str, Any]]]:
     """One picture (H, W, 3) uint8 RGB, its camera, and an annotation for each person that shows in it."""
     height, width = image_hw
     camera = Camera(round(float(rng.uniform(1.2, 2.0)) * height, 3), ((width - 1) / 2, (height - 1) / 2))
     canvas = Painting(paint_background(rng, image_hw))
-    bodies = sorted(_place_people(rng, camera, image_hw), key=lambda body: -body.points[:, 2].mean())
+    bodies = sorted(_place_people(rng, camera, image_hw, people), key=lambda body: -body.points[:, 2].mean())
     hidden_by_object = rng.random(len(bodies)) < 0.15
     for person, body in enumerate(bodies):
         paint_person(canvas, body, Look.sample(rng), camera, person)
         if hidden_by_object[person]:
             paint_occluder(canvas, rng, body, camera)
-    people = [annotation_of(canvas, body, camera, person) for person, body in enumerate(bodies)]
-    return photographed(rng, canvas.image), camera, [person for person in people if person["area"]]
+    drawn = [annotation_of(canvas, body, camera, person) for person, body in enumerate(bodies)]
+    return photographed(rng, canvas.image), camera, [person for person in drawn if person["area"]]
 
 
-def _place_people(rng: np.random.Generator, camera: Camera, image_hw: tuple[int, int]) -> list[Body]:
+def _place_people(
+    rng: np.random.Generator, camera: Camera, image_hw: tuple[int, int], people: int | None
+) -> list[Body]:
     """Bodies in the camera's frame; those that would cover much of another one are left out."""
-    wanted = 1 + rng.choice(len(_PEOPLE_SHARES), p=_PEOPLE_SHARES)
+    wanted = people or 1 + rng.choice(len(_PEOPLE_SHARES), p=_PEOPLE_SHARES)
     tallest = 1.05 if wanted < 3 else 0.75
     # All people of a picture share the camera's tilt; a body that looks into the camera is one half turn about x.
     tilt = turn(2, rng.normal(0, 5)) @ turn(0, 180 + np.clip(rng.normal(8, 9), -15, 35))

@@ -25,6 +25,7 @@ Color = tuple[float, float, float]
 
 PARTS = 16
 """Labels reserved for one person: pixel label = 1 + person * PARTS + part; 0 is nobody."""
+MOST_PEOPLE = 255 // PARTS
 TORSO, HEAD_PART, NECK_PART = 0, 1, 2
 UPPER_ARM, FOREARM, THIGH, SHIN, FOOT = 3, 5, 7, 9, 11  # left; the right one follows
 

@@ -11,11 +11,18 @@ import numpy as np
 
 from lightpose.data.synthetic.body import Body, Build, turn, walking_body
 from lightpose.data.synthetic.generate import CATEGORY, annotation_of, check_place
-from lightpose.data.synthetic.paint import PARTS, Camera, Look, Painting, paint_background, paint_person, photographed
+from lightpose.data.synthetic.paint import (
+    MOST_PEOPLE,
+    Camera,
+    Look,
+    Painting,
+    paint_background,
+    paint_person,
+    photographed,
+)
 from lightpose.errors import UserError
 from lightpose.structures import Array
 
-MOST_PEOPLE = 255 // PARTS
 LEAST_SEEN = 3
 """Keypoints that are seen of somebody who is annotated."""
 _NEAR_MM, _FAR_MM = 3400.0, 7500.0

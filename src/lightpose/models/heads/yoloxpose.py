@@ -21,7 +21,7 @@ from lightpose.models.heads.priors import (
     same_width,
     start_rare,
 )
-from lightpose.models.losses.onestage import OneStageLoss
+from lightpose.models.losses.onestage import Answers, OneStageLoss, heatmap_loss
 from lightpose.structures import Spec, Targets
 
 
@@ -38,6 +38,8 @@ class YOLOXPoseHead(Head):
         spec: what the codec expects.
         criterion: the loss.
         depth: convolutions of each branch; that of the keypoints has twice as many.
+        heatmaps: weight of the loss of heatmaps, which only training makes. By them the features learn sooner where
+            keypoints are, which helps from random weights. 0 makes none, as in published models.
         grid: which input pixel the offsets of a cell count from.
         stages: how often the features go through these maps; the last counts.
     """
@@ -52,17 +54,19 @@ class YOLOXPoseHead(Head):
         spec: Spec,
         criterion: OneStageLoss,
         depth: int = 2,
+        heatmaps: float = 0.0,
         grid: Grid = "stride",
         stages: int = 1,
     ) -> None:
         super().__init__()
-        self.criterion, self.strides, self.grid = criterion, tuple(strides), grid
+        self.criterion, self.strides, self.heatmaps, self.grid = criterion, tuple(strides), heatmaps, grid
         keypoints, levels = keypoints_of(spec), len(strides)
         width = same_width(in_channels, "yoloxpose", "yolox_pafpn")
         out = partial(nn.Conv2d, width, kernel_size=1)
         self.conv_cls = per_level(levels, partial(branch, width, width, depth))
         self.conv_reg = per_level(levels, partial(branch, width, width, depth))
         self.conv_pose = per_level(levels, partial(branch, width, width, 2 * depth))
+        self.out_heat = per_level(levels if heatmaps else 0, partial(out, keypoints))
         self.out_cls, self.out_obj = (per_level(levels, partial(out, 1)) for _ in range(2))
         self.out_bbox = per_level(levels, partial(out, 4))
         self.out_kpt, self.out_kpt_vis = (per_level(levels, partial(out, n * keypoints)) for n in (2, 1))
@@ -129,6 +133,17 @@ class YOLOXPoseHead(Head):
                 "keypoints": criterion.of_keypoints(outputs["points"], answers),
                 **criterion.of_distances(outputs["points"], answers),
                 "visibility": criterion.of_visibility(outputs["visibility"], answers),
+                **self._heatmaps(features, outputs["priors"], targets, answers),
                 "class": criterion.scores * answers.mean(kinds),
                 "object": criterion.scores * (objects * counted).sum() / answers.count,
             }
+
+    def _heatmaps(
+        self, features: Sequence[Tensor], priors: Tensor, targets: Targets, answers: Answers
+    ) -> dict[str, Tensor]:
+        """Their loss, if they count."""
+        if not self.heatmaps:
+            return {}
+        levels = features[-len(self.strides) :]
+        maps = flat([conv(level.float()) for conv, level in zip(self.out_heat, levels, strict=True)])
+        return {"heatmaps": self.heatmaps * heatmap_loss(maps, priors, targets, answers)}
