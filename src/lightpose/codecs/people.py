@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, box_iou
 
 from lightpose.codecs.peaks import Border
 from lightpose.structures import Poses
@@ -175,14 +175,8 @@ def voted(points: Tensor, boxes: Tensor, scores: Tensor, priors: Tensor, overlap
         overlap: candidates whose boxes overlap by more (IoU) are of the same person.
         reach: strides between a prior and the keypoint over which the candidate's say falls to a third (1/e).
     """
-    (x1, y1, x2, y2), areas = boxes.unbind(-1), (boxes[..., 2:] - boxes[..., :2]).clamp_min(0).prod(-1)
-    shared = [
-        (torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])).clamp_min(0)
-        for low, high in ((x1, x2), (y1, y2))
-    ]
-    common = shared[0] * shared[1]  # (B, P, P)
-    own = torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
-    same = own | (common > overlap * (areas[:, :, None] + areas[:, None] - common))
+    own = torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)  # a box without an area has no IoU
+    same = own | (torch.vmap(box_iou)(boxes, boxes) > overlap)  # (B, P, P)
     say = torch.where(same, scores.clamp_min(1e-12).log()[:, None], -torch.inf)
     places, strides = priors[:, None].split([2, 1], -1)  # (B, 1, P, ...)
     strides = strides[..., 0].clamp_min(1)  # outputs that are all zeros have poses, too
