@@ -57,27 +57,6 @@ def test_only_the_best_candidates_are_compared():
     assert poses.scores.tolist() == pytest.approx([0.9, 0.8])
 
 
-def test_candidates_of_a_person_vote_on_keypoints_near_them():
-    box, other = [10.0, 10.0, 50.0, 60.0], [12.0, 12.0, 52.0, 62.0]
-    outputs = candidates([box, other, [60.0, 10.0, 90.0, 50.0]], [0.9, 0.6, 0.8])
-    outputs["priors"] = torch.tensor([[[12.0, 12.0, 8.0], [50.0, 60.0, 8.0], [50.0, 60.0, 8.0]]])
-    outputs["points"] = torch.tensor([[[[12.0, 12.0], [44.0, 60.0], [30.0, 36.0]]] * 3])
-    outputs["points"][0, 1] += 4.0
-    outputs["points"][0, 2] += 90.0
-    (first, far) = codec(voting=0.2).decode(outputs).keypoints
-    assert torch.equal(far, outputs["points"][0, 2])  # nobody else is of this person
-    torch.testing.assert_close(first[:2], torch.tensor([[12.0, 12.0], [48.0, 64.0]]), atol=0.01, rtol=0)
-    (alone, _) = codec().decode(outputs).keypoints
-    assert torch.equal(alone, outputs["points"][0, 0])
-    (mean, _) = codec(voting=1e6).decode(outputs).keypoints
-    torch.testing.assert_close(mean, outputs["points"][0, 0] + 4.0 * 0.6 / 1.5)  # in proportion to the scores
-
-
-def test_candidates_without_an_extent_speak_for_themselves():
-    outputs = candidates([[5.0, 5.0, 5.0, 5.0], [9.0, 9.0, 9.0, 9.0]], [0.9, 0.8])  # and their strides are 0
-    torch.testing.assert_close(codec(voting=1.0).decode(outputs).keypoints, outputs["points"][0])
-
-
 def test_encoding_counts_labelled_keypoints_inside_of_the_input():
     points = torch.tensor([[[5.0, 5.0], [-1.0, 5.0], [95.0, 63.0]], [[-5.0, 0.0], [96.0, 3.0], [4.0, 64.0]]])
     labels = codec_samples.instances(points, torch.tensor([[2.0, 2.0, 1.0], [2.0, 2.0, 2.0]]))
@@ -100,9 +79,7 @@ def test_regions_to_ignore_count_nothing():
     assert (counted == 0).nonzero().tolist() == [[0, 2, 5]]
 
 
-@pytest.mark.parametrize(
-    "options", [{"score_threshold": 2}, {"nms_threshold": -1}, {"most_candidates": 0}, {"voting": 0}]
-)
+@pytest.mark.parametrize("options", [{"score_threshold": 2}, {"nms_threshold": -1}, {"most_candidates": 0}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(UserError, match=f"codec.{next(iter(options))}="):
         codec(**options)

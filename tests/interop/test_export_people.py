@@ -46,9 +46,9 @@ CASES = {
         False,
         (24, 3, 2),
     ),
-    "yoloxpose that votes": (
-        part(f"{HEADS}.yoloxpose.YOLOXPoseHead", criterion=ONE_STAGE, depth=1, heatmaps=1.0),
-        part(f"{CODECS}.onestage.OneStageCodec", **SEEN, voting=1.0),
+    "yoloxpose that refines": (
+        part(f"{HEADS}.yoloxpose.YOLOXPoseHead", criterion=ONE_STAGE, depth=1, refinements=2),
+        part(f"{CODECS}.onestage.OneStageCodec", **SEEN),
         False,
         (24, 3, 2),
     ),

@@ -18,13 +18,15 @@ from lightpose.codecs.onestage import OneStageCodec
 from lightpose.errors import UserError
 from lightpose.estimators.base import PoseEstimator
 from lightpose.estimators.bottomup import BottomUp
+from lightpose.geometry import Grid
 from lightpose.interop.mmpose.names import HEADS, NECKS, Family
 from lightpose.models.backbones.cspdarknet import CSPDarknet
 from lightpose.models.heads.assigners.simota import SimOTA, pairwise_oks
+from lightpose.models.heads.priors import moved, prior_points
 from lightpose.models.heads.rtmo import RTMOHead, expectation
 from lightpose.models.heads.yoloxpose import YOLOXPoseHead
 from lightpose.models.losses.oks import likelihood_loss, oks_loss, squared_iou_loss, varifocal
-from lightpose.models.losses.onestage import OneStageLoss, heatmap_loss
+from lightpose.models.losses.onestage import OneStageLoss
 from lightpose.models.necks.hybrid_encoder import HybridEncoder
 from lightpose.models.necks.yolox_pafpn import YOLOXPAFPN
 from lightpose.structures import Spec, Targets
@@ -288,24 +290,33 @@ def test_nothing_is_a_false_alarm_where_nothing_counts() -> None:
     assert of_people < everywhere
 
 
-def test_heatmaps_should_be_one_at_keypoints_and_nothing_where_nothing_counts() -> None:
-    outputs, targets = scene(2, 10, [2, 1], seed=4)
-    answers = OneStageLoss(SimOTA()).match(outputs, targets)
-    points, people = outputs["priors"][..., :2], targets.maps["keypoints"]
-    apart = (points[:, :, None, None] - people[:, None]).square().sum(-1) / 8**2  # (B, P, M, K)
-    labelled = targets.weights["keypoints"]
-    wanted = ((-apart / 2).exp() * labelled[:, None]).amax(2)
+@pytest.mark.parametrize("grid", ["half_pixel", "stride", "udp"])
+def test_points_move_by_what_maps_say_where_they_are(grid: Grid) -> None:
+    stride, height, width = 8, 4, 6
+    wanted = torch.tensor([[13.0, 5.0], [40.0, 30.0]])  # of two keypoints
+    cells = prior_points([torch.zeros(1, 1, height, width)], [stride], grid)[0, :, :2]
+    shifts = ((wanted - cells[:, None]) / stride).flatten(1).mT.unflatten(1, (height, width))[None]
+    points = torch.tensor([[[[5.0, 9.0], [12.25, 20.0]], [[30.5, 21.0], [21.0, 4.0]]]])  # (1, 2, 2, 2)
+    torch.testing.assert_close(moved(points, shifts, stride, grid), wanted.expand_as(points))
+    beyond = points + 1000
+    torch.testing.assert_close(moved(beyond, shifts, stride, grid), beyond + wanted - cells[-1])
 
-    def loss(heatmaps: Tensor, counted: Tensor = answers.counted) -> Tensor:
-        return heatmap_loss(heatmaps, outputs["priors"], targets, replace(answers, counted=counted))
 
-    assert loss(wanted) == 0
-    torch.testing.assert_close(loss(wanted + 0.5), 0.25 * wanted.numel() / labelled.sum())
-    assert loss(wanted + 0.5, torch.zeros_like(answers.counted)) == 0
+def test_each_refinement_starts_where_the_one_before_ended() -> None:
+    model = small("yoloxpose", refinements=2).eval()
+    with torch.no_grad():
+        shift = model.net.head.get_submodule("out_shift")
+        shift.weight.zero_()
+        shift.bias.copy_(torch.tensor([0.5, -0.25] * (len(shift.bias) // 2)))
+    features = model.net.features(torch.randint(0, 255, (2, 3, 64, 96), dtype=torch.uint8))
+    guesses = model.net.head.everything(features)["guesses"]
+    steps = guesses.diff(dim=0)
+    torch.testing.assert_close(steps, torch.tensor([4.0, -2.0]).expand_as(steps))  # strides of 8 pixels
+    assert torch.equal(model.net.head(features)["points"], guesses[2])
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"), [("yoloxpose", {}), ("yoloxpose", {"heatmaps": 2.0}), ("rtmo", {}), ("rtmo", {"proxy": True})]
+    ("kind", "options"), [("yoloxpose", {}), ("yoloxpose", {"refinements": 2}), ("rtmo", {}), ("rtmo", {"proxy": True})]
 )
 def test_heads_keep_the_contract(kind: str, options: dict[str, Any]) -> None:
     testing.check(small(kind, {"score_threshold": 0.0}, **options))

@@ -33,7 +33,7 @@ def place(people, tmp_path, monkeypatch):
     shutil.copy(people.parent / "images" / content["images"][0]["file_name"], tmp_path / "photos")
     for name in ("train.json", "val.json"):
         shutil.copy(people, tmp_path / name)
-    for name in ("crowds", "people", "val"):
+    for name in ("people", "val"):
         shutil.copytree(people.parent, tmp_path / name)
     [category] = content["categories"]
     category |= {"keypoints": category["keypoints"][3:], "skeleton": []}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightpose.codecs.base import Codec
 from lightpose.codecs.maps import counted_cells, on_device
-from lightpose.codecs.people import best_boxes, chosen, picked, voted
+from lightpose.codecs.people import best_boxes, chosen, picked
 from lightpose.errors import UserError
 from lightpose.geometry import Grid
 from lightpose.skeleton import Skeleton
@@ -35,11 +35,9 @@ class OneStageCodec(Codec):
         score_threshold: candidates must score above it.
         nms_threshold: of two candidates whose boxes overlap by more (IoU), the better one stays.
         most_candidates: of each input, the best, that are compared with each other.
-        voting: strides around a keypoint within which the candidates that the best one replaces have a say in where it
-            is (`lightpose.codecs.people.voted`); None takes the best one's word.
 
     Raises:
-        UserError: for a threshold that is no share, no candidate, or no distance.
+        UserError: for a threshold that is no share, or no candidate.
     """
 
     flips: ClassVar[bool] = False
@@ -52,15 +50,12 @@ class OneStageCodec(Codec):
         score_threshold: float = 0.1,
         nms_threshold: float = 0.65,
         most_candidates: int = 1000,
-        voting: float | None = None,
     ) -> None:
         for name, value in (("score_threshold", score_threshold), ("nms_threshold", nms_threshold)):
             if not 0 <= value <= 1:
                 raise UserError(f"codec.{name}={value} must be a number from 0 to 1")
         if most_candidates < 1:
             raise UserError(f"codec.most_candidates={most_candidates} leaves nobody; the published number is 1000")
-        if voting is not None and not voting > 0:
-            raise UserError(f"codec.voting={voting} must be a distance in strides above 0, or null for no voting")
         count = skeleton.num_keypoints
         outputs = {
             "scores": (None,),
@@ -71,7 +66,7 @@ class OneStageCodec(Codec):
         }
         self.spec = Spec(outputs, input_hw, PEOPLE)
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
-        self.most_candidates, self.voting = most_candidates, voting
+        self.most_candidates = most_candidates
         self._sigmas, self._loss_weights = torch.tensor(skeleton.sigmas), torch.tensor(skeleton.weights)
 
     def encode(self, batch: Batch) -> Targets:
@@ -124,9 +119,6 @@ class OneStageCodec(Codec):
         best = best.sigmoid()  # only now: that of ONNX Runtime makes small scores equal, which have no order then
         boxes, points, logits = (picked(outputs[name].float(), place) for name in ("boxes", "points", "visibility"))
         seen = logits.sigmoid()
-        if self.voting is not None:
-            priors = picked(outputs["priors"].float(), place)
-            points = voted(points, boxes, best, priors, self.nms_threshold, self.voting)
         return {
             "keypoints": points,
             "keypoint_scores": seen,

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import batched_nms
 
 from lightpose.codecs.peaks import Border
 from lightpose.structures import Poses
@@ -90,8 +90,9 @@ def at_cells(maps: Tensor, cells: Tensor) -> Tensor:
 
 def between_cells(maps: Tensor, points: Tensor) -> Tensor:
     """(B, P, K) values of maps (B, K, h, w) at points (B, P, K, 2) of cells, bilinear; 0 outside the maps."""
-    size = torch.tensor([maps.shape[-1], maps.shape[-2]]).to(points.device, non_blocking=True)
-    grid = (2 * points + 1) / size - 1
+    height, width = maps.shape[-2:]
+    x, y = points.unbind(-1)
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
     grid = grid.transpose(1, 2).flatten(0, 1)[:, None]  # (B K, 1, P, 2)
     values = F.grid_sample(maps.flatten(0, 1)[:, None], grid, align_corners=False)  # (B K, 1, 1, P)
     return values[:, 0, 0].unflatten(0, maps.shape[:2]).mT
@@ -160,32 +161,6 @@ def best_boxes(boxes: Tensor, scores: Tensor, overlap: float, least: float) -> T
 @best_boxes.register_fake
 def _(boxes: Tensor, scores: Tensor, overlap: float, least: float) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
-
-
-def voted(points: Tensor, boxes: Tensor, scores: Tensor, priors: Tensor, overlap: float, reach: float) -> Tensor:
-    """(B, P, K, 2): each keypoint in the mean of the candidates that are of the same person.
-
-    As boxes are voted on (arXiv:1505.01749); but candidates near a keypoint have more of a say in where it is.
-
-    Args:
-        points: (B, P, K, 2).
-        boxes: (B, P, 4) xyxy.
-        scores: (B, P).
-        priors: (B, P, 3), the point that each comes from, and its stride.
-        overlap: candidates whose boxes overlap by more (IoU) are of the same person.
-        reach: strides between a prior and the keypoint over which the candidate's say falls to a third (1/e).
-    """
-    own = torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)  # a box without an area has no IoU
-    same = own | (torch.vmap(box_iou)(boxes, boxes) > overlap)  # (B, P, P)
-    say = torch.where(same, scores.clamp_min(1e-12).log()[:, None], -torch.inf)
-    places, strides = priors[:, None].split([2, 1], -1)  # (B, 1, P, ...)
-    strides = strides[..., 0].clamp_min(1)  # outputs that are all zeros have poses, too
-    means = []
-    for joint in range(points.shape[2]):  # all at once would need K times the memory
-        point = points[:, :, joint]
-        apart = (point[:, :, None] - places).norm(dim=-1) / strides
-        means.append((say - apart / reach).softmax(-1) @ point)
-    return torch.stack(means, 2)
 
 
 def picked(values: Tensor, places: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from lightpose.codecs.people import between_cells
 from lightpose.errors import UserError
 from lightpose.geometry import Grid, input_from_map
 from lightpose.models.backbones.cspdarknet import yolox_conv
@@ -92,3 +93,22 @@ def points_of(offsets: Tensor, priors: Tensor) -> Tensor:
     """(B, P, K, 2) of offsets (B, P, 2 K) in strides from the prior."""
     points, strides = priors[..., None, :].split([2, 1], -1)
     return points + offsets.unflatten(-1, (-1, 2)) * strides
+
+
+def moved(points: Tensor, shifts: Tensor, stride: int, grid: Grid) -> Tensor:
+    """(B, P, K, 2): points that each move by what maps say where it is, or at the border if it is beyond.
+
+    Args:
+        points: (B, P, K, 2) input pixels.
+        shifts: (B, 2 K, h, w) in strides.
+        stride: of the maps.
+        grid: of the maps.
+    """
+    height, width = shifts.shape[-2:]
+    scale, offset = input_from_map(grid, (height * stride, width * stride), (height, width))
+    cells = [
+        ((place - offset[axis]) / scale[axis]).clamp(0, side - 1)
+        for axis, (place, side) in enumerate(zip(points.unbind(-1), (width, height), strict=True))
+    ]
+    steps = [between_cells(maps, torch.stack(cells, -1)) for maps in shifts.unflatten(1, (-1, 2)).unbind(2)]
+    return points + torch.stack(steps, -1) * stride

@@ -15,13 +15,14 @@ from lightpose.models.heads.priors import (
     branch,
     flat,
     keypoints_of,
+    moved,
     per_level,
     points_of,
     prior_points,
     same_width,
     start_rare,
 )
-from lightpose.models.losses.onestage import Answers, OneStageLoss, heatmap_loss
+from lightpose.models.losses.onestage import OneStageLoss
 from lightpose.structures import Spec, Targets
 
 
@@ -38,8 +39,9 @@ class YOLOXPoseHead(Head):
         spec: what the codec expects.
         criterion: the loss.
         depth: convolutions of each branch; that of the keypoints has twice as many.
-        heatmaps: weight of the loss of heatmaps, which only training makes. By them the features learn sooner where
-            keypoints are, which helps from random weights. 0 makes none, as in published models.
+        refinements: how often each keypoint moves on by what the finest level says at the place where it was guessed,
+            as the offsets of PersonLab (arXiv:1803.08225) do; each guess has a loss of its own. One cell then need not
+            know where all keypoints are. 0 makes none, as in published models.
         grid: which input pixel the offsets of a cell count from.
         stages: how often the features go through these maps; the last counts.
     """
@@ -54,22 +56,23 @@ class YOLOXPoseHead(Head):
         spec: Spec,
         criterion: OneStageLoss,
         depth: int = 2,
-        heatmaps: float = 0.0,
+        refinements: int = 0,
         grid: Grid = "stride",
         stages: int = 1,
     ) -> None:
         super().__init__()
-        self.criterion, self.strides, self.heatmaps, self.grid = criterion, tuple(strides), heatmaps, grid
+        self.criterion, self.strides, self.refinements, self.grid = criterion, tuple(strides), refinements, grid
         keypoints, levels = keypoints_of(spec), len(strides)
         width = same_width(in_channels, "yoloxpose", "yolox_pafpn")
         out = partial(nn.Conv2d, width, kernel_size=1)
         self.conv_cls = per_level(levels, partial(branch, width, width, depth))
         self.conv_reg = per_level(levels, partial(branch, width, width, depth))
         self.conv_pose = per_level(levels, partial(branch, width, width, 2 * depth))
-        self.out_heat = per_level(levels if heatmaps else 0, partial(out, keypoints))
         self.out_cls, self.out_obj = (per_level(levels, partial(out, 1)) for _ in range(2))
         self.out_bbox = per_level(levels, partial(out, 4))
         self.out_kpt, self.out_kpt_vis = (per_level(levels, partial(out, n * keypoints)) for n in (2, 1))
+        if refinements > 0:
+            self.conv_shift, self.out_shift = branch(width, width, depth), out(2 * keypoints)
         start_rare(self.out_cls)
         start_rare(self.out_obj)
 
@@ -91,22 +94,37 @@ class YOLOXPoseHead(Head):
         return levels
 
     def everything(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The outputs, and what they are made from: ``class``, ``object`` (B, P) and ``offsets`` (B, P, 4)."""
+        """The outputs, and what they are made from.
+
+        These are ``class`` and ``object`` (B, P), ``offsets`` (B, P, 4), and ``guesses`` (G, B, P, K, 2), the last of
+        which are the ``points``.
+        """
         maps = self.maps(features)
         priors = prior_points(maps["class"], self.strides, self.grid)
         raw = {name: flat(levels) for name, levels in maps.items()}
         kinds, objects = raw["class"][..., 0], raw["object"][..., 0]
+        guesses = self._guesses(features, points_of(raw["points"], priors))
         log_score = functional.logsigmoid(kinds) + functional.logsigmoid(objects)
         return {
             "scores": log_score - torch.log(-torch.expm1(log_score.clamp_max(-1e-6))),
             "boxes": boxes_of(raw["boxes"], priors),
-            "points": points_of(raw["points"], priors),
+            "points": guesses[-1],
             "visibility": raw["visibility"],
             "priors": priors,
             "class": kinds,
             "object": objects,
             "offsets": raw["boxes"],
+            "guesses": torch.stack(guesses),
         }
+
+    def _guesses(self, features: Sequence[Tensor], first: Tensor) -> list[Tensor]:
+        """Where keypoints are, (B, P, K, 2): as first guessed, and after each refinement."""
+        guesses = [first]
+        if self.refinements > 0:
+            shifts = self.out_shift(self.conv_shift(features[-len(self.strides)])).float()  # (B, 2 K, h, w)
+            for _ in range(self.refinements):
+                guesses.append(moved(guesses[-1].detach(), shifts, self.strides[0], self.grid))
+        return guesses
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Outputs by name, of P candidates."""
@@ -128,22 +146,14 @@ class YOLOXPoseHead(Head):
                 )
             )
             counted = torch.maximum(answers.counted, somebody)
+            of_guesses = [
+                {"keypoints": criterion.of_keypoints(points, answers), **criterion.of_distances(points, answers)}
+                for points in outputs["guesses"]
+            ]
             return {
                 **criterion.of_boxes(outputs, answers),
-                "keypoints": criterion.of_keypoints(outputs["points"], answers),
-                **criterion.of_distances(outputs["points"], answers),
+                **{name: torch.stack([each[name] for each in of_guesses]).sum() for name in of_guesses[0]},
                 "visibility": criterion.of_visibility(outputs["visibility"], answers),
-                **self._heatmaps(features, outputs["priors"], targets, answers),
                 "class": criterion.scores * answers.mean(kinds),
                 "object": criterion.scores * (objects * counted).sum() / answers.count,
             }
-
-    def _heatmaps(
-        self, features: Sequence[Tensor], priors: Tensor, targets: Targets, answers: Answers
-    ) -> dict[str, Tensor]:
-        """Their loss, if they count."""
-        if not self.heatmaps:
-            return {}
-        levels = features[-len(self.strides) :]
-        maps = flat([conv(level.float()) for conv, level in zip(self.out_heat, levels, strict=True)])
-        return {"heatmaps": self.heatmaps * heatmap_loss(maps, priors, targets, answers)}

@@ -173,21 +173,6 @@ class OneStageLoss(nn.Module):
         return self.scores * (losses * counted).sum() / answers.count
 
 
-def heatmap_loss(heatmaps: Tensor, priors: Tensor, targets: Targets, answers: Answers) -> Tensor:
-    """Squared error of heatmaps (B, P, K), summed, for each labelled keypoint.
-
-    They should be 1 where a prior (B, P, 3) lies on somebody's keypoint, and fall off as a Gaussian of one stride.
-    """
-    people, labelled = targets.maps["keypoints"], targets.weights["keypoints"]  # (B, M, K, 2), (B, M, K)
-    points, strides = priors[:, :, None].split([2, 1], -1)
-    wanted = []
-    for joint in range(people.shape[2]):  # all at once would need K times the memory
-        apart = (points - people[:, None, :, joint]).square().sum(-1) / strides[..., 0].square()  # (B, P, M)
-        wanted.append(((-apart / 2).exp() * labelled[:, None, :, joint]).amax(-1))
-    errors = (heatmaps - torch.stack(wanted, -1)).square().sum(-1)  # (B, P)
-    return (errors * answers.counted).sum() / mean_over_processes(labelled.sum()).clamp_min(1)
-
-
 def mean_over_processes(number: Tensor) -> Tensor:
     """The same number, or in training on several processes its mean over them, as gradients are means."""
     if torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized():
