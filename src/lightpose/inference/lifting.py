@@ -239,7 +239,7 @@ def tracks_of(people: Iterable[Seen]) -> list[list[Seen]]:
     if crowded:
         log.warning(
             "%d frames show several people that no track id tells apart, such as frame %d; of each the one of the best "
-            "score is lifted, and %d others are left out",
+            "score is lifted, and %d others are left out; predict with tracker=oks to lift all of them",
             len(crowded),
             min(crowded),
             sum(crowded.values()),
