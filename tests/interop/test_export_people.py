@@ -91,6 +91,15 @@ CASES = {
 }
 
 
+def test_a_network_that_finds_nobody_is_exported(tmp_path, caplog):
+    head, codec, _, _ = CASES["rtmo"]
+    settings = config(head, {**codec, "score_threshold": 1.0}, "half_pixel", "BottomUp", SMALL)
+    checkpoint = save(tmp_path / "tiny.ckpt", settings, std=0.1)
+    assert export(checkpoint, tmp_path / "model.onnx", False, trust=TRUST).keypoints == 0
+    (found,) = lightpose.Predictor(tmp_path / "model.onnx", device="cpu")([np.zeros((64, 48, 3), np.uint8)])
+    assert len(found) == 0
+
+
 STD = {"yoloxpose": 0.1, "rtmo": 0.1}
 """Of weights of heads; RTMO's classifier magnifies rounding where boxes are large."""
 

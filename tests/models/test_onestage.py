@@ -302,6 +302,11 @@ def test_points_move_by_what_maps_say_where_they_are(grid: Grid) -> None:
     torch.testing.assert_close(moved(beyond, shifts, stride, grid), beyond + wanted - cells[-1])
 
 
+def test_there_is_no_less_than_no_refinement() -> None:
+    with pytest.raises(UserError, match=r"head\.refinements=-1 must be"):
+        small("yoloxpose", refinements=-1)
+
+
 def test_each_refinement_starts_where_the_one_before_ended() -> None:
     model = small("yoloxpose", refinements=2).eval()
     with torch.no_grad():

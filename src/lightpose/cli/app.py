@@ -271,7 +271,7 @@ def explain(error: Exception, config_name: str) -> str:
                 f"wrapper of your own has `/{inner[1]}@{inner[1]}: NAME` in the defaults of its YAML)"
             )
         more = f" (+{name}=... adds a new key)" if "." in name else ""
-        return f"there is no key {name!r}; {_nearest(name, sorted(set(_keys(config_name))))}{more}"
+        return f"there is no key {name!r}; {_nearest(name, sorted({*_keys(config_name)} - {name}))}{more}"
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
         return f"{missing[1]} is not given; add {missing[1]}=... to the command"

@@ -1,5 +1,6 @@
 """Whether an exported file gives what the estimator gives, on people."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -214,7 +215,10 @@ def _pairs(one: Poses[Array], other: Poses[Array]) -> Array:
     Of all ways to pair them one to one, that of the least distances; the score tells people in one place apart.
     """
     pairs = np.full(len(one), -1)
-    points = [np.column_stack([each.keypoints.reshape(len(each), -1), each.scores]) for each in (one, other)]
+    points = [
+        np.column_stack([each.keypoints.reshape(len(each), math.prod(each.keypoints.shape[1:])), each.scores])
+        for each in (one, other)
+    ]
     for row in np.unique(one.batch_index):
         mine, theirs = (np.flatnonzero(each.batch_index == row) for each in (one, other))
         taken, given = linear_sum_assignment(cdist(points[0][mine], points[1][theirs]))

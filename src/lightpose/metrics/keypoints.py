@@ -144,7 +144,7 @@ class MatchedMetric(PoseMetric):
                 f"{type(self).__name__} needs one pose for each sample, but some samples have several; "
                 "use metric=oks for whole images"
             )
-        if not self._told:
+        if not self._told and len(poses) > 1:  # of one, as before training, nothing is to be counted
             log.warning(
                 "%s leaves out %d of %d images, in which several people are labelled or found: nothing says which pose "
                 "is whose",
@@ -152,7 +152,7 @@ class MatchedMetric(PoseMetric):
                 len(place[~lone].unique()),
                 len(poses),
             )
-        self._told = True
+            self._told = True
         return {name: column[lone] for name, column in rows.items()}
 
 

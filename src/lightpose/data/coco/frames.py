@@ -59,8 +59,8 @@ class CocoFrames(CocoDataset):
         self._annotation_rows[peopled] = usable
         if len(self._empty):
             log.info(
-                "%s: nothing is labelled in %d of %d images, so they are taken to show no subject; "
-                "reader.empty_images=false leaves them out of training",
+                "%s: nothing is labelled in %d of %d images, so they are taken to show no subject "
+                "(reader.empty_images=false leaves such images out of training, though not out of validation)",
                 index.path,
                 len(self._empty),
                 len(self._every),

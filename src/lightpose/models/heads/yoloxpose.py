@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightpose.codecs.onestage import CANDIDATES, PEOPLE
+from lightpose.errors import UserError
 from lightpose.geometry import Grid
 from lightpose.models.base import Head
 from lightpose.models.heads.priors import (
@@ -44,6 +45,9 @@ class YOLOXPoseHead(Head):
             know where all keypoints are. 0 makes none, as in published models.
         grid: which input pixel the offsets of a cell count from.
         stages: how often the features go through these maps; the last counts.
+
+    Raises:
+        UserError: for less than no refinement.
     """
 
     emits = CANDIDATES
@@ -61,6 +65,8 @@ class YOLOXPoseHead(Head):
         stages: int = 1,
     ) -> None:
         super().__init__()
+        if refinements < 0:
+            raise UserError(f"head.refinements={refinements} must be a whole number from 0, which makes none")
         self.criterion, self.strides, self.refinements, self.grid = criterion, tuple(strides), refinements, grid
         keypoints, levels = keypoints_of(spec), len(strides)
         width = same_width(in_channels, "yoloxpose", "yolox_pafpn")
@@ -71,7 +77,7 @@ class YOLOXPoseHead(Head):
         self.out_cls, self.out_obj = (per_level(levels, partial(out, 1)) for _ in range(2))
         self.out_bbox = per_level(levels, partial(out, 4))
         self.out_kpt, self.out_kpt_vis = (per_level(levels, partial(out, n * keypoints)) for n in (2, 1))
-        if refinements > 0:
+        if refinements:
             self.conv_shift, self.out_shift = branch(width, width, depth), out(2 * keypoints)
         start_rare(self.out_cls)
         start_rare(self.out_obj)
@@ -120,7 +126,7 @@ class YOLOXPoseHead(Head):
     def _guesses(self, features: Sequence[Tensor], first: Tensor) -> list[Tensor]:
         """Where keypoints are, (B, P, K, 2): as first guessed, and after each refinement."""
         guesses = [first]
-        if self.refinements > 0:
+        if self.refinements:
             shifts = self.out_shift(self.conv_shift(features[-len(self.strides)])).float()  # (B, 2 K, h, w)
             for _ in range(self.refinements):
                 guesses.append(moved(guesses[-1].detach(), shifts, self.strides[0], self.grid))

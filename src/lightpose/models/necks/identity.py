@@ -23,9 +23,9 @@ class Identity(FeatureModule):
         super().__init__()
         if len(strides) != 1:
             raise UserError(
-                f"neck=identity passes one feature map on, but the backbone gives {len(strides)} of strides "
-                f"{list(strides)}; use neck=fpn or neck=concat, or neck=all for a head of all levels (head=mspn), or "
-                "choose one with backbone.out_indices=[0]"
+                f"neck=identity and neck=select pass one feature map on, but the backbone gives {len(strides)} of "
+                f"strides {list(strides)}; use neck=fpn or neck=concat, or neck=all for a head of all levels "
+                "(head=mspn), or choose one with backbone.out_indices=[0]"
             )
         self.out_channels, self.strides = tuple(in_channels), tuple(strides)
 
