@@ -91,7 +91,7 @@ CASES = {
 }
 
 
-def test_a_network_that_finds_nobody_is_exported(tmp_path, caplog):
+def test_a_network_that_finds_nobody_is_exported(tmp_path):
     head, codec, _, _ = CASES["rtmo"]
     settings = config(head, {**codec, "score_threshold": 1.0}, "half_pixel", "BottomUp", SMALL)
     checkpoint = save(tmp_path / "tiny.ckpt", settings, std=0.1)

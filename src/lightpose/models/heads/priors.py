@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from lightpose.codecs.grid import MapGrid
 from lightpose.codecs.people import between_cells
 from lightpose.errors import UserError
 from lightpose.geometry import Grid, input_from_map
@@ -105,10 +106,7 @@ def moved(points: Tensor, shifts: Tensor, stride: int, grid: Grid) -> Tensor:
         grid: of the maps.
     """
     height, width = shifts.shape[-2:]
-    scale, offset = input_from_map(grid, (height * stride, width * stride), (height, width))
-    cells = [
-        ((place - offset[axis]) / scale[axis]).clamp(0, side - 1)
-        for axis, (place, side) in enumerate(zip(points.unbind(-1), (width, height), strict=True))
-    ]
-    steps = [between_cells(maps, torch.stack(cells, -1)) for maps in shifts.unflatten(1, (-1, 2)).unbind(2)]
+    x, y = MapGrid((height * stride, width * stride), grid, stride).to_map(points).unbind(-1)
+    cells = torch.stack([x.clamp(0, width - 1), y.clamp(0, height - 1)], -1)
+    steps = [between_cells(maps, cells) for maps in shifts.unflatten(1, (-1, 2)).unbind(2)]
     return points + torch.stack(steps, -1) * stride

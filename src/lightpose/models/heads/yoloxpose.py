@@ -120,16 +120,17 @@ class YOLOXPoseHead(Head):
             "class": kinds,
             "object": objects,
             "offsets": raw["boxes"],
-            "guesses": torch.stack(guesses),
+            "guesses": guesses,
         }
 
-    def _guesses(self, features: Sequence[Tensor], first: Tensor) -> list[Tensor]:
-        """Where keypoints are, (B, P, K, 2): as first guessed, and after each refinement."""
-        guesses = [first]
+    def _guesses(self, features: Sequence[Tensor], first: Tensor) -> Tensor:
+        """Where keypoints are, (G, B, P, K, 2): as first guessed, and after each refinement."""
+        guesses = first[None]
         if self.refinements:
             shifts = self.out_shift(self.conv_shift(features[-len(self.strides)])).float()  # (B, 2 K, h, w)
             for _ in range(self.refinements):
-                guesses.append(moved(guesses[-1].detach(), shifts, self.strides[0], self.grid))
+                guess = moved(guesses[-1].detach(), shifts, self.strides[0], self.grid)
+                guesses = torch.cat([guesses, guess[None]])
         return guesses
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
