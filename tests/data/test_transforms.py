@@ -84,6 +84,12 @@ def test_crop_image_keeps_all_pixels(sample, rng):
     assert (corners[:, 1] < 127).all()
 
 
+@pytest.mark.parametrize("image_hw", [(1, 1), (1, 40)])
+def test_an_image_without_extent_has_a_matrix(sample, rng, image_hw):
+    matrix = CropImage(INPUT_HW, "udp")(replace(sample, image_hw=image_hw), rng).input_from_image
+    assert np.isfinite(matrix).all() and np.linalg.det(matrix) > 0
+
+
 @pytest.mark.parametrize("grid", ["stride", "udp", "half_pixel"])
 def test_affine_is_the_crop_of_a_larger_turned_and_shifted_box(sample, grid):
     cropped = CropBox(INPUT_HW, grid)(sample, np.random.default_rng(0))

@@ -85,6 +85,7 @@ def test_torchrun_makes_one_run_that_exchanges_gradients_alone(sixteen: Path, tm
     [folder] = (tmp_path / "outputs/custom").iterdir()
     assert (folder / "config.yaml").is_file() and content(folder)["global_step"] == 4
     assert printed.count("run folder") == printed.count("report: ") == 1 and str(folder) in printed
+    assert printed.count("annotations, 16 usable") == 2  # of train and val
     labels = sum(entry["num_keypoints"] for entry in json.loads(sixteen.read_text())["annotations"])
     assert f"<b>{labels}</b>keypoints compared" in (folder / "report/index.html").read_text()  # of both processes
     found = [json.loads((tmp_path / f"spied.{rank}").read_text()) for rank in (0, 1)]
@@ -143,7 +144,8 @@ def test_two_processes_evaluate_and_write_what_one_does(sixteen: Path, tmp_path:
     found, tables = [], []
     for devices in (1, 2):
         given = ["ckpt=run/checkpoints/best.ckpt", "trust=reach", f"devices={devices}", f"out={devices}"]
-        finish(start(EVAL, [*given, "batch_size=3"], tmp_path, CUDA_VISIBLE_DEVICES="", **files))
+        printed = finish(start(EVAL, [*given, "batch_size=3"], tmp_path, CUDA_VISIBLE_DEVICES="", **files))
+        assert [printed.count(line) for line in ("AP75 ", "written to", "annotations, 16 usable")] == [1, 1, 1]
         found.append(json.loads((tmp_path / f"{devices}/predictions.json").read_text()))
         tables.append((tmp_path / f"{devices}/predictions.csv").read_text().splitlines())
     assert [len(table) - 1 for table in tables] == [len(poses) for poses in found] and len(found[0]) > 8

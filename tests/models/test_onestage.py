@@ -302,9 +302,13 @@ def test_points_move_by_what_maps_say_where_they_are(grid: Grid) -> None:
     torch.testing.assert_close(moved(beyond, shifts, stride, grid), beyond + wanted - cells[-1])
 
 
-def test_there_is_no_less_than_no_refinement() -> None:
-    with pytest.raises(UserError, match=r"head\.refinements=-1 must be"):
-        small("yoloxpose", refinements=-1)
+@pytest.mark.parametrize(
+    ("name", "option"), [("yoloxpose", "refinements=-1"), ("yoloxpose", "depth=0"), ("rtmo", "depth=0")]
+)
+def test_there_is_no_less_than_no_refinement_and_one_convolution(name: str, option: str) -> None:
+    key, value = option.split("=")
+    with pytest.raises(UserError, match=rf"head\.{option} must be"):
+        small(name, **{key: int(value)})
 
 
 def test_each_refinement_starts_where_the_one_before_ended() -> None:

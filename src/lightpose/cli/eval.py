@@ -28,12 +28,14 @@ def evaluate(composed: DictConfig) -> dict[str, float]:
         from lightpose.cli.setup import resolved
         from lightpose.errors import UserError
         from lightpose.metrics.base import format_figure
+        from lightpose.runtime.processes import let_one_speak
 
     config = resolved(composed)
     if (config["ckpt"] is None) == (config["predictions"] is None):
         raise UserError("give one of ckpt=model.ckpt and predictions=predictions.json")
+    speaks = let_one_speak(config["devices"])
     figures = score_checkpoint(config) if config["ckpt"] else score_file(config)
-    for name, value in figures.items():
+    for name, value in figures.items() if speaks else ():
         print(f"{name:<20} {format_figure(value)}")
     return figures
 

@@ -52,10 +52,12 @@ def train(composed: DictConfig) -> float | None:
         from lightpose.errors import UserError
         from lightpose.models.weights import load_weights
         from lightpose.runtime.precision import precision
-        from lightpose.runtime.processes import agree, ending_together, start_others
+        from lightpose.runtime.processes import agree, ending_together, let_one_speak, start_others
     mark("imports")
     folder = Path(HydraConfig.get().runtime.output_dir)  # of this job, in a sweep
-    composed.output_dir = agree(str(folder), composed.trainer.devices, composed.trainer.num_nodes)
+    devices, num_nodes = composed.trainer.devices, composed.trainer.num_nodes
+    let_one_speak(devices, num_nodes)
+    composed.output_dir = agree(str(folder), devices, num_nodes)
     if composed.output_dir != str(folder):
         app.prune(folder)
     config = resolved(composed)
@@ -98,8 +100,6 @@ def train(composed: DictConfig) -> float | None:
         estimator.distillation = make_distillation(config, estimator)
     run_folder.expect(trainer)
     mark("trainer")
-    if not trainer.is_global_zero:
-        logging.getLogger().setLevel(logging.WARNING)  # one process speaks for all
     tell_if_not_compiled(torch)
     name, count = skeleton.name, skeleton.num_keypoints
     log.info(

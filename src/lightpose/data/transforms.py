@@ -76,7 +76,8 @@ class CropImage(Geometry):
         """Set ``input_from_image``."""
         height, width = sample.image_hw
         centers, sizes = expand_boxes(np.array([[0, 0, width - 1, height - 1]]), self.input_hw, 1.0)
-        return replace(sample, input_from_image=crop_matrix(centers[0], sizes[0], self.input_hw, self.grid))
+        size = np.maximum(sizes[0], 1.0)  # that of an image of one pixel is zero
+        return replace(sample, input_from_image=crop_matrix(centers[0], size, self.input_hw, self.grid))
 
 
 class HalfBody(Geometry):

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import logging
 import os
 import subprocess
 from collections import Counter
@@ -20,6 +21,7 @@ from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, distributed, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
@@ -247,6 +249,24 @@ def agree(value: str, devices: Any, num_nodes: int) -> str:
     if environment.global_rank() == 0:
         store.set(key, value)
     return store.get(key).decode()
+
+
+def let_one_speak(devices: Any, num_nodes: int = 1) -> bool:
+    """Whether this process is the first of its run. What all of them find, the others don't log.
+
+    Each still tells of images that it alone can't read.
+
+    Args:
+        devices: the trainer's; with ``1`` and one node, processes that start together are runs of their own.
+        num_nodes: the trainer's.
+    """
+    first: bool = not rank_zero_only.rank  # type: ignore[attr-defined]
+    speaks = first or (devices in (1, "1") and num_nodes == 1)
+    if not speaks:
+        logging.getLogger().setLevel(logging.ERROR)
+        for name in ("lightpose.data.coco.dataset", "lightpose.data.datamodule"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+    return speaks
 
 
 _agreements = itertools.count()

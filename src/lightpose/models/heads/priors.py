@@ -19,7 +19,13 @@ LARGEST = 8.0
 
 
 def branch(in_channels: int, width: int, depth: int, groups: int = 1) -> nn.Sequential:
-    """``depth`` 3x3 convolutions; all but the first in groups."""
+    """``depth`` 3x3 convolutions; all but the first in groups.
+
+    Raises:
+        UserError: for none.
+    """
+    if depth < 1:
+        raise UserError(f"head.depth={depth} must be a whole number from 1")
     later = partial(yolox_conv, width, width, 3, groups=groups)
     return nn.Sequential(yolox_conv(in_channels, width, 3), *(later() for _ in range(depth - 1)))
 
