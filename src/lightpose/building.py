@@ -5,7 +5,7 @@ from typing import Any
 
 from lightpose.data.pipeline import LISTS, Pipeline
 from lightpose.data.pixels.crop import Warp
-from lightpose.errors import UserError
+from lightpose.errors import UserError, in_short
 from lightpose.trust import NETWORK, TRANSFORMS, Trust, check_targets, plain
 
 
@@ -44,7 +44,7 @@ def rebuild(config: Any, trust: Trust = (), rooms: Sequence[str] = NETWORK, **gi
     except UserError:
         raise
     except Exception as error:  # a part that is given nonsense raises whatever that leads to
-        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        reason = in_short(error.__cause__ or error)
         raise UserError(
             f"the checkpoint's configuration can't be built ({type(error).__name__}: {reason}); it is damaged, or of a "
             "version of lightpose that had other options"

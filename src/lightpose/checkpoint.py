@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lightpose.building import assemble, eval_transforms, rebuild, section
 from lightpose.data.pipeline import LISTS
-from lightpose.errors import UserError
+from lightpose.errors import UserError, in_short
 from lightpose.estimators.base import PoseEstimator
 from lightpose.estimators.contracts import LeftOut
 from lightpose.models.weights import load_data
@@ -268,7 +268,7 @@ def load(path: str | Path, trust: Trust = (), training: bool = False) -> PoseEst
     try:
         estimator.load_state_dict(_without_left_out(state, estimator))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = in_short(error)
         raise UserError(
             f"the weights in {path} are not those of the network that its configuration describes ({reason}); it is "
             "damaged, or of another version of lightpose"

@@ -1,6 +1,7 @@
 """The one exception that means "the input is wrong, and here is what to do"; and where in own code others arose."""
 
 import sysconfig
+import textwrap
 import traceback
 from pathlib import Path
 
@@ -16,6 +17,11 @@ class UserError(Exception):
 
     The commands print it without a traceback and exit with code 1.
     """
+
+
+def in_short(error: BaseException, most: int = 300) -> str:
+    """What an exception says, in one line of at most ``most`` characters that ends with a whole word; else its kind."""
+    return textwrap.shorten(str(error), most, placeholder=" ...") or type(error).__name__
 
 
 def place_in_own_code(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from lightpose.data.base import PoseDataset
 from lightpose.data.coco.ground_truth import ground_truth_of
 from lightpose.data.datamodule import PoseDataModule
 from lightpose.data.pixels.device import collate
-from lightpose.errors import UserError, place_in_own_code
+from lightpose.errors import UserError, in_short, place_in_own_code
 from lightpose.estimators.base import PoseEstimator
 from lightpose.estimators.contracts import check_poses, check_sample, check_targets, figures_of, kind_of, total
 from lightpose.metrics.base import NeedsGroundTruth
@@ -117,7 +117,7 @@ def _naming(part: str) -> Iterator[None]:
     except (UserError, OSError):
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = f"{type(error).__name__}: {in_short(error)}"
         raise UserError(
             f"{part} fails before the first step ({reason}{place_in_own_code(error)}); mend it "
             "(LIGHTPOSE_DEBUG=1 shows how it came there)"

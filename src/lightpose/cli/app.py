@@ -29,7 +29,7 @@ from lightpose.cli.arguments import path_given, with_inner_options, with_literal
 from lightpose.cli.groups import conf_dirs, given_dir, group_files, groups_of, help_lines, read_option
 from lightpose.cli.options import check_types
 from lightpose.conf_files import conf_dir
-from lightpose.errors import UserError
+from lightpose.errors import UserError, in_short
 from lightpose.runtime.imports import quick_imports
 from lightpose.runtime.signals import NAMES, Interrupted, is_started_by_lightning, received, watched
 
@@ -183,7 +183,7 @@ def _refused(error: Exception) -> UserError:
         print(visible(f"refused: {error}"), file=sys.stderr)
         return UserError(str(error))
     traceback.print_exc()
-    return UserError(f"{type(error).__name__}: {' '.join(str(error).split())[:600]}")
+    return UserError(f"{type(error).__name__}: {in_short(error, 600)}")
 
 
 def prune(folder: Path) -> None:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from lightpose.callbacks.interruption import how_to_go_on
 from lightpose.cli.app import prune
 from lightpose.cli.options import mistake
-from lightpose.errors import UserError
+from lightpose.errors import UserError, in_short
 from lightpose.runtime import signals
 from lightpose.runtime.aside import written_aside
 from lightpose.runtime.signals import Interrupted
@@ -106,7 +106,7 @@ class RunFolder(L.Callback):
         if self.config["resume"] and not self.trained and foreign:
             return UserError(
                 f"the run can't go on from {self.config['resume']} ({type(error).__name__}: "
-                f"{' '.join(str(error).split())[:300]}): it is damaged, or of a run with other options; give those of "
+                f"{in_short(error)}): it is damaged, or of a run with other options; give those of "
                 "the interrupted run, or start a new one from its weights with init_from="
             )
         mistaken = isinstance(error, MisconfigurationException) or (not self.began or _is_of_a_callback(error))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightpose.errors import UserError
+from lightpose.errors import UserError, in_short
 from lightpose.estimators.base import PoseEstimator
 from lightpose.models.base import Head
 from lightpose.models.net import PoseNet
@@ -267,7 +267,7 @@ def _take_trunk(path: str, teacher: PoseNet, student: PoseEstimator) -> None:
         try:
             part.load_state_dict(known.state_dict())
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = in_short(error)
             raise UserError(
                 f"the {name} of {path} is {type(known).__name__}, and its weights don't fit this run's "
                 f"{type(part).__name__} ({reason}); give {name}= and its options as in the teacher's run"

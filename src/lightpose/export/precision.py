@@ -10,7 +10,7 @@ import numpy as np
 
 from lightpose.data.coco.onto import onto
 from lightpose.data.coco.results import coco_results
-from lightpose.errors import UserError
+from lightpose.errors import UserError, in_short
 from lightpose.export.inputs import samples_of
 from lightpose.geometry import transform_points
 from lightpose.inference.crops import Cropper
@@ -139,7 +139,7 @@ def reduced(graph: Any, precision: str, people: People) -> Any:
     try:
         return _float16(graph) if precision == "16" else _int8(graph, people)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = in_short(error)
         raise UserError(f"the model can't be had in precision={precision} ({reason}); use precision=32") from error
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torchvision
 
-from lightpose.errors import UserError
+from lightpose.errors import UserError, in_short
 from lightpose.inference.detections import Detections
 from lightpose.inference.predictor import find_device
 from lightpose.structures import Array
@@ -97,6 +97,6 @@ def _build(name: str, weights: str | Path | None) -> Any:
     try:
         model.load_state_dict(torch.load(Path(weights).expanduser(), map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged file can end in any
-        reason = " ".join(str(error).split())[:200]
+        reason = in_short(error)
         raise UserError(f"detector.weights={weights} is no state dict of {name} ({reason}); {ways}") from error
     return model

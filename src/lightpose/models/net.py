@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lightpose.errors import UserError, place_in_own_code
+from lightpose.errors import UserError, in_short, place_in_own_code
 from lightpose.models.base import FeatureModule, Head
 from lightpose.structures import Spec
 
@@ -226,7 +226,7 @@ def _dry_run(net: PoseNet, images: Tensor) -> dict[str, Tensor]:
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = in_short(error)
         raise UserError(
             f"the network can't be run on images of {_by(images.shape[-2:])} ({type(error).__name__}: "
             f"{reason}{place_in_own_code(error)}); give an input_hw that its strides divide, or mend the part"

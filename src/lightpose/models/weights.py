@@ -19,7 +19,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightpose.errors import UserError
+from lightpose.errors import UserError, in_short
 from lightpose.trust import DEEPEST, MOST_ENTRIES, NoPlainData, check_data
 
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "state_dict_ema", "net")
@@ -164,7 +164,7 @@ def load_data(path: Path, what: str, whole: bool = False, only: Sequence[str] = 
             "torch.load(path, weights_only=False)['state_dict'] to a new file and load that"
         ) from error
     except Exception as error:  # a damaged file raises whatever the place of the damage leads to
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = in_short(error)
         raise UserError(f"{what} can't be read as a PyTorch or .safetensors file ({reason}); fetch it again") from error
     if isinstance(content, Mapping) and any(key in content for key in only):
         content = {key: content[key] for key in only if key in content}

@@ -14,7 +14,7 @@ from lightpose.data.coco.json_values import kind, read_file
 from lightpose.data.coco.labelled import Category, Picture
 from lightpose.data.pixels.decode import read_image_hw
 from lightpose.data.pixels.image_header import ImageError
-from lightpose.errors import UserError
+from lightpose.errors import UserError, in_short
 from lightpose.structures import Array
 
 VideoFrames = Callable[[Path], Iterator[tuple[int, Array]]]
@@ -169,7 +169,7 @@ def read_yaml(path: Path, what: str) -> Mapping[str, Any]:
     try:
         value = yaml.safe_load(content)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise UserError(f"{what} {path} is not YAML: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{what} {path} is not YAML: {in_short(error)}") from error
     if not isinstance(value, dict):
         raise UserError(f"{what} {path} holds {kind(value)}, expected keys and values")
     return value

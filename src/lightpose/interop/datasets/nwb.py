@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lightpose.data.coco.labelled import Category, Person, Picture
-from lightpose.errors import UserError
+from lightpose.errors import UserError, in_short
 from lightpose.interop.datasets.hdf5 import opened
 from lightpose.interop.datasets.labels import Labels, Places, check_names, name_of
 from lightpose.interop.packages import need
@@ -35,7 +35,7 @@ def read_nwb(path: Path, places: Places) -> Labels:
         try:
             return _labels(training, path, places)
         except (KeyError, ValueError, TypeError, AttributeError, OSError, StopIteration) as error:
-            raise UserError(f"{path} can't be read as ndx-pose ({str(error)[:200]}); write it anew") from error
+            raise UserError(f"{path} can't be read as ndx-pose ({in_short(error)}); write it anew") from error
 
 
 def _labels(training: list[Any], path: Path, places: Places) -> Labels:

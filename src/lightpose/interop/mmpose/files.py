@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightpose.errors import UserError
+from lightpose.errors import UserError, in_short
 from lightpose.models.weights import load_data
 from lightpose.skeleton import Skeleton
 from lightpose.trust import NoPlainData
@@ -88,7 +88,7 @@ def _content(path: Path, trust: bool) -> Any:
     try:
         return torch.load(path, "cpu", weights_only=False)
     except Exception as error:  # whatever the code in it, or its damage, leads to
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = in_short(error)
         raise UserError(f"src={path} can't be read ({reason}); fetch it again, or install what it names") from error
 
 

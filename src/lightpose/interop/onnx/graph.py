@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightpose.checkpoint import section
 from lightpose.codecs.people import best_boxes
-from lightpose.errors import UserError
+from lightpose.errors import UserError, in_short
 from lightpose.estimators.base import PoseEstimator
 from lightpose.interop.onnx.columns import columns_of, finds_many
 from lightpose.interop.onnx.packages import INPUT, LARGEST, SEQUENCES, WRITING, packages
@@ -139,7 +139,7 @@ def _traced(module: nn.Module, inputs: Tensor) -> Any:
 
 def _why_not_traced(estimator: PoseEstimator, inputs: Tensor, error: Exception) -> str:
     """Whether it is the network or the codec, and why."""
-    reason = " ".join(str(error).split())[:300]
+    reason = in_short(error)
     try:
         _traced(_Outputs(estimator).eval(), inputs)
     except Exception:
@@ -159,7 +159,7 @@ def _why_not_written(error: BaseException) -> str:
         cause = cause.__cause__
     if operator := re.search(r"OpOverload\(op='([\w.]+)'", said):
         return f"the operator {operator[1]} has no counterpart in ONNX; leave out the part of the model that uses it"
-    return f"the model can't be written as ONNX ({' '.join(str(error).split())[:300]}); choose other parts"
+    return f"the model can't be written as ONNX ({in_short(error)}); choose other parts"
 
 
 class _Outputs(nn.Module):

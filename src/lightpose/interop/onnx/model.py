@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from lightpose.checkpoint import rebuild, section
 from lightpose.codecs.base import Codec, check_codec
-from lightpose.errors import UserError
+from lightpose.errors import UserError, in_short
 from lightpose.estimators.base import PoseEstimator
 from lightpose.estimators.bottomup import BottomUp
 from lightpose.estimators.contracts import check_poses
@@ -91,7 +91,7 @@ class OnnxModel(PoseEstimator):
         try:
             poses = poses_of(outputs, self)
         except Exception as error:  # of whatever a stranger's graph gives
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            reason = f"{type(error).__name__}: {in_short(error)}"
             raise UserError(
                 f"no poses can be made of what {self.path} gives ({reason}); give a file that lightpose-export wrote"
             ) from error

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightpose.errors import UserError
+from lightpose.errors import UserError, in_short
 from lightpose.geometry import transform_points
 from lightpose.interop.onnx.description import NAME, Description, read
 from lightpose.interop.onnx.packages import INPUT, SEQUENCES
@@ -73,7 +73,7 @@ def run(session: Any, shapes: Mapping[str, tuple[int, ...]], inputs: Array, path
     try:
         found = dict(zip(names, session.run(names, {session.get_inputs()[0].name: inputs}), strict=True))
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = in_short(error)
         raise UserError(f"{path} can't be computed ({reason}); take a smaller batch_size") from error
     for name, shape in shapes.items():
         expected = (len(inputs), *shape)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lightpose.errors import UserError
+from lightpose.errors import UserError, in_short
 from lightpose.interop.onnx.openvino import OpenvinoSession
 from lightpose.interop.onnx.packages import LARGEST, OPENVINO, READING, RUNNING, packages
 from lightpose.runtime.cores import CORES
@@ -113,7 +113,7 @@ def open_session(content: bytes, device: str | None, what: Any) -> Any:
     try:
         session = runtime.InferenceSession(content, options, providers=_placed(kind, number))
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = in_short(error)
         raise UserError(f"ONNX Runtime can't run {what} on device={kind} ({reason}); give another file") from error
     if session.get_providers()[0] != PROVIDERS[kind]:
         raise UserError(
