@@ -78,6 +78,16 @@ class Skeleton:
         """K."""
         return len(self.keypoints)
 
+    def roots(self, names: Sequence[str] | None = None) -> list[int]:
+        """Where the joints stand from whose middle others are counted: ``names``, else ``root``, else the first.
+
+        Raises:
+            UserError: for names that are no keypoints.
+        """
+        if names:
+            return self.indices(names)
+        return [self.keypoints.index("root") if "root" in self.keypoints else 0]
+
     def indices(self, names: Sequence[str]) -> list[int]:
         """Where keypoints stand.
 

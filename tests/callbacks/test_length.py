@@ -49,6 +49,13 @@ def test_a_run_that_max_steps_ends_is_validated_there(go):
     assert last["global_step"] == 6
 
 
+@pytest.mark.parametrize("end", ["trainer.max_epochs=2", "trainer.max_steps=5"])
+def test_a_run_shorter_than_the_time_to_its_first_validation_is_validated_at_its_end(go, end):
+    said, rows, last = go("data.epoch_steps=3", "trainer.check_val_every_n_epoch=4", end, "data.batch_size=4")
+    assert validated(rows) == [last["global_step"]] == [6 if "epochs" in end else 5]
+    assert ", validated at the end" in said
+
+
 def test_a_batch_is_no_larger_than_the_data(go):
     said, _, last = go("data.batch_size=500", "trainer.max_epochs=2")
     assert "data.batch_size=500 is cut to" in said

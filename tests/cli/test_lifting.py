@@ -88,11 +88,32 @@ def test_sequences_without_labels_are_learnt_from_beside_others(run, clips, tmp_
     assert (tmp_path / "run/checkpoints/best.ckpt").is_file()
 
 
+def test_a_file_without_labels_alone_is_refused(run, clips, tmp_path):
+    with np.load(clips) as file:
+        np.savez(tmp_path / "others.npz", imgname=file["imgname"], part=file["part"])
+    (tmp_path / "cameras.json").write_text((clips.parent / "cameras.json").read_text())
+    for files, what_for in (
+        ((f"data.train={tmp_path}/others.npz",), "learn from"),
+        ((f"data.train={clips}", f"data.val={tmp_path}/others.npz"), "measure on"),
+    ):
+        code, _, err = run(train.main, "experiment=quickstart_lifting", *files, f"output_dir={tmp_path}/run", *QUICK)
+        assert code == 1 and f"others.npz, so there is nothing to {what_for}" in err
+
+
+def test_batches_of_one_sample_are_refused_where_norms_need_more(run, clips, tmp_path):
+    options = f"data.train={clips}", f"output_dir={tmp_path}/run", "data.batch_size=1", "backbone.width=16"
+    code, _, err = run(train.main, "experiment=quickstart_lifting", *options, *QUICK)
+    assert code == 1 and "give two samples or more, and data.batch_size=2 or more" in err
+
+
 @pytest.mark.parametrize(
     ("file", "options"),
     [
         ("h36m/test_h36m_body3d.npz", ()),
-        ("mpi_inf_3dhp/test_3dhp_train.npz", ("reader.cameras={}/mpi_inf_3dhp/cameras_train.pkl",)),
+        (
+            "mpi_inf_3dhp/test_3dhp_train.npz",
+            ("reader.cameras={}/mpi_inf_3dhp/cameras_train.pkl", "skeleton=mpi_inf_3dhp"),
+        ),
         ("h3wb/h3wb_train_bbox_subset.npz", WHOLE_BODY),
     ],
 )
@@ -102,8 +123,9 @@ def test_an_epoch_trains_on_published_files(run, tmp_path, file, options):
         pytest.skip("needs the samples of public data sets")
     files = f"data.train=[{path},{path}]", f"data.val={path}", f"output_dir={tmp_path}/run"  # norms need two samples
     given = *(option.format(SAMPLES) for option in options), "trainer.max_epochs=1", "data.epoch_steps=2"
-    code, _, err = run(train.main, "experiment=quickstart_lifting", *files, *given, "backbone.width=16", *QUICK)
+    code, said, err = run(train.main, "experiment=quickstart_lifting", *files, *given, "backbone.width=16", *QUICK)
     assert code == 0, err
+    assert ("lengths of bones" in said + err) == file.startswith("h3wb")  # whose sample is of random numbers
     assert (tmp_path / "run/checkpoints/best.ckpt").is_file()
 
 

@@ -241,6 +241,17 @@ def test_validation_images_are_looked_for_near_their_annotations_first(make, tmp
         make("data.val=FILE").setup("validate")
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_missing_images_are_counted_before_anything_is_computed(make, tmp_path, split):
+    module = make("data.train=FILE", "data.val=FILE")
+    gone = module.dataset(split).index.file_name(2)
+    (tmp_path / gone).unlink()
+    again = make("data.train=FILE", "data.val=FILE", f"data.images={tmp_path}")
+    with pytest.raises(UserError, match=rf"1 of the \d images of .* are not in .*, such as {gone}; say where"):
+        again.dataset(split)
+    make("data.train=FILE", "data.val=FILE", "reader.on_bad_image=skip").dataset(split)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_image_is_named_without_a_traceback(make, tmp_path, workers):
     module = make("data.train=FILE", f"data.num_workers={workers}")

@@ -24,6 +24,7 @@ from lightpose.skeleton import Skeleton
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT.parent / "shared" / "samples"
 H36M: Skeleton = instantiate(OmegaConf.load(ROOT / "conf/skeleton/h36m.yaml"))
+MPI: Skeleton = instantiate(OmegaConf.load(ROOT / "conf/skeleton/mpi_inf_3dhp.yaml"))
 PAIR = Skeleton.build(["left", "right"])
 
 
@@ -304,13 +305,33 @@ def test_people_move_and_keep_their_bones(tmp_path):
             generate_sequences(tmp_path / folder, count, 0)
 
 
+def test_a_file_that_is_not_there_and_one_of_another_kind_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"there is no file .*nowhere\.npz"):
+        PoseSequences(tmp_path / "nowhere.npz", skeleton=PAIR)
+    (tmp_path / "people.json").write_text("{}")
+    with pytest.raises(UserError, match=r"people\.json is no file of sequences \(BadZipFile") as refused:
+        PoseSequences(tmp_path / "people.json", skeleton=PAIR)
+    assert "allow_pickle" not in str(refused.value)
+
+
+def test_joints_in_the_order_of_another_skeleton_are_told_of(tmp_path, caplog):
+    path = generate_sequences(tmp_path / "a", 1, seed=3)
+    PoseSequences(path, skeleton=H36M)
+    assert not caplog.text
+    PoseSequences(path, skeleton=MPI)
+    assert "in the order of skeleton=mpi_inf_3dhp; give the skeleton that they have" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["h36m/test_h36m_body3d.npz", "mpi_inf_3dhp/test_3dhp_train.npz"])
-def test_published_files_are_read(name):
+def test_published_files_are_read(name, caplog):
     path = SAMPLES / name
     if not path.is_file():
         pytest.skip("needs the samples of public data sets")
     cameras = path.parent / ("cameras.pkl" if "h36m" in name else "cameras_train.pkl")
-    dataset = PoseSequences(path, frames=9, cameras=str(cameras), skeleton=H36M)
+    skeletons = (H36M, MPI) if "h36m" in name else (MPI, H36M)
+    dataset, _ = (PoseSequences(path, frames=9, cameras=str(cameras), skeleton=each) for each in skeletons)
+    [told] = caplog.messages
+    assert f"in the order of skeleton={skeletons[1].name}" in told
     actions = {image["action"] for image in dataset.ground_truth()["images"]}
     assert actions == ({"Directions", "SittingDown", "Greeting", "WalkDog"} if "h36m" in name else {None})
     for index in range(len(dataset)):
@@ -371,6 +392,8 @@ def test_what_is_no_camera_is_named(tmp_path, content, message):
         ({"arrays": {"S": np.zeros((2, 2))}}, r"expected names \(N,\), keypoints \(N, K, 2\) and joints"),
         ({"arrays": {"part": np.full((2, 2, 2), np.nan)}}, "keypoints that are not finite"),
         ({"arrays": {"S": np.array([Harmful()])}}, "is no file of sequences"),
+        ({"arrays": {"S": np.full((2, 2, 3), 4000.0)}}, "4000 m before the camera; give `S` in metres"),
+        ({"arrays": {"S": np.full((2, 2, 3), -0.1)}}, r"100% of the joints of .* \(z <= 0\); give `S` in the camera's"),
     ],
 )
 def test_what_cannot_be_used_is_refused(tmp_path, monkeypatch, change, message):

@@ -282,6 +282,21 @@ def test_models_of_the_other_kind_are_refused(run, lift, tmp_path, checkpoint, f
     assert code == 1 and "skeleton= and image_hw= tell of a file of poses" in err
 
 
+def test_frames_in_which_no_keypoint_is_known_have_no_joints(lift, tmp_path):
+    entries = [person(frame) for frame in range(1, 7)]
+    for frame, value in ((1, 0), (3, None)):
+        entries[frame]["keypoints"][2 if value == 0 else 0 :: 3] = [value] * 17
+    options = f"source={tmp_path / 'poses.json'}", "skeleton=coco17", "image_hw=[480,640]", "draw=false"
+    write(tmp_path / "poses.json", entries)
+    code, said, err = lift(*options)
+    assert code == 0 and "4 poses in 4 frames lifted" in said, err
+    assert [pose["image_id"] for pose in content(tmp_path)["poses"]] == [1, 3, 5, 6]
+    write(tmp_path / "poses.json", [entries[1], entries[3]])
+    code, said, err = lift(*options)
+    assert code == 0 and "nobody was lifted, as no frame has a pose with a known keypoint" in said + err, err
+    assert content(tmp_path)["poses"] == []
+
+
 @pytest.fixture(scope="module")
 def coco_model(tmp_path_factory):
     return save(tmp_path_factory.mktemp("model") / "coco.ckpt", config(), skeleton=COCO)

@@ -14,11 +14,14 @@ log = logging.getLogger(__name__)
 class Length(L.Callback):
     """Says how many steps a run has, of how many samples, and how often they are shown.
 
-    A run that ``trainer.max_steps`` ends within an epoch is validated there, as one that its time ends is.
+    A run that ``trainer.max_steps`` ends within an epoch is validated there, as one that its time ends is; and a run of
+    fewer epochs than ``trainer.check_val_every_n_epoch`` is validated at its end.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say it."""
+        if trainer.check_val_every_n_epoch is not None:
+            trainer.check_val_every_n_epoch = _within_run(trainer.check_val_every_n_epoch, trainer)
         if trainer.is_global_zero and trainer.train_dataloader is not None:
             log.info(length(trainer))
 
@@ -33,6 +36,17 @@ class Length(L.Callback):
 def has_all_steps(trainer: L.Trainer) -> bool:
     """Whether ``trainer.max_steps`` are done."""
     return 0 <= trainer.max_steps <= trainer.global_step
+
+
+def _within_run(every: int, trainer: L.Trainer) -> int:
+    """``every``, or the epochs of the run where it has fewer; the last need not be whole."""
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        every = min(every, trainer.max_epochs)
+    if trainer.max_steps > 0:
+        every = min(
+            every, math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / trainer.num_training_batches)
+        )
+    return max(every, 1)
 
 
 def length(trainer: L.Trainer) -> str:
@@ -50,7 +64,9 @@ def length(trainer: L.Trainer) -> str:
     if time_share(trainer) is not None:
         words += ", or until trainer.max_time has gone"
     every = _validated_every(trainer)
-    return f"{words}, validated every {every} steps" if every else words
+    if not every:
+        return words
+    return f"{words}, validated at the end" if every >= steps else f"{words}, validated every {every} steps"
 
 
 def _validated_every(trainer: L.Trainer) -> int | None:

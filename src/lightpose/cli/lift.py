@@ -83,6 +83,8 @@ def lift(
     formats.write_lifted(folder, lifted, lifter.skeleton)
     frames = len({each.seen.image_id for each in lifted})
     log.info("%d poses in %d frames lifted to space, in mm from %s", len(lifted), frames, lifter.root_name)
+    if not lifted:
+        log.warning("nobody was lifted, as no frame has a pose with a known keypoint; look at the poses in the plane")
     if not config["draw"]:
         return
     try:

@@ -102,6 +102,11 @@ class RunFolder(L.Callback):
                 f"the disk is full ({error}), and the run in {self.path} ended: {where}. Free some space; then "
                 f"{how_to_go_on(saved)}"
             )
+        if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):  # torch's words
+            return UserError(
+                "batch normalisation needs several values of each channel, and a batch of one sample gives this "
+                "network one; give two samples or more, and data.batch_size=2 or more"
+            )
         foreign = isinstance(error, Exception) and not isinstance(error, UserError)
         if self.config["resume"] and not self.trained and foreign:
             return UserError(

@@ -27,7 +27,7 @@ class LiftingCodec(Codec):
         skeleton: gives K, the mirror pairs and the weights.
         input_hw: None, as inputs are no images.
         grid: of images; not used.
-        root: names of the joints whose mean is the root; None takes the skeleton's first.
+        root: names of the joints whose mean is the root; None takes `Skeleton.roots`.
         mean: (K, 3) metres, mean of the targets.
         std: (K, 3) metres, standard deviation of the targets.
         root_left_out: networks give joints without the first, which is the root.
@@ -47,11 +47,13 @@ class LiftingCodec(Codec):
         root_left_out: bool = False,
     ) -> None:
         check_grid(grid)
-        if root_left_out and root:
-            raise UserError("codec.root_left_out leaves out the skeleton's first joint; set codec.root=null")
+        if root_left_out and skeleton.roots(root) != [0]:
+            raise UserError(
+                "codec.root_left_out leaves out the skeleton's first joint, which is not the root; set it to false"
+            )
         self.spec = Spec({"joints": (skeleton.num_keypoints - root_left_out, 3)}, input_hw)
         self._left_out = int(root_left_out)
-        self._root = torch.tensor(skeleton.indices(root) if root else [0])
+        self._root = torch.tensor(skeleton.roots(root))
         self._mean, self._std = (_statistics(name, skeleton, given) for name, given in (("mean", mean), ("std", std)))
         self._loss_weights, self._swap = torch.tensor(skeleton.weights), torch.tensor(skeleton.swap)
         self._mirror = torch.tensor([-1.0, 1.0, 1.0])
@@ -125,7 +127,10 @@ def _statistics(name: str, skeleton: Skeleton, given: Sequence[Sequence[float]] 
         return None
     shape = (len(given), *{len(row) for row in given})
     if shape != (skeleton.num_keypoints, 3):
-        raise UserError(f"codec.{name} is {shape}; give three numbers for each of {skeleton.num_keypoints} keypoints")
+        raise UserError(
+            f"codec.{name} is {shape}; give three numbers for each of the {skeleton.num_keypoints} keypoints, or "
+            "codec.mean=null codec.std=null"
+        )
     if name == "std" and not all(value > 0 for row in given for value in row):
         raise UserError("codec.std must be positive; give 1 where a joint doesn't move, as the root")
     return torch.tensor(given, dtype=torch.float32)

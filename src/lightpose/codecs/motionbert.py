@@ -31,7 +31,7 @@ class MotionBertCodec(Codec):
         skeleton: gives K, the mirror pairs and the weights.
         input_hw: None, as inputs are no images.
         grid: of images; not used.
-        root: names of the joints whose mean is the root; None takes the skeleton's first.
+        root: names of the joints whose mean is the root; None takes `Skeleton.roots`.
         screen_mm: mm of half an image's width at the root, where labels don't tell: 4 mm a pixel, 1000 pixels.
         rooted: take joints as the network gives them, and the root as zero, as published for networks that learnt no
             other root. False moves all joints by what the network gives for the root.
@@ -56,7 +56,7 @@ class MotionBertCodec(Codec):
             raise UserError(f"codec.rooted=true sets one joint to zero, but codec.root={list(root)} has {len(root)}")
         self.spec = Spec({"motion": (None, skeleton.num_keypoints, 3)}, input_hw)
         self.screen_mm, self.rooted = screen_mm, rooted
-        self._root = torch.tensor(skeleton.indices(root) if root else [0])
+        self._root = torch.tensor(skeleton.roots(root))
         self._loss_weights, self._swap = torch.tensor(skeleton.weights), torch.tensor(skeleton.swap)
         self._mirror, self._others = torch.tensor([-1.0, 1.0, 1.0]), torch.ones(skeleton.num_keypoints, 1)
         self._others[self._root] = 0

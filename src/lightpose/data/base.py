@@ -49,6 +49,7 @@ class PoseDataset(Dataset[Sample]):
         one_person: whether a sample is one person, or a whole image with everyone in it.
         whole_image: whether a sample of one person is a whole image, and not a box of it.
         sequences: whether a sample is no image, but a sequence of keypoints.
+        labelled: whether any sample has a label; a data set without may be trained on beside one that has.
         training: whether the samples are learnt from. The data module clears it where they are evaluated on.
         late_transforms: what takes the place of the transforms where a sample is asked for as `Late`.
     """
@@ -61,6 +62,7 @@ class PoseDataset(Dataset[Sample]):
         self._skeleton = skeleton
         self.transforms = transforms or Pipeline()
         self.seed = seed
+        self.labelled = True
         self.training = True
         self.late_transforms: Transform | None = None
         self._late: Self | None = None
@@ -72,6 +74,9 @@ class PoseDataset(Dataset[Sample]):
     def load(self, index: int, rng: np.random.Generator) -> Sample:
         """The sample before any transform."""
         raise NotImplementedError
+
+    def check_files(self) -> None:
+        """Refuse files that are missing, before anything is computed; here none are known."""
 
     @property
     def skeleton(self) -> Skeleton:

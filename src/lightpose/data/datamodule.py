@@ -138,6 +138,7 @@ class PoseDataModule(LightningDataModule):
         if not self.train_files:
             raise UserError("there is no annotation file to train on; give one as `train`")
         parts = [self._make("train", annotations, images) for annotations, images in self.train_files]
+        _check_labelled(parts, [annotations for annotations, _ in self.train_files], "learn from")
         if len(parts) == 1:
             return parts[0]
         return CombinedDataset(parts, [annotations for annotations, _ in self.train_files], self.ratios)
@@ -146,6 +147,11 @@ class PoseDataModule(LightningDataModule):
         annotations = self.annotations["val"]
         if not isinstance(annotations, str):
             raise UserError("there is no annotation file to validate on; give one as `val`")
+        dataset = self._make_val(annotations)
+        _check_labelled([dataset], [annotations], "measure on")
+        return dataset
+
+    def _make_val(self, annotations: str) -> PoseDataset:
         try:
             return self._make("val", annotations, self.val_images)
         except ImagesNotFound:
@@ -177,6 +183,7 @@ class PoseDataModule(LightningDataModule):
         if lacks:
             raise UserError(f"the reader {type(dataset).__name__} has no method {' and no '.join(lacks)}; define it")
         dataset.training = split == "train"
+        dataset.check_files()
         if self.sizes and dataset.training and dataset.one_person:
             raise UserError(
                 f"data.input_scale is for whole images with everyone in them, but a sample of "
@@ -334,6 +341,16 @@ def pairs(
             f"data.images names {len(folders)} folders and data.train {len(listed)} files; give a folder for each "
             "file, in their order, or one for all"
         )
+
+
+def _check_labelled(parts: Sequence[PoseDataset], names: Sequence[str], what_for: str) -> None:
+    """Refuse data of which nothing is labelled.
+
+    Raises:
+        UserError: naming the files.
+    """
+    if not any(part.labelled for part in parts):
+        raise UserError(f"nothing is labelled in {', '.join(names)}, so there is nothing to {what_for}; give labels")
 
 
 def _check_kind(pipeline: Pipeline, dataset: PoseDataset) -> None:

@@ -12,14 +12,12 @@ from lightpose.data.coco.frames import without_boxes
 from lightpose.data.coco.index import CocoIndex, read_coco
 from lightpose.data.coco.onto import mapping_remarks, onto
 from lightpose.data.coco.parse import BAD_BOX, MISTAKES, USABLE
+from lightpose.data.coco.places import check_places, outside_remarks
 from lightpose.data.pixels.decode import FEW_BITS, bits_used, read_image, read_image_hw
 from lightpose.data.pixels.image_files import check_image_hw, image_folder
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton, mirror_remarks
-from lightpose.structures import Array
 
-FAR = 0.5
-"""A keypoint further outside the image than this share of its longer side counts as far outside."""
 _SHOWN = 5
 _DECODED = 16  # images, to see how bright they are
 
@@ -146,31 +144,17 @@ def _annotation_mistakes(index: CocoIndex) -> tuple[list[str], list[str]]:
         if reason in MISTAKES:
             errors.append(f"{count} annotations are dropped: {index.with_example(reason)}")
     usable = np.flatnonzero(index.status == USABLE)
-    outside = _outside(index, usable)
-    far = (outside > FAR).any(-1)
-    if far.any():
-        warnings.append(f"{far.sum()} people have keypoints far outside the image, {_some(index.ids[usable[far]])}")
-    near = (outside > 0).any(-1) & ~far
-    if near.any():
-        warnings.append(f"{near.sum()} people have keypoints outside the image, {_some(index.ids[usable[near]])}")
-    extent = index.keypoints[usable] * (index.visible[usable, :, None] > 0)
-    if len(usable) and extent.max() <= 1:
-        errors.append("all keypoints lie between 0 and 1: they must be in pixels, not shares of the image")
+    far, near = outside_remarks(index)
+    warnings += [*far, *near]
+    try:
+        check_places(index)
+    except UserError as error:
+        errors.append(str(error))
     unlabelled = np.flatnonzero(~(index.visible[usable] > 0).any(0))
     if len(usable) and len(unlabelled):
         more = ", ..." if len(unlabelled) > 20 else ""
         warnings.append(f"keypoints [{', '.join(map(str, unlabelled[:20]))}{more}] (from 0) are never labelled")
     return errors, warnings
-
-
-def _outside(index: CocoIndex, rows: Array) -> Array:
-    """(N, K) how far each labelled keypoint is outside its image, as a share of the image's longer side."""
-    hw = index.image_hw[index.image_rows[rows]].astype(np.float32)
-    hw[hw == 0] = np.inf  # unknown
-    points, limit = index.keypoints[rows], hw[:, None, ::-1]
-    beyond = np.maximum(np.maximum(-points, points - limit), 0).max(-1)
-    share: Array = beyond / hw.max(-1, keepdims=True) * (index.visible[rows] > 0)
-    return share
 
 
 def _image_mistakes(index: CocoIndex, folder: Path, decode: bool) -> list[str]:
@@ -200,7 +184,3 @@ def _dark_images(index: CocoIndex, folder: Path) -> list[str]:
         f"the images have 16 bits and their values {bits}, so they are read almost black; set "
         f"reader.image_bits={max(bits, 8)}, or as many bits as the camera has"
     ]
-
-
-def _some(ids: Array) -> str:
-    return "e.g. annotation " + ", ".join(str(annotation) for annotation in ids[:3])

@@ -11,7 +11,7 @@ import numpy as np
 
 from lightpose.data.cameras import Camera, read_cameras
 from lightpose.data.plain_pickle import read_plain
-from lightpose.errors import UserError
+from lightpose.errors import UserError, in_short
 from lightpose.structures import Array
 
 _MM = 1000.0  # of a metre
@@ -63,17 +63,17 @@ def read_frames(path: Path, keypoints: int, cameras: str | None = None, detectio
         UserError: for a file that can't be used.
     """
     known: Mapping[str, Camera] = {}
+    if not path.is_file():
+        raise UserError(f"there is no file {path}; give an .npz file of sequences")
     try:
-        if path.suffix == ".npz" and "train_data.npy" in zipfile.ZipFile(path).namelist():
+        if "train_data.npy" in zipfile.ZipFile(path).namelist():
             names, points, space, known = _h3wb(path)
         else:
             names, points, space = _arrays(path)
-    except FileNotFoundError:
-        raise
     except Exception as error:  # of whatever a damaged file gives
         raise UserError(
-            f"{path} is no file of sequences ({type(error).__name__}: {error}); give an .npz file with imgname, part "
-            "and S, or that of H3WB, see lightpose.data.sequences.PoseSequences"
+            f"{path} is no file of sequences ({type(error).__name__}: {in_short(error)}); give an .npz file with "
+            "imgname, part and S, or that of H3WB, see lightpose.data.sequences.PoseSequences"
         ) from error
     _check(path, names, points, space, keypoints)
     if detections is not None:
@@ -86,6 +86,7 @@ def read_frames(path: Path, keypoints: int, cameras: str | None = None, detectio
     labelled = np.asarray(np.isfinite(space[..., :3]).all(-1))
     if space.shape[2] > 3:
         labelled &= space[..., 3] > 0
+    _check_depths(path, space[..., 2][labelled])
     return Frames(
         names=names[order].tolist(),
         clip_of=clip_of[order],
@@ -168,13 +169,32 @@ def _check(path: Path, names: Array, points: Array, space: Array, count: int) ->
     if not fits or points.shape[2] < 2 or space.shape[2] < 3 or names.dtype.kind != "U":
         raise UserError(
             f"{path} has imgname, part and S of shapes {', '.join(map(str, shapes))}; expected names (N,), keypoints "
-            "(N, K, 2) and joints (N, K, 3)"
+            "(N, K, 2) and joints (N, K, 3), all of the same N"
         )
     if not points.shape[1] == space.shape[1] == count:
-        choice = {17: "h36m", 133: "coco_wholebody"}.get(points.shape[1], "h36m")
+        choice = {133: "coco_wholebody"}.get(points.shape[1], "h36m")
         raise UserError(
             f"{path} has {points.shape[1]} keypoints and {space.shape[1]} joints, the skeleton {count}; choose the "
             f"skeleton of the data, such as skeleton={choice}"
+        )
+
+
+def _check_depths(path: Path, depths: Array) -> None:
+    """Refuse joints (metres) that no camera sees.
+
+    Raises:
+        UserError: for joints in mm, and for joints that are counted from their root or stand in the world.
+    """
+    if not len(depths):
+        return
+    middle = float(np.median(depths))
+    if middle > _FAR:
+        raise UserError(f"joints of {path} are {middle:.0f} m before the camera; give `S` in metres, not in mm")
+    behind = float((depths <= 0).mean())
+    if behind > 0.1:
+        raise UserError(
+            f"{behind:.0%} of the joints of {path} are not before the camera (z <= 0); give `S` in the camera's frame, "
+            "not from the root and not in that of the world"
         )
 
 

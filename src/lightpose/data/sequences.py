@@ -1,5 +1,6 @@
 """Sequences of 2-D keypoints with joints in space, as lifting learns from them, and their augmentation."""
 
+import logging
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,11 @@ from lightpose.errors import UserError
 from lightpose.geometry import screen_from_image
 from lightpose.skeleton import Skeleton
 from lightpose.structures import Annotations, Array, Sample
+
+log = logging.getLogger(__name__)
+
+_LOPSIDED = 0.2
+"""How far the sides of a body differ at the most; where joints have wrong names, it is twice as much and more."""
 
 
 class PoseSequences(PoseDataset):
@@ -75,6 +81,16 @@ class PoseSequences(PoseDataset):
             self.points[first:end] = filled(self.points[first:end])
         if not self.points[..., 2].any():
             raise UserError(f"{path} has keypoints that are not finite, and no others; give the right file")
+        self.labelled = bool(self.content.visible.any())
+        lopsided = _lopsided(self.content.joints_mm, self.content.visible > 0, self.skeleton)
+        if lopsided > _LOPSIDED:
+            log.warning(
+                "%s: lengths of bones on the left and on the right differ by %.0f %%, so its joints are hardly in the "
+                "order of skeleton=%s; give the skeleton that they have, such as skeleton=mpi_inf_3dhp",
+                path,
+                100 * lopsided,
+                self.skeleton.name,
+            )
         self.window = np.arange(frames) - (0 if stride else frames - 1 if causal else frames // 2)
         steps = {True: stride, False: frames} if stride else {}
         self.starts = {
@@ -130,6 +146,20 @@ class PoseSequences(PoseDataset):
             for index, (name, clip) in enumerate(zip(content.names, content.clip_of, strict=True))
         ]
         return {"images": images, "annotations": [], "categories": []}
+
+
+def _lopsided(joints: Array, labelled: Array, skeleton: Skeleton) -> float:
+    """By how much bones on the left and on the right differ, as a share of the longer ones; 0 where none is known."""
+    bones = {tuple(sorted(link)) for link in skeleton.links}
+    other = {bone: tuple(sorted(skeleton.swap[end] for end in bone)) for bone in bones}
+    pairs = [[*bone, *other[bone]] for bone in bones if bone < other[bone] in bones]
+    if not pairs:
+        return 0.0
+    ends = np.array(pairs)  # (P, 4)
+    known = labelled[:, ends].all(-1)  # (N, P)
+    left, right = (np.linalg.norm(joints[:, ends[:, at]] - joints[:, ends[:, at + 1]], axis=-1) for at in (0, 2))
+    longer = np.maximum(left, right)[known].sum()
+    return float(np.abs(left - right)[known].sum() / longer) if longer else 0.0
 
 
 def filled(points: Array) -> Array:

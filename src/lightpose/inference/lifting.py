@@ -32,6 +32,7 @@ DERIVED: Mapping[str, Sequence[str]] = {
     "neck": _SHOULDERS,
     "neck_base": ("nose",),
     "head": ("left_eye", "right_eye"),
+    "head_top": ("left_eye", "right_eye"),
     "left_foot": ("left_ankle",),
     "right_foot": ("right_ankle",),
     "left_ankle": ("left_foot",),
@@ -108,7 +109,7 @@ class Lifter:
     def root_name(self) -> str:
         """What joints are counted from."""
         root = section(self.estimator.config, "estimator", "codec").get("root")
-        return " and ".join(root) if root else self.skeleton.keypoints[0]
+        return " and ".join(self.skeleton.keypoints[place] for place in self.skeleton.roots(root))
 
     def __call__(self, people: Iterable[Seen], names: Sequence[str], batch_size: int = 64) -> list[Lifted]:
         """The joints of everyone in each frame in which they were seen, in the order of the frames.
@@ -116,6 +117,7 @@ class Lifter:
         Args:
             people: in any order. Who has no track id is taken for one person; of several such in a frame the one with
                 the best score is lifted, and a warning counts the others.
+                Frames in which none of their keypoints is known are frames without them.
             names: of their keypoints.
             batch_size: sequences that go through the network at once.
 
@@ -123,8 +125,9 @@ class Lifter:
             UserError: for keypoints that lack those of the network, and numbers of frames that have no order.
         """
         sources = sources_of(self.skeleton, names)
+        taken = sorted({place for each in sources for place in each})
         lifted: list[Lifted] = []
-        for track in tracks_of(people):
+        for track in tracks_of(each for each in people if _known(each.keypoints[taken]).any()):
             for run in runs_of(track, self.frames):
                 lifted += self._run(run, sources, batch_size)
         return sorted(lifted, key=lambda each: (each.seen.image_id, each.seen.track_id or 0))
@@ -213,10 +216,14 @@ def sources_of(skeleton: Skeleton, names: Sequence[str]) -> list[list[int]]:
     return sources
 
 
+def _known(keypoints: Array) -> Array:
+    """(K,) bool of (K, 3)."""
+    return np.asarray(np.isfinite(keypoints).all(-1) & (keypoints[:, 2] > 0))
+
+
 def _derived(keypoints: Array, sources: Sequence[Sequence[int]]) -> Array:
     """(J, 3): the middle of each joint's keypoints (K, 3), as sure as the least sure of them."""
-    known = np.isfinite(keypoints).all(-1) & (keypoints[:, 2] > 0)
-    points = np.where(known[:, None], keypoints, [np.nan, np.nan, 0])
+    points = np.where(_known(keypoints)[:, None], keypoints, [np.nan, np.nan, 0])
     middles = [[*points[each, :2].mean(0), points[each, 2].min()] for each in map(list, sources)]
     return np.array(middles, np.float32)
 

@@ -15,7 +15,7 @@ from lightpose.data.coco.boxes import BoxedImage, KnownImages, annotated_boxes
 from lightpose.data.coco.index import CocoIndex, read_coco
 from lightpose.data.coco.parse import UNNAMED
 from lightpose.data.pixels.decode import read_image
-from lightpose.data.pixels.image_files import expanded, image_folder
+from lightpose.data.pixels.image_files import check_files, expanded, image_folder
 from lightpose.data.pixels.image_header import ImageError, check_on_bad_image
 from lightpose.errors import UserError
 from lightpose.inference.detections import Detections, by_image, rows_by_image
@@ -245,12 +245,7 @@ def _coco_images(path: Path, images: str | None) -> ImageFiles:
     names = {image_id: index.file_name(row) for row, image_id in enumerate(index.image_ids.tolist())}
     folder = image_folder(path, index.file_name(0), images)
     files = {name: folder / name for name in names.values()}
-    missing = [name for name, file in files.items() if not file.is_file()]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of the {len(files)} images of {path} are not in {folder}, such as {missing[0]}; say where "
-            "they are with `images`"
-        )
+    check_files(path, folder, files)
     id_of_text = index.id_of_text()
     if id_of_text:
         text, image_id = next(iter(id_of_text.items()))

@@ -54,7 +54,7 @@ class MPJPE(PoseMetric):
 
     Args:
         skeleton: the keypoints.
-        root: names of the joints whose mean is the root; None takes the skeleton's first.
+        root: names of the joints whose mean is the root; None takes `Skeleton.roots`.
     """
 
     higher_is_better = False
@@ -68,7 +68,7 @@ class MPJPE(PoseMetric):
             truth=torch.empty(0, count, 3),
             mask=torch.empty(0, count, dtype=torch.bool),
         )
-        self._root = skeleton.indices(root) if root else [0]
+        self._root = skeleton.roots(root)
         self._frames: dict[int, Mapping[str, Any]] = {}
 
     def set_ground_truth(self, coco: Mapping[str, Any]) -> None:

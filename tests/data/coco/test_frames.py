@@ -120,10 +120,23 @@ def test_labels_far_outside_and_images_of_different_sizes_are_samples(write_coco
     assert CocoFrames.read_image_hw(path).tolist() == [[48, 64], [40, 32]]
 
 
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([500, 6, 2, 30, 900, 2, *NOTHING[6:]], "all labelled keypoints of .* lie outside of their image"),
+        ([0.5, 0.25, 2, 0.75, 1, 2, *NOTHING[6:]], "lie between 0 and 1: they must be in pixels"),
+    ],
+)
+def test_labels_that_are_not_in_pixels_of_the_image_are_refused(write_coco, subject, points, message):
+    with pytest.raises(UserError, match=message):
+        CocoFrames(write_coco([subject(1, keypoints=points)]))
+
+
 def test_labels_outside_are_told_of_without_a_word_of_boxes(write_coco, subject, caplog):
     outside = [500, 6, 2, 30, 900, 2, *NOTHING[6:]]
     CocoFrames(write_coco([subject(1, keypoints=outside), subject(2, 2)]))
     assert "33% of the labelled keypoints lie outside of their image" in caplog.text
+    assert "1 people have keypoints far outside the image, e.g. annotation 1" in caplog.text
     assert "bbox" not in caplog.text and "boxes" not in caplog.text
 
 

@@ -16,10 +16,11 @@ from lightpose.data.coco.index import CocoIndex, read_coco
 from lightpose.data.coco.json_values import kind
 from lightpose.data.coco.onto import lacking, mapping_remarks, onto
 from lightpose.data.coco.parse import BAD_BOX, USABLE
+from lightpose.data.coco.places import check_places, outside_remarks
 from lightpose.data.pipeline import Transform
 from lightpose.data.pixels.cache import PixelCache, cache_of
 from lightpose.data.pixels.decode import EncodedImage, check_image_bits
-from lightpose.data.pixels.image_files import image_folder
+from lightpose.data.pixels.image_files import check_files, image_folder
 from lightpose.data.pixels.image_header import ImageError, OnBadImage, check_on_bad_image
 from lightpose.errors import UserError
 from lightpose.skeleton import Skeleton, coco_links, joined
@@ -132,9 +133,12 @@ class CocoDataset(PoseDataset):
         if not (self.index.status == USABLE).any():
             boxes = "; experiment=single_animal needs no boxes" if (self.index.status == BAD_BOX).any() else ""
             raise UserError(f"there is nothing to learn from or to measure on. {self.index.summary()}{boxes}")
+        check_places(self.index)
         self.folder = image_folder(self.index.path, self.index.file_name(0), images)
         log.info(self.index.summary())
         warn_of_boxes(self.index)
+        for remark in outside_remarks(self.index)[0]:
+            log.warning("%s: %s", self.index.path, remark)
         self.on_bad_image = on_bad_image
         self._bad = torch.zeros(len(self.index.image_ids), dtype=torch.bool).share_memory_()
         self._last: tuple[int, EncodedImage] | None = None
@@ -174,6 +178,16 @@ class CocoDataset(PoseDataset):
     def image_rows(self) -> Array:
         """(N,) row in the index of the image of each sample."""
         raise NotImplementedError
+
+    def check_files(self) -> None:
+        """See `PoseDataset.check_files`; with ``on_bad_image=skip`` images may be missing.
+
+        Raises:
+            ImagesNotFound: when images of samples are not there.
+        """
+        if self.on_bad_image == "error":
+            names = map(self.index.file_name, np.unique(self.image_rows).tolist())
+            check_files(self.index.path, self.folder, names)
 
     def keep_decoded(self, limit_gb: float) -> None:
         """See `PoseDataset.keep_decoded`."""

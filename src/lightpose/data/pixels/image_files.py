@@ -1,6 +1,8 @@
 """Where the images of an annotation file are, and whether they are those that were annotated."""
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from lightpose.errors import UserError
@@ -40,6 +42,34 @@ def image_folder(annotations: Path, first: str, images: Path | str | None) -> Pa
         f"the images of {annotations}, e.g. {first[:100]}, are not in {', '.join(map(str, places))}; say "
         "where they are with `images`"
     )
+
+
+def check_files(annotations: Path, folder: Path, names: Iterable[str]) -> None:
+    """Refuse images that are not there. Folders are listed, which takes less time than to ask for each file.
+
+    Args:
+        annotations: the annotation file, for the message.
+        folder: where the images are.
+        names: of the images as they stand in the file.
+
+    Raises:
+        ImagesNotFound: naming one, and how many there are.
+    """
+    listed: dict[str, set[str]] = {}
+    missing, count = [], 0
+    for name in names:
+        place, file = os.path.split(name)
+        if place not in listed:
+            with suppress(OSError, ValueError):
+                listed[place] = set(os.listdir(folder / place))  # noqa: PTH208 - names alone
+        found = file in listed.setdefault(place, set()) or os.path.isfile(folder / name)  # noqa: PTH113 - as above
+        count += 1
+        missing += [] if found else [name]
+    if missing:
+        raise ImagesNotFound(
+            f"{len(missing)} of the {count} images of {annotations} are not in {folder}, such as {missing[0][:100]}; "
+            "say where they are with `images`"
+        )
 
 
 def check_image_hw(path: Path | str, actual_hw: tuple[int, ...], expected_hw: tuple[int, ...]) -> None:
