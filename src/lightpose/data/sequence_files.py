@@ -112,13 +112,17 @@ def _detected(path: Path, labelled: Array) -> Array:
     Raises:
         UserError: for a file that doesn't have them.
     """
+    if not path.is_file():
+        raise UserError(
+            f"there is no {path}, which reader.detections names: it gives the end of the name that follows that of the "
+            "annotations, such as _cpn.npy"
+        )
     try:
         points: Array = np.load(path, allow_pickle=False)
         shape = points.shape
     except (OSError, EOFError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path}, which reader.detections names, can't be read as an .npy file of keypoints ({error}); give the "
-            "end of its name, such as _cpn.npy"
+            f"{path}, which reader.detections names, is no .npy file of keypoints ({in_short(error)})"
         ) from error
     if shape[:2] != labelled.shape[:2] or shape[2:] not in ((2,), (3,)):
         raise UserError(f"{path} has keypoints of shape {shape}; expected {labelled.shape[:2]}, then 2 or 3")
