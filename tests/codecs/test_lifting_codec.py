@@ -89,7 +89,7 @@ def test_what_is_not_labelled_has_no_weight_and_without_a_root_nothing_has():
     ("options", "message"),
     [
         ({"root": ["hip"]}, "no keypoint hip; it has point0, point1"),
-        ({"mean": [[0, 0, 0]]}, r"codec.mean is \(1, 3\); give three numbers for each of 17"),
+        ({"mean": [[0, 0, 0]]}, r"codec.mean is \(1, 3\); give three numbers for each of the 17"),
         ({"std": [[0, 1, 1]] * 17}, "codec.std must be positive"),
     ],
 )
