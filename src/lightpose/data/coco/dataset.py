@@ -16,7 +16,7 @@ from lightpose.data.coco.index import CocoIndex, read_coco
 from lightpose.data.coco.json_values import kind
 from lightpose.data.coco.onto import lacking, mapping_remarks, onto
 from lightpose.data.coco.parse import BAD_BOX, USABLE
-from lightpose.data.coco.places import check_places, outside_remarks
+from lightpose.data.coco.places import check_places, warn_of_places
 from lightpose.data.pipeline import Transform
 from lightpose.data.pixels.cache import PixelCache, cache_of
 from lightpose.data.pixels.decode import EncodedImage, check_image_bits
@@ -137,8 +137,7 @@ class CocoDataset(PoseDataset):
         self.folder = image_folder(self.index.path, self.index.file_name(0), images)
         log.info(self.index.summary())
         warn_of_boxes(self.index)
-        for remark in outside_remarks(self.index)[0]:
-            log.warning("%s: %s", self.index.path, remark)
+        warn_of_places(self.index)
         self.on_bad_image = on_bad_image
         self._bad = torch.zeros(len(self.index.image_ids), dtype=torch.bool).share_memory_()
         self._last: tuple[int, EncodedImage] | None = None

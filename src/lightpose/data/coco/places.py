@@ -1,11 +1,15 @@
 """Whether labelled keypoints lie in their images."""
 
+import logging
+
 import numpy as np
 
 from lightpose.data.coco.index import CocoIndex
 from lightpose.data.coco.parse import USABLE
 from lightpose.errors import UserError
 from lightpose.structures import Array
+
+log = logging.getLogger(__name__)
 
 FAR = 0.5
 """A keypoint further outside the image than this share of its longer side counts as far outside."""
@@ -30,6 +34,12 @@ def check_places(index: CocoIndex) -> None:
             f"all labelled keypoints of {index.path} lie outside of their image; they must be in its pixels, so look "
             "at the numbers, and at `width` and `height` of `images`"
         )
+
+
+def warn_of_places(index: CocoIndex) -> None:
+    """Log who has keypoints far outside of the image, with the name of the file."""
+    for remark in outside_remarks(index)[0]:
+        log.warning("%s: %s", index.path, remark)
 
 
 def outside_remarks(index: CocoIndex) -> tuple[list[str], list[str]]:
