@@ -239,11 +239,11 @@ def agree(value: str, devices: Any, num_nodes: int) -> str:
 
     Args:
         value: what each process would choose by itself.
-        devices: the trainer's; with ``1`` and one node, processes that start together are runs of their own.
+        devices: the trainer's.
         num_nodes: the trainer's.
     """
     environment = _environment()
-    if environment is None or (devices in (1, "1") and num_nodes == 1):
+    if environment is None or _are_runs_of_their_own(devices, num_nodes):
         return value
     store, key = _store(), f"value {next(_agreements)}"
     if environment.global_rank() == 0:
@@ -257,16 +257,21 @@ def let_one_speak(devices: Any, num_nodes: int = 1) -> bool:
     Each still tells of images that it alone can't read.
 
     Args:
-        devices: the trainer's; with ``1`` and one node, processes that start together are runs of their own.
+        devices: the trainer's.
         num_nodes: the trainer's.
     """
     first: bool = not rank_zero_only.rank  # type: ignore[attr-defined]
-    speaks = first or (devices in (1, "1") and num_nodes == 1)
+    speaks = first or _are_runs_of_their_own(devices, num_nodes)
     if not speaks:
         logging.getLogger().setLevel(logging.ERROR)
         for name in ("lightpose.data.coco.dataset", "lightpose.data.datamodule"):
             logging.getLogger(name).setLevel(logging.WARNING)
     return speaks
+
+
+def _are_runs_of_their_own(devices: Any, num_nodes: int) -> bool:
+    """Whether processes that start together train by themselves, each on one device."""
+    return devices in (1, "1") and num_nodes == 1
 
 
 _agreements = itertools.count()
